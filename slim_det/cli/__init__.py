@@ -1,0 +1,61 @@
+"""The command line: `slim-det COMMAND`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from slim_det.cli.process import prepare_process, report_unexpected
+from slim_det.errors import SlimDetError
+from slim_det.version import __version__
+
+COMMANDS = {
+    "train": "train a detector, pruned if --slim_config says so",
+    "eval": "measure AP of a checkpoint or of an exported model",
+    "infer": "draw the boxes that a detector finds on pictures",
+    "export": "write a model for Paddle Inference and Paddle-Lite, and check it",
+    "inspect": "list what can be pruned and what it would save",
+    "verify": "prove that a pruned model equals the whole one with zeroed channels",
+    "demo": "run the whole chain on a data set that is drawn on the spot",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; default those of the process.
+
+    Returns:
+        Exit code: 0 done, 1 a check failed or something unexpected happened, 2 an error that
+        the user can mend, said in one line.
+    """
+    parser, arguments = _parse(sys.argv[1:] if argv is None else argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        prepare_process()
+        command = importlib.import_module(f"slim_det.cli.{arguments.command}")
+        return int(command.run(arguments))
+    except SlimDetError as error:
+        print(f"slim-det {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"slim-det {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return report_unexpected(f"slim-det {arguments.command}", error)
+
+
+def _parse(argv: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="slim-det", description="Compression of PaddleDetection's detectors."
+    )
+    parser.add_argument("--version", action="version", version=f"slim-det {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        importlib.import_module(f"slim_det.cli.{name}").add_arguments(sub)
+    return parser, parser.parse_args(argv)

@@ -1,0 +1,83 @@
+"""Arguments and small steps that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slim_det.config import SlimConfig
+    from slim_det.metrics.evaluation import Predict
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``-c``, ``-o`` and ``--slim_config``, as in PaddleDetection."""
+    parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
+    parser.add_argument(
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+    )
+    parser.add_argument("--slim_config", help="what to compress and how; with -c of the detector")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """``--json FILE``."""
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
+
+
+def add_artifact_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--artifact DIR`` and ``--threads N``."""
+    parser.add_argument("--artifact", metavar="DIR", help="run this exported model instead")
+    parser.add_argument(
+        "--threads", type=positive, help="CPU threads of the exported model (default: all)"
+    )
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--infer_img`` and ``--infer_dir``."""
+    parser.add_argument("--infer_img", metavar="FILE", help="one image (wins over --infer_dir)")
+    parser.add_argument("--infer_dir", metavar="DIR", help="every image of a folder")
+
+
+def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
+    """Read ``-c``, ``--slim_config`` and ``-o`` (which wins), and select the device."""
+    from slim_det import session
+    from slim_det.config import apply_overrides, load_config
+
+    cfg = load_config(args.config, args.opt)
+    slim = None
+    if args.slim_config:
+        slim = session.read_slim(args.slim_config)
+        apply_overrides(args.opt)
+    session.set_device(cfg)
+    return cfg, slim
+
+
+def make_predictor(
+    args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
+) -> tuple[Predict, str]:
+    """The detector that a command runs, and the name of its engine."""
+    if args.artifact:
+        from slim_det.export.predictor import Predictor
+
+        return Predictor(args.artifact, args.threads), "paddle_inference"
+    from slim_det import session
+    from slim_det.metrics.evaluation import dygraph_predictor
+
+    model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    return dygraph_predictor(model), "dygraph"
+
+
+def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write the figures where ``--json`` says."""
+    if args.json:
+        from slim_det.files import write_json
+
+        write_json(args.json, figures)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number

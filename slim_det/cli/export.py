@@ -1,0 +1,44 @@
+"""`slim-det export`: the artefact that is shipped, checked against the model."""
+
+from __future__ import annotations
+
+import argparse
+
+from slim_det.cli.common import (
+    add_config_arguments,
+    add_image_arguments,
+    add_json_argument,
+    read_configs,
+    save_json,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of PaddleDetection's export script."""
+    add_config_arguments(parser)
+    add_image_arguments(parser)
+    parser.add_argument(
+        "--output_dir",
+        default="output_inference",
+        metavar="DIR",
+        help="the artefact goes to DIR/<configuration's name>",
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, check and describe."""
+    from slim_det import session
+    from slim_det.data.check import find_images
+    from slim_det.export.artifact import export_model
+    from slim_det.files import require_writable
+
+    cfg, slim = read_configs(args)
+    images = None
+    if args.infer_img or args.infer_dir:
+        images = find_images(args.infer_img, args.infer_dir)
+    require_writable(args.output_dir)
+    model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    result = export_model(model, cfg, args.output_dir, images)
+    save_json(args, result.as_dict())
+    return 0

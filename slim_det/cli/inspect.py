@@ -1,0 +1,64 @@
+"""`slim-det inspect`: what can be cut, what a slim file would cut, and what it saves."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from slim_det.cli.common import add_config_arguments, add_json_argument, positive, save_json
+
+if TYPE_CHECKING:
+    from slim_det.prune.inspection import Inspection
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--image_size", type=positive, help="side of a square, in pixels, for the MACs"
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the model (no data, no weights), list its groups and totals."""
+    from slim_det import session
+    from slim_det.config import apply_overrides, image_size_hw, load_config
+    from slim_det.prune.inspection import inspect_model
+
+    cfg = load_config(args.config, args.opt)
+    pruner = None
+    if args.slim_config:
+        session.read_slim(args.slim_config)
+        apply_overrides(args.opt)
+        pruner = session.make_pruner()
+    model = session.build_model(cfg)
+    result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
+    _print(result)
+    save_json(args, result.as_dict())
+    return 0
+
+
+def _print(result: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("group", "channels", "kept", "ratio", "MACs", "parameters", "cannot be cut")
+    table = Table(*columns, box=None)
+    for group in result.groups:
+        table.add_row(
+            group.name,
+            str(group.channels),
+            str(group.kept),
+            f"{group.ratio:g}" if group.ratio else "",
+            _change(group.macs_before, group.macs_after),
+            _change(group.params_before, group.params_after),
+            group.reason,
+        )
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    print(result)
+
+
+def _change(before: int, after: int) -> str:
+    return str(before) if before == after else f"{before} -> {after}"

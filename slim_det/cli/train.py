@@ -1,0 +1,71 @@
+"""`slim-det train`: ppdet's training, on a model that is cut before the Trainer exists."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from slim_det.cli.common import add_config_arguments, read_configs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of PaddleDetection's training script."""
+    add_config_arguments(parser)
+    parser.add_argument("--eval", action="store_true", help="evaluate after every snapshot")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="go on from a checkpoint")
+    parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    parser.add_argument(
+        "--enable_ce", action="store_true", help="the same as --seed 0, for PaddleDetection's users"
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
+    parser.add_argument("--fleet", action="store_true", help="train with paddle's fleet")
+    parser.add_argument("--use_vdl", action="store_true", help="log to VisualDL")
+    parser.add_argument("--vdl_log_dir", default="vdl_log_dir/scalar", metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train."""
+    from ppdet.engine import Trainer, init_fleet_env, init_parallel_env, set_random_seed
+
+    from slim_det import session
+    from slim_det.data.check import check_dataset
+    from slim_det.files import require_writable
+
+    cfg, slim = read_configs(args)
+    for flag in ("amp", "fleet", "use_vdl", "vdl_log_dir"):
+        if getattr(args, flag) is not False:
+            cfg[flag] = getattr(args, flag)
+    folder = require_writable(os.path.join(cfg.save_dir, cfg.filename))
+    check_dataset(cfg, "TrainDataset")
+    if args.eval:
+        check_dataset(cfg, "EvalDataset")
+        # ppdet writes its boxes to the working folder otherwise.
+        cfg.setdefault("output_eval", str(folder))
+    if cfg.get("fleet"):
+        init_fleet_env(cfg.get("find_unused_parameters", False))
+    else:
+        init_parallel_env()
+    if args.enable_ce or args.seed is not None:
+        set_random_seed(args.seed or 0)
+    cfg["model"] = session.model_for_training(cfg, slim, args.resume)
+    if args.eval and slim and not args.resume:
+        _evaluate_before(cfg)
+    trainer = Trainer(cfg, mode="train")
+    if args.resume:
+        trainer.resume_weights(args.resume)
+    trainer.train(args.eval)
+    return 0
+
+
+def _evaluate_before(cfg: Any) -> None:
+    """Say what the cut alone costs, before any fine-tuning."""
+    import logging
+
+    import paddle.distributed as dist
+
+    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+
+    if dist.get_rank() == 0:
+        result = evaluate(cfg, dygraph_predictor(cfg["model"]), "dygraph", latency_runs=1)
+        logging.getLogger("slim_det").info("before fine-tuning: %s", result)

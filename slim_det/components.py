@@ -1,0 +1,65 @@
+"""What stands behind ppdet's names once it is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ppdet.engine.trainer as ppdet_trainer
+import ppdet.slim as ppdet_slim
+from ppdet.core.workspace import global_config, register
+
+from slim_det import checkpoint, session
+from slim_det.hooks.checkpoint_saver import CheckpointSaver
+from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
+from slim_det.prune.pruner import Pruner
+
+COMPONENTS = (Pruner, ScaledYOLOv3FPN)
+
+
+def register_components() -> None:
+    """Register our classes with ppdet, and replace what does not work or loses data."""
+    for component in COMPONENTS:
+        global_config.pop(component.__name__, None)
+        register(component)
+    ppdet_slim.build_slim_model = build_slim_model
+    ppdet_trainer.Checkpointer = CheckpointSaver
+    ppdet_trainer.load_weight = checkpoint.resume
+    ppdet_trainer.Trainer.load_weights = _load_weights
+    ppdet_trainer.Trainer.export = _export
+
+
+def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
+    """Stand-in for ppdet's function of this name: puts the compressed model into ``cfg``.
+
+    Args:
+        cfg: ppdet's configuration.
+        slim_config: Path of a slim file.
+        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well.
+
+    Returns:
+        ``cfg``, with the model under ``model``.
+    """
+    slim = session.read_slim(slim_config)
+    model = (
+        session.model_for_training(cfg, slim)
+        if mode == "train"
+        else session.model_with_weights(cfg, cfg.weights, slim)
+    )
+    cfg["model"] = model
+    return cfg
+
+
+def _load_weights(trainer: Any, weights: str) -> None:
+    """`Trainer.load_weights`: a start when training, every tensor otherwise."""
+    if trainer.is_loaded_weights:
+        return
+    trainer.start_epoch = 0
+    load = checkpoint.load_pretrained if trainer.mode == "train" else checkpoint.load_weights
+    load(trainer.model, weights)
+
+
+def _export(trainer: Any, output_dir: str = "output_inference") -> None:
+    """`Trainer.export`: ppdet 2.6's own does not run on Paddle 3."""
+    from slim_det.export.artifact import export_model
+
+    export_model(trainer.model, trainer.cfg, output_dir)

@@ -1,0 +1,202 @@
+"""Reads and validates configurations: ppdet's YAML with `_BASE_`, `-o` overrides, slim files.
+
+Every key is checked before anything is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ppdet.core.config.schema import SchemaDict
+from ppdet.core.workspace import global_config
+
+from slim_det.errors import ConfigError, nearest
+from slim_det.safe_yaml import merge, one_line, read_tree
+
+# Read by ppdet or by slim_det at the top level of a configuration; components come on top.
+TOP_LEVEL_KEYS = frozenset(
+    """
+    architecture amp amp_level bias check_lr classwise custom_black_list custom_white_list
+    cycle_epoch distill_loss ema_black_list ema_decay ema_decay_type ema_filter_no_grad
+    enable_ce epoch export export_eb export_onnx filename find_unused_parameters fleet
+    init_loss_scaling log_iter map_type master_grad metric norm_type num_classes output_eval
+    pretrain_weights print_flops print_params profiler_options quant_batch_num save_dir
+    save_prediction_only slim slim_method snapshot_epoch sync_bn to_static use_ema
+    use_fused_allreduce_gradients use_gpu use_mlu use_npu use_shared_memory use_vdl
+    use_wandb use_xpu vdl_log_dir weights worker_num data_format
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class SlimConfig:
+    """A slim file, checked.
+
+    Attributes:
+        path: Where it was read from.
+        strategies: Names in the order in which they are applied.
+        settings: Every key of the file but ``slim``, to be merged into the configuration.
+    """
+
+    path: str
+    strategies: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
+    """Read a configuration with its bases and overrides into ppdet's global one.
+
+    Args:
+        path: YAML file.
+        overrides: ``Key.sub=value`` texts, values in YAML.
+
+    Returns:
+        ppdet's global configuration.
+
+    Raises:
+        ConfigError: A file is missing or unsafe, or a key is unknown.
+    """
+    tree = read_tree(path)
+    tree["filename"] = Path(path).stem
+    _check_components(tree, str(path))
+    merge(global_config, tree)
+    apply_overrides(overrides or [])
+    if "architecture" not in global_config:
+        raise ConfigError(f"{path}: no 'architecture' is given; expected e.g. architecture: YOLOv3")
+    for key, value in (("log_iter", 20), ("use_gpu", False), ("save_dir", "output")):
+        global_config.setdefault(key, value)
+    return global_config
+
+
+def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
+    """Read a slim file.
+
+    Args:
+        path: YAML file with ``slim: Name`` or ``slim: [Name, ...]``.
+        available: Strategies that exist.
+
+    Raises:
+        ConfigError: The file is missing or unsafe, a key is unknown, or ``slim`` names
+            something that does not exist.
+    """
+    tree = read_tree(path)
+    names = tree.pop("slim", None)
+    strategies = [names] if isinstance(names, str) else names
+    if not isinstance(strategies, list) or not strategies:
+        raise ConfigError(f"{path}: no 'slim' is given; expected slim: {available[0]}")
+    for name in strategies:
+        if name not in available:
+            raise ConfigError(f"{path}: slim: unknown strategy {name!r}{nearest(name, available)}")
+    for key in tree:
+        if key not in TOP_LEVEL_KEYS and key not in global_config:
+            raise ConfigError(f"{path}: unknown key '{key}'{_suggest(key)}")
+    _check_components(tree, str(path))
+    return SlimConfig(str(path), tuple(strategies), tree)
+
+
+def apply_overrides(overrides: list[str]) -> None:
+    """Merge ``Key.sub=value`` texts into ppdet's global configuration.
+
+    Raises:
+        ConfigError: A text has no ``=``, its value is not YAML, or its key is unknown.
+    """
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"-o {text}: expected Key=value or Key.sub=value")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"-o {text}: the value is not YAML: {one_line(error)}") from error
+        *parents, last = key.split(".")
+        if (parents or [last])[0] not in global_config.keys() | TOP_LEVEL_KEYS:
+            raise ConfigError(f"-o {text}: unknown key '{key}'{_suggest(key.split('.')[0])}")
+        node: dict[str, Any] = tree
+        there: Any = global_config
+        for parent in parents:
+            there = there.get(parent) if isinstance(there, Mapping) else None
+            if isinstance(there, list):
+                raise ConfigError(f"-o {text}: '{parent}' is a list; give the whole list")
+            node = node.setdefault(parent, {})
+        node[last] = parsed
+    _check_components(tree, "-o")
+    merge(global_config, tree)
+
+
+def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
+    """Height and width in pixels at which a detector is evaluated and deployed.
+
+    Args:
+        cfg: ppdet's configuration.
+        requested: ``--image_size``, a side of a square that wins over the configuration.
+
+    Raises:
+        ConfigError: The size is not a positive multiple of 32 (the stride of YOLOv3).
+    """
+    if requested is not None:
+        size = [requested, requested]
+    else:
+        shape = cfg.get("TestReader", {}).get("inputs_def", {}).get("image_shape") or []
+        size = list(shape[-2:])
+        if len(size) != 2 or min(size) < 1:
+            size = _resize_target(cfg.get("EvalReader", {})) or [608, 608]
+    height, width = (int(side) for side in size)
+    if min(height, width) < 32 or height % 32 or width % 32:
+        raise ConfigError(
+            f"image size {height}x{width} is not valid; expected multiples of 32 pixels"
+        )
+    return height, width
+
+
+def _resize_target(reader: Mapping[str, Any]) -> list[int] | None:
+    for transform in reader.get("sample_transforms") or []:
+        if "Resize" in transform:
+            target = transform["Resize"].get("target_size")
+            return [target, target] if isinstance(target, int) else list(target)
+    return None
+
+
+def _check_components(tree: Mapping[str, Any], where: str) -> None:
+    """Check the keys of every component against what its constructor takes."""
+    for name, value in tree.items():
+        schema = global_config.get(name)
+        if isinstance(schema, SchemaDict):
+            _check_component(name, value, where)
+        elif name not in TOP_LEVEL_KEYS and name not in global_config:
+            close = difflib.get_close_matches(name, _known_names(), n=1, cutoff=0.8)
+            if close:
+                raise ConfigError(f"{where}: unknown key '{name}'; did you mean '{close[0]}'?")
+
+
+def _check_component(name: str, value: Any, where: str) -> None:
+    if not isinstance(value, Mapping):
+        return
+    target = str(value.get("name", name))
+    schema = global_config.get(target)
+    if not isinstance(schema, SchemaDict):
+        raise ConfigError(f"{where}: {name}.name: unknown component '{target}'{_suggest(target)}")
+    parameters = inspect.signature(getattr(schema.pymodule, target).__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = {*parameters, *schema.schema, "name"} - {"self"}
+    for key in value:
+        if key not in allowed:
+            choices = sorted(allowed - {"name"})
+            raise ConfigError(f"{where}: {name}: unknown key '{key}'{nearest(str(key), choices)}")
+
+
+def _known_names() -> list[str]:
+    modules = [name for name, value in global_config.items() if isinstance(value, SchemaDict)]
+    return sorted(TOP_LEVEL_KEYS) + modules
+
+
+def _suggest(name: str) -> str:
+    close = difflib.get_close_matches(str(name), _known_names(), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

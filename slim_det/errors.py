@@ -1,0 +1,54 @@
+"""Errors a user can act on: one line each, turned into exit code 2 by the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlimDetError(Exception):
+    """Base of every error that a user can mend: what is wrong, where, what was expected."""
+
+
+class ConfigError(SlimDetError):
+    """A configuration file, override or flag is wrong."""
+
+
+class LayerError(SlimDetError):
+    """A layer name is unknown, ambiguous, or names a layer that cannot be cut."""
+
+
+class PlanError(SlimDetError):
+    """A pruning plan is unreadable, or belongs to another model."""
+
+
+class WeightsError(SlimDetError):
+    """A weights file is missing, damaged, or does not fit the model."""
+
+
+class DataError(SlimDetError):
+    """A data set or an image is missing or unusable."""
+
+
+class ExportError(SlimDetError):
+    """An exported model is missing, incomplete, or differs from the model it came from."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Phrase the closest valid choice, to end an error line with.
+
+    Args:
+        name: What the user wrote.
+        choices: Every valid spelling.
+
+    Returns:
+        ``"; did you mean 'x'?"``, or a list of up to eight choices where none is close.
+    """
+    known = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if not known:
+        return ""
+    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return f"; valid: {shown}"

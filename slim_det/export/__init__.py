@@ -1,0 +1,1 @@
+"""Export: the artefact that is shipped, run and compared before it is published."""

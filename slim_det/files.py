@@ -1,0 +1,104 @@
+"""Files that are either old or new, never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slim_det.errors import ConfigError
+
+
+def write_atomically(files: dict[Path, Callable[[str], None]]) -> None:
+    """Write several files under temporary names, then rename them all.
+
+    A process killed while writing leaves every old file as it was; killed between two
+    renames it leaves complete files only.
+
+    Args:
+        files: Target path -> function that writes the content to the path it is given.
+
+    Raises:
+        ConfigError: The folder cannot be written to.
+    """
+    written: list[tuple[str, Path]] = []
+    try:
+        for target, write in files.items():
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle, temporary = tempfile.mkstemp(
+                    prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+                )
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot write '{target}': {error.strerror}; expected a writable folder"
+                ) from error
+            os.close(handle)
+            written.append((temporary, target))
+            write(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+        while written:
+            temporary, target = written[0]
+            os.replace(temporary, target)
+            written.pop(0)
+    finally:
+        for temporary, _ in written:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write one text file atomically (see `write_atomically`)."""
+
+    def write(temporary: str) -> None:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+    write_atomically({Path(path): write})
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON file atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def require_writable(folder: str | Path) -> Path:
+    """Make sure that files can be created in ``folder``, before any long work begins.
+
+    Args:
+        folder: Created with its parents where it does not exist.
+
+    Returns:
+        The folder as a `Path`.
+
+    Raises:
+        ConfigError: It cannot be created, is a file, or is not writable.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output folder '{folder}' cannot be written to: {error.strerror}; "
+            "expected a writable folder"
+        ) from error
+    return folder
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

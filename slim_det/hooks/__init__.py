@@ -1,0 +1,1 @@
+"""Hooks: what watches training. One a file, named by what it does."""

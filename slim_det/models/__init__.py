@@ -1,0 +1,1 @@
+"""Detectors and parts of detectors that ppdet lacks."""

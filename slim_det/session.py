@@ -1,0 +1,144 @@
+"""From a configuration to a model that is ready to train, evaluate or export.
+
+The one way of a weight: build the model, replay the plan beside the weights, load the weights,
+cut what a slim file asks for. Everything here happens before a Trainer exists.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import paddle
+from ppdet.core.workspace import create, global_config
+
+from slim_det import checkpoint
+from slim_det.config import SlimConfig, image_size_hw, load_slim_config
+from slim_det.errors import ConfigError, PlanError, SlimDetError
+from slim_det.prune.plan import plan_of
+from slim_det.prune.pruner import Pruner
+from slim_det.safe_yaml import merge
+
+logger = logging.getLogger("slim_det")
+
+STRATEGIES = ["Pruner"]
+
+
+def set_device(cfg: Any) -> None:
+    """Select the device that the configuration asks for.
+
+    Raises:
+        ConfigError: It asks for a GPU and this Paddle has none.
+    """
+    if cfg.get("use_gpu") and not paddle.is_compiled_with_cuda():
+        raise ConfigError(
+            "use_gpu is true but the installed paddlepaddle has no GPU support; "
+            "add -o use_gpu=false"
+        )
+    paddle.set_device("gpu" if cfg.get("use_gpu") else "cpu")
+
+
+def read_slim(path: str) -> SlimConfig:
+    """Read a slim file and merge its settings into ppdet's configuration.
+
+    Raises:
+        ConfigError: The file is not valid (see `slim_det.config.load_slim_config`).
+    """
+    slim = load_slim_config(path, STRATEGIES)
+    merge(global_config, slim.settings)
+    return slim
+
+
+def build_model(cfg: Any) -> paddle.nn.Layer:
+    """Build the detector of a configuration, its parameters named as in a fresh process.
+
+    Raises:
+        ConfigError: A component is unknown or refuses its settings.
+    """
+    try:
+        with paddle.utils.unique_name.guard():
+            model = create(cfg["architecture"])
+    except SlimDetError:
+        raise
+    except (ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
+        raise ConfigError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+    model.eval()
+    return model
+
+
+def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
+    """Apply every strategy of a slim file in order, each ``__call__(model) -> model``."""
+    for name in slim.strategies:
+        model = create(name)(model, image_size_hw(cfg))
+    return model
+
+
+def model_for_training(
+    cfg: Any, slim: SlimConfig | None = None, resume: str | None = None
+) -> paddle.nn.Layer:
+    """Build a model with the weights that training starts from, cut if asked.
+
+    Args:
+        cfg: ppdet's configuration.
+        slim: What to do to it, if anything.
+        resume: Checkpoint that training will be resumed from; its plan wins.
+
+    Raises:
+        PlanError: ``slim`` asks for another cut than the weights have been given.
+    """
+    model = build_model(cfg)
+    start = resume or cfg.get("pretrain_weights")
+    stored = checkpoint.stored_plan(start) if start else None
+    if resume:
+        checkpoint.load_weights(model, resume)
+    elif start:
+        checkpoint.load_pretrained(model, start)
+    if slim is None:
+        return model
+    if stored is None:
+        return apply_strategies(model, cfg, slim)
+    _check_agrees(stored.settings, slim, str(start))
+    return model
+
+
+def model_with_weights(
+    cfg: Any, weights: str | None, slim: SlimConfig | None = None
+) -> paddle.nn.Layer:
+    """Build a model with trained weights, for evaluation, inference or export.
+
+    The plan beside the weights says how the model was cut. A slim file is needed only for
+    whole weights that are to be cut now, to see what the cut alone costs.
+
+    Raises:
+        ConfigError: No weights are given.
+        PlanError: ``slim`` asks for another cut than the weights have been given.
+    """
+    if not weights:
+        raise ConfigError("no weights are given; add -o weights=PATH")
+    model = build_model(cfg)
+    checkpoint.load_weights(model, weights)
+    if slim is None:
+        return model
+    plan = plan_of(model)
+    if plan is None:
+        return apply_strategies(model, cfg, slim)
+    _check_agrees(plan.settings, slim, weights)
+    return model
+
+
+def make_pruner() -> Pruner:
+    """The pruner that the configuration describes."""
+    return create("Pruner")
+
+
+def _check_agrees(settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:
+    """Refuse a slim file that contradicts the plan beside the weights."""
+    pruner = make_pruner()
+    same = pruner.criterion == settings["criterion"] and pruner.align == settings["align"]
+    asked = sorted({ratio for _, ratio in pruner.requests})
+    if not same or asked != sorted(set(settings["ratios"].values())):
+        raise PlanError(
+            f"'{weights}' was already cut with {settings['criterion']} and other ratios than "
+            f"{slim.path} asks for; leave --slim_config out, or start from whole weights"
+        )
+    logger.info("'%s' is already cut as %s asks; its plan is used", weights, slim.path)

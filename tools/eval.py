@@ -1,0 +1,11 @@
+"""PaddleDetection's `tools/eval.py`, with slim_det: the same as `slim-det eval`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from slim_det.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["eval", *sys.argv[1:]]))

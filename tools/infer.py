@@ -1,0 +1,11 @@
+"""PaddleDetection's `tools/infer.py`, with slim_det: the same as `slim-det infer`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from slim_det.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["infer", *sys.argv[1:]]))
