@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
 
 from slim_det.cli.process import log_to_stdout, report_unexpected, set_environment
 from slim_det.errors import ConfigError, SlimDetError
+from slim_det.plugin import script_overrides
 from slim_det.safe_yaml import read_tree
 
 USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config SLIM] ..."
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     try:
         if not script.is_file():
             raise ConfigError(f"script '{script}' does not exist; {USAGE}")
-        _check_yaml(argv[1:])
+        _check_arguments(argv[1:])
         sys.argv = [str(script), *argv[1:]]
         sys.path[0] = str(script.resolve().parent)
         runpy.run_path(str(script), run_name="__main__")
@@ -43,16 +45,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_yaml(arguments: list[str]) -> None:
-    """Refuse unsafe files before the script's own loader, which runs any code, sees them."""
-    flags = ("-c", "--config", "--slim_config")
-    for flag, value in zip(arguments, arguments[1:]):
-        if flag in flags:
-            read_tree(value, check_only=True)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if equals and flag in flags:
-            read_tree(value, check_only=True)
+def _check_arguments(arguments: list[str]) -> None:
+    """Look at the script's arguments before it does.
+
+    Unsafe files are refused before the script's own loader, which runs any code, sees them; and
+    ``-o`` is remembered, because the script would let its slim file win.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-c", "--config")
+    parser.add_argument("--slim_config")
+    parser.add_argument("-o", "--opt", nargs="*", default=[])
+    known, _ = parser.parse_known_args(arguments)
+    for path in filter(None, (known.config, known.slim_config)):
+        read_tree(path, check_only=True)
+    script_overrides[:] = known.opt
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def checkpoint_stem(weights: str | Path) -> Path:
 
     text = str(weights)
     if is_url(text):
-        text = get_weights_path(text)
+        try:
+            text = get_weights_path(text)
+        except Exception as error:
+            raise WeightsError(f"weights '{weights}' cannot be downloaded: {error}") from error
     for suffix in (".pdparams", ".pdopt", ".pdema", ".pdmodel"):
         if text.endswith(suffix):
             text = text[: -len(suffix)]
@@ -210,16 +213,17 @@ def save(
         best: Figures of the best model so far, kept in ``.json``.
     """
     optimizer_state = dict(optimizer.state_dict(), last_epoch=last_epoch)
-    contents: dict[str, Any] = {".pdparams": state, ".pdopt": optimizer_state}
+    # Renamed in this order: a checkpoint is looked for by its `.pdparams`, which comes last.
+    contents: dict[str, Any] = {".pdopt": optimizer_state, ".pdparams": state}
     if ema_state is not None:
-        contents.update({".pdparams": ema_state, ".pdema": state})
-    files = {
-        stem.with_name(stem.name + suffix): _saver(content) for suffix, content in contents.items()
-    }
+        contents = {".pdema": state, ".pdopt": optimizer_state, ".pdparams": ema_state}
+    files = {}
     if plan is not None:
         files[plan_path(stem)] = _text_saver(plan.to_json())
     if best is not None:
         files[stem.with_name(stem.name + ".json")] = _text_saver(json.dumps(best) + "\n")
+    for suffix, content in contents.items():
+        files[stem.with_name(stem.name + suffix)] = _saver(content)
     write_atomically(files)
     if plan is None:
         plan_path(stem).unlink(missing_ok=True)

@@ -9,11 +9,14 @@ import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
 
 from slim_det import checkpoint, session
+from slim_det.config import apply_overrides
 from slim_det.hooks.checkpoint_saver import CheckpointSaver
+from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
+from slim_det.plugin import script_overrides
 from slim_det.prune.pruner import Pruner
 
-COMPONENTS = (Pruner, ScaledYOLOv3FPN)
+COMPONENTS = (Pruner, PlainBackbone, ScaledYOLOv3FPN)
 
 
 def register_components() -> None:
@@ -40,6 +43,7 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
         ``cfg``, with the model under ``model``.
     """
     slim = session.read_slim(slim_config)
+    apply_overrides(script_overrides)
     model = (
         session.model_for_training(cfg, slim)
         if mode == "train"

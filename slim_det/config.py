@@ -69,6 +69,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
     apply_overrides(overrides or [])
     if "architecture" not in global_config:
         raise ConfigError(f"{path}: no 'architecture' is given; expected e.g. architecture: YOLOv3")
+    _check_part("architecture", global_config["architecture"], str(path))
     for key, value in (("log_iter", 20), ("use_gpu", False), ("save_dir", "output")):
         global_config.setdefault(key, value)
     return global_config
@@ -186,10 +187,27 @@ def _check_component(name: str, value: Any, where: str) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     allowed = {*parameters, *schema.schema, "name"} - {"self"}
-    for key in value:
+    for key, part in value.items():
         if key not in allowed:
             choices = sorted(allowed - {"name"})
             raise ConfigError(f"{where}: {name}: unknown key '{key}'{nearest(str(key), choices)}")
+        if _is_component(schema, key):
+            _check_part(f"{name}.{key}", part, where)
+
+
+def _is_component(schema: SchemaDict, key: str) -> bool:
+    """Whether a setting is another component: by ppdet's declaration, or by its default."""
+    default = schema.schema[key].default if schema.has_default(key) else None
+    named = isinstance(default, str) and isinstance(global_config.get(default), SchemaDict)
+    return named or key in (getattr(schema, "inject", None) or ())
+
+
+def _check_part(name: str, part: Any, where: str) -> None:
+    """Check a component that another one names, as text or with settings of its own."""
+    if isinstance(part, Mapping) and "name" in part:
+        _check_component(name, part, where)
+    elif isinstance(part, str) and part not in global_config:
+        raise ConfigError(f"{where}: {name}: unknown component '{part}'{_suggest(part)}")
 
 
 def _known_names() -> list[str]:

@@ -43,8 +43,8 @@ def from_historical(name: str) -> str:
     for pattern, path in _HISTORICAL:
         match = pattern.fullmatch(stem)
         if match:
-            parts = [_HISTORICAL_BLOCK.get(part, part) for part in match.groups()]
-            return path.format(*parts)
+            number, *place = match.groups()
+            return path.format(number, *(_HISTORICAL_BLOCK[part] for part in place))
     return name
 
 
@@ -58,7 +58,8 @@ def layer_names(model: paddle.nn.Layer) -> dict[str, str]:
 
     Returns:
         State-dict name -> the shortest path that holds only this weight, one level up at
-        most: `neck.x.tip.conv.weight` -> `neck.x.tip`.
+        most: `neck.x.tip.conv.weight` -> `neck.x.tip`. Weights of one and the same module
+        keep their full names.
     """
     weights = [name for name, param in model.named_parameters() if param.ndim >= 2]
     names = {}
@@ -67,7 +68,8 @@ def layer_names(model: paddle.nn.Layer) -> dict[str, str]:
         parent = path.rpartition(".")[0]
         inside = sum(other.startswith(f"{parent}.") for other in weights) if parent else 0
         names[name] = parent if inside == 1 else path
-    return names
+    paths = list(names.values())
+    return {name: path if paths.count(path) == 1 else name for name, path in names.items()}
 
 
 class LayerFinder:

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+script_overrides: list[str] = []
+"""``-o`` texts of the script that `python -m slim_det` runs; they win over its slim file."""
+
 
 def install() -> None:
     """Register with ppdet now if it is imported, else as soon as it is."""

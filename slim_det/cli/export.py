@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     images = None
     if args.infer_img or args.infer_dir:
         images = find_images(args.infer_img, args.infer_dir)
-    require_writable(args.output_dir)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    require_writable(args.output_dir)
     result = export_model(model, cfg, args.output_dir, images)
     save_json(args, result.as_dict())
     return 0

@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if not 0.0 <= args.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold {args.draw_threshold} is not between 0 and 1")
     images = find_images(args.infer_img, args.infer_dir)
-    folder = require_writable(args.output_dir)
     predict, _ = make_predictor(args, cfg, slim)
     names = class_names(cfg)
+    folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for path, batch in image_batches(cfg, images):
         found = named_boxes(names, predict(batch))

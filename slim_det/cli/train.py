@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    import paddle.distributed as dist
     from ppdet.engine import Trainer, init_fleet_env, init_parallel_env, set_random_seed
 
     from slim_det import session
@@ -36,24 +37,26 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("amp", "fleet", "use_vdl", "vdl_log_dir"):
         if getattr(args, flag) is not False:
             cfg[flag] = getattr(args, flag)
-    folder = require_writable(os.path.join(cfg.save_dir, cfg.filename))
+    folder = os.path.join(cfg.save_dir, cfg.filename)
     check_dataset(cfg, "TrainDataset")
     if args.eval:
         check_dataset(cfg, "EvalDataset")
         # ppdet writes its boxes to the working folder otherwise.
-        cfg.setdefault("output_eval", str(folder))
+        cfg.setdefault("output_eval", folder)
     if cfg.get("fleet"):
         init_fleet_env(cfg.get("find_unused_parameters", False))
-    else:
+    elif dist.get_world_size() > 1:
+        # For a single process it only prints a banner.
         init_parallel_env()
     if args.enable_ce or args.seed is not None:
         set_random_seed(args.seed or 0)
     cfg["model"] = session.model_for_training(cfg, slim, args.resume)
-    if args.eval and slim and not args.resume:
-        _evaluate_before(cfg)
     trainer = Trainer(cfg, mode="train")
     if args.resume:
         trainer.resume_weights(args.resume)
+    require_writable(folder)
+    if args.eval and slim and not args.resume:
+        _evaluate_before(cfg)
     trainer.train(args.eval)
     return 0
 

@@ -49,6 +49,7 @@ class ExportResult:
         artifact: Its folder.
         size_mb: Bytes of model and parameters on disk, in megabytes (10^6 bytes).
         macs: Multiply-accumulates at the artefact's image size.
+        params: Parameters, running statistics of batch norm included.
         image_size_hw: Height and width in pixels.
         images_checked: Images whose boxes were compared with the model in training's engine.
         boxes: Boxes compared.
@@ -59,6 +60,7 @@ class ExportResult:
     artifact: str
     size_mb: float
     macs: int
+    params: int
     image_size_hw: tuple[int, int]
     images_checked: int
     boxes: int
@@ -106,11 +108,13 @@ def export_model(
         _write(model, cfg, staging, size_hw)
         _check_shapes(model, staging)
         agreement, checked = _check_boxes(model, cfg, staging, images)
+        cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
         result = ExportResult(
             artifact=str(target),
             size_mb=size / 1e6,
-            macs=detector_cost(model, size_hw).macs,
+            macs=cost.macs,
+            params=cost.params,
             image_size_hw=size_hw,
             images_checked=checked,
             boxes=agreement.boxes,

@@ -47,6 +47,7 @@ def _read(graph: ChannelGraph, variable: str, axis: int, reader: str) -> np.ndar
 def _convolution(graph: ChannelGraph, op: Op) -> None:
     source, weight, output = op.input("Input"), op.input("Filter"), op.output("Output")
     axis, groups = _channel_axis(op), int(op.attrs.get("groups", 1))
+    deformable_groups = int(op.attrs.get("deformable_groups", 1))
     name = graph.parameter_name(weight)
     if not name:
         graph.freeze_inputs(op)
@@ -55,13 +56,14 @@ def _convolution(graph: ChannelGraph, op: Op) -> None:
         graph.freeze(graph.get(op.input(slot)), f"it holds the sampling offsets of '{name}'")
     channels_in, channels_out = graph.shape(source)[axis], graph.shape(weight)[0]
     ids = _read(graph, source, axis, name)
-    _tie_groups(graph, ids, int(op.attrs.get("deformable_groups", 1)))
+    _tie_groups(graph, ids, deformable_groups)
     if groups > 1 and groups == channels_in:
         graph.set(output, _depthwise(graph, weight, ids, channels_out // groups, axis))
         return
     graph.bind(weight, 1, _tie_groups(graph, ids, groups), makes=False)
     out = graph.produce(weight, 0, channels_out, output)
     _tie_groups(graph, out, groups)
+    _tie_groups(graph, out, deformable_groups)  # Paddle wants a multiple here as well
     graph.set(output, Tracked.made(axis, out))
 
 
@@ -180,7 +182,7 @@ def _elementwise(graph: ChannelGraph, op: Op) -> None:
     if sides[0] is None and sides[1] is None:
         graph.set(op.output(), None)
         return
-    if op.attrs.get("axis", -1) not in (-1, 0) or op.type == "elementwise_div" and sides[1]:
+    if op.type == "elementwise_div" and sides[1]:
         graph.freeze_inputs(op)
         return
     rank = max(len(graph.shape(name)) for name in names)
@@ -207,9 +209,9 @@ def _with_other(
 ) -> Tracked | None:
     """Join one tracked operand with the other operand of an elementwise operator."""
     name, tracked = side
-    axis = tracked.axis + rank - len(graph.shape(name))
-    position = axis - rank + len(graph.shape(other))
-    size = _size_on(graph, other, axis, rank)
+    axis = tracked.axis + _first_axis(graph, op, name, rank)
+    position = axis - _first_axis(graph, op, other, rank)
+    size = _size_on(graph, op, other, axis, rank)
     if len(tracked.ids) == 1 and size > 1:
         graph.freeze(tracked, "its one channel is spread over many")
         return result
@@ -228,11 +230,16 @@ def _with_other(
     return tracked.moved(axis)
 
 
-def _size_on(graph: ChannelGraph, variable: str, axis: int, rank: int) -> int:
+def _first_axis(graph: ChannelGraph, op: Op, variable: str, rank: int) -> int:
+    """The axis of the result that an operand's first axis lies on."""
+    missing, written = rank - len(graph.shape(variable)), int(op.attrs.get("axis", -1))
+    return written if missing and written >= 0 else missing
+
+
+def _size_on(graph: ChannelGraph, op: Op, variable: str, axis: int, rank: int) -> int:
     """Entries of an operand along an axis of the result; 1 where it is broadcast."""
-    shape = graph.shape(variable)
-    position = axis - rank + len(shape)
-    return shape[position] if position >= 0 else 1
+    shape, position = graph.shape(variable), axis - _first_axis(graph, op, variable, rank)
+    return shape[position] if 0 <= position < len(shape) else 1
 
 
 def _zero_after(graph: ChannelGraph, op: Op, result: Tracked, rank: int) -> np.ndarray:
@@ -246,7 +253,7 @@ def _zero_after(graph: ChannelGraph, op: Op, result: Tracked, rank: int) -> np.n
             zero.append(tracked.zero_kept)
         else:
             zero.append(np.zeros(len(result.ids), bool))
-        wide = _size_on(graph, name, result.axis, rank) > 1
+        wide = _size_on(graph, op, name, result.axis, rank) > 1
         vectors.append(wide and bool(graph.parameter_name(name)))
     if op.type == "elementwise_mul":
         return zero[0] | zero[1]

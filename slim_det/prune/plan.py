@@ -224,7 +224,7 @@ def _check_indices(plan: Plan) -> None:
         for axis, kept in axes.items():
             size = plan.tensors[name][axis]
             if len(kept) == 0 or kept[0] < 0 or kept[-1] >= size or (np.diff(kept) <= 0).any():
-                raise PlanError(f"plan is damaged: kept channels of '{name}' axis {axis}")
+                raise ValueError(f"kept channels of '{name}' on axis {axis} are not valid")
 
 
 def _refresh_layer(layer: paddle.nn.Layer, depthwise_groups: int | None) -> None:

@@ -52,7 +52,7 @@ class Pruner:
         seed: int = 0,
         print_params: bool = False,
     ) -> None:
-        if criterion not in CRITERIA:
+        if not isinstance(criterion, str) or criterion not in CRITERIA:
             raise ConfigError(
                 f"Pruner.criterion: unknown criterion {criterion!r}"
                 f"{nearest(str(criterion), CRITERIA)}"

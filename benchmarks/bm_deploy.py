@@ -1,0 +1,44 @@
+"""Latency of exported models on one CPU thread, in turns: python benchmarks/bm_deploy.py DIR DIR.
+
+The first folder is the one that the others are compared to.
+"""
+
+import argparse
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from slim_det.cli.process import prepare_process
+
+
+def main() -> None:
+    """Measure and print one row a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifacts", nargs="*", metavar="DIR", help="folders written by export")
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if not args.artifacts:
+        print("bm_deploy: name the folders of exported models to compare; nothing measured")
+        return
+    prepare_process()
+
+    import paddle
+
+    from slim_det.export.latency import compare_latency
+
+    print(
+        f"python {platform.python_version()}, paddle {paddle.__version__}, {platform.machine()} "
+        f"CPU, {args.threads} thread(s), median of {args.runs} runs in turns"
+    )
+    for row in compare_latency(args.artifacts, args.runs, args.threads):
+        print(
+            f"{row.artifact}: {row.latency_ms:.2f} ms (p10 {row.p10_ms:.2f}, p90 "
+            f"{row.p90_ms:.2f}), {row.speedup:.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Latency of exported models, measured in turns so that a drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slim_det.export.predictor import Predictor
+
+WARM_UP_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Single-image latency of one exported model.
+
+    Attributes:
+        artifact: Its folder.
+        latency_ms: Median.
+        p10_ms: A tenth of the runs was faster.
+        p90_ms: A tenth of the runs was slower.
+        speedup: Median of the first model over this one's, of the same rounds.
+    """
+
+    artifact: str
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+    speedup: float
+
+
+def compare_latency(
+    artifacts: Sequence[str | Path], runs: int = 50, threads: int = 1, seed: int = 0
+) -> list[Latency]:
+    """Time exported models in turns: one run of each, again and again.
+
+    Args:
+        artifacts: Folders of exported models; the first is the one others are compared to.
+        runs: Counted rounds, after five that are not.
+        threads: CPU threads.
+        seed: Of the random image, float32 [1, 3, H, W] at each model's own size.
+
+    Returns:
+        One entry a model, in order. Box decoding and NMS are included, reading images is not.
+    """
+    predictors = [Predictor(folder, threads) for folder in artifacts]
+    batches = [_random_batch(predictor.image_size_hw, seed) for predictor in predictors]
+    times = np.zeros((WARM_UP_RUNS + runs, len(predictors)))
+    for row in times:
+        for i, (predictor, batch) in enumerate(zip(predictors, batches)):
+            start = time.perf_counter()
+            predictor(batch)
+            row[i] = (time.perf_counter() - start) * 1e3
+    times = times[WARM_UP_RUNS:]
+    ratios = np.median(times[:, :1] / times, axis=0)
+    return [
+        Latency(
+            str(folder),
+            float(np.median(column)),
+            float(np.percentile(column, 10)),
+            float(np.percentile(column, 90)),
+            float(ratio),
+        )
+        for folder, column, ratio in zip(artifacts, times.T, ratios)
+    ]
+
+
+def _random_batch(image_size_hw: tuple[int, int], seed: int) -> dict[str, np.ndarray]:
+    image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
+    return {
+        "image": image,
+        "im_shape": np.array([image_size_hw], "float32"),
+        "scale_factor": np.ones((1, 2), "float32"),
+    }
