@@ -8,8 +8,7 @@ import ppdet.engine.trainer as ppdet_trainer
 import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
 
-from slim_det import checkpoint, session
-from slim_det.config import apply_overrides
+from slim_det import checkpoint
 from slim_det.hooks.checkpoint_saver import CheckpointSaver
 from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
@@ -42,6 +41,10 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
     Returns:
         ``cfg``, with the model under ``model``.
     """
+    # Not above: a program may import these first, and they import ppdet, which leads here.
+    from slim_det import session
+    from slim_det.config import apply_overrides
+
     slim = session.read_slim(slim_config)
     apply_overrides(script_overrides)
     model = (
