@@ -10,6 +10,7 @@ from pathlib import Path
 from slim_det.cli.process import log_to_stdout, report_unexpected, set_environment
 from slim_det.errors import ConfigError, SlimDetError
 from slim_det.plugin import script_overrides
+from slim_det.quiet import silenced
 from slim_det.safe_yaml import read_tree
 
 USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config SLIM] ..."
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> int:
         _check_arguments(argv[1:])
         sys.argv = [str(script), *argv[1:]]
         sys.path[0] = str(script.resolve().parent)
+        with silenced():
+            import paddle  # noqa: F401
         runpy.run_path(str(script), run_name="__main__")
     except SlimDetError as error:
         print(f"slim_det: error: {error}", file=sys.stderr)

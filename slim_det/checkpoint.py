@@ -176,7 +176,7 @@ def resume(
                 {
                     name: plan.slice(name, tensors[name])
                     for name in plan.slices
-                    if tensors[name].shape == plan.tensors[name]
+                    if name in tensors and tensors[name].shape == plan.tensors[name]
                 }
             )
         _check_shapes(model, tensors, stem)

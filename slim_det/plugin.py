@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from slim_det.quiet import silenced
+
 script_overrides: list[str] = []
 """``-o`` texts of the script that `python -m slim_det` runs; they win over its slim file."""
 
@@ -47,7 +49,8 @@ class _RegisteringLoader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
+        with silenced():
+            self._loader.exec_module(module)
         _register()
 
 

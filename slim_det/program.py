@@ -54,14 +54,12 @@ def deployment_program() -> Iterator[None]:
     # Leaving static mode begins a new numbering, in which a layer made later would be given a
     # parameter name that is taken; the numbering of before is put back.
     numbering = unique_name.switch()
-    flags = paddle.get_flags("FLAGS_enable_pir_in_executor")
     try:
         for module, name, original in saved:
             setattr(module, name, _traceable(name, original))
         with OldIrGuard():
             yield
     finally:
-        paddle.set_flags(flags)
         for module, name, original in saved:
             setattr(module, name, original)
         unique_name.switch(*numbering)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import sys
 import traceback
 import warnings
+
+from slim_det.quiet import silenced
 
 DEBUG_VARIABLE = "SLIM_DET_DEBUG"
 
@@ -29,20 +29,10 @@ def set_environment() -> None:
 
 
 def import_silently() -> None:
-    """Import paddle and ppdet without their banners; shown after all if the import fails."""
-    noise = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            import paddle  # noqa: F401
-            import ppdet  # noqa: F401
-    except BaseException:
-        sys.stderr.write(noise.getvalue())
-        raise
-    # ppdet's loggers have taken hold of the silenced stream while they were imported.
-    for name in list(logging.root.manager.loggerDict):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream is noise:
-                handler.setStream(sys.stdout)
+    """Import paddle and ppdet without their banners."""
+    with silenced():
+        import paddle  # noqa: F401
+        import ppdet  # noqa: F401
 
 
 def report_unexpected(program: str, error: Exception) -> int:
