@@ -1,0 +1,81 @@
+"""What several test modules need: detectors from the shipped configurations, traces, plain nets."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+from paddle.utils import unique_name
+
+import slim_det  # noqa: F401  (before ppdet, as in every command)
+from slim_det.trace import Trace, trace_layer
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+
+
+@contextlib.contextmanager
+def restored_config() -> Iterator[None]:
+    """Give ppdet's process-wide configuration back as it was, whatever is loaded meanwhile."""
+    import ppdet.modeling  # noqa: F401  (registers its components)
+    from ppdet.core.config.schema import SchemaDict
+    from ppdet.core.workspace import global_config
+
+    before = {key: _copied(value) for key, value in global_config.items()}
+    try:
+        yield
+    finally:
+        registered = {
+            key: value
+            for key, value in global_config.items()
+            if key not in before and isinstance(value, SchemaDict)
+        }
+        global_config.clear()
+        global_config.update(before)
+        global_config.update(registered)
+
+
+def build_detector(config: str, **changes: dict[str, Any]) -> paddle.nn.Layer:
+    """Build the model of a shipped configuration; its automatic names start at zero.
+
+    Args:
+        config: Path below `configs/`, without `.yml`.
+        changes: Component name -> settings that replace those of the file.
+    """
+    from ppdet.core.workspace import create, load_config, merge_config
+
+    with restored_config(), unique_name.guard():
+        settings = load_config(str(CONFIGS / f"{config}.yml"))
+        merge_config(changes)
+        return create(settings["architecture"])
+
+
+def trace_plain(layer: paddle.nn.Layer, *shape: int) -> Trace:
+    """Trace a layer that takes one tensor of this shape, in the layer's own precision."""
+    dtype = next((str(p.dtype).split(".")[-1] for p in layer.parameters()), "float32")
+    return trace_layer(layer, [InputSpec(list(shape), dtype, "x")])
+
+
+def fill_with(layer: paddle.nn.Layer, values: dict[str, Any]) -> None:
+    """Set parameters by name; a number fills the whole parameter."""
+    parameters = dict(layer.named_parameters())
+    for name, value in values.items():
+        shape = parameters[name].shape
+        parameters[name].set_value(np.broadcast_to(value, shape).astype("float32"))
+
+
+def _copied(value: Any) -> Any:
+    """A copy that shares no list or mapping, of settings that hold modules and classes."""
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    copy = value.copy()  # a component's settings know more than their keys
+    for key, item in value.items():
+        dict.__setitem__(copy, key, _copied(item))
+    return copy
