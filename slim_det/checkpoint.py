@@ -157,28 +157,16 @@ def resume(
     """
     stem = checkpoint_stem(weights)
     state = read_state(params_path(stem))
-    plan, stored = plan_of(model), stored_plan(stem)
-    if stored is not None and plan is not None and not _same_slices(stored, plan):
-        raise PlanError(
-            f"'{plan_path(stem)}' cuts other channels than this run; resume without --slim_config"
-        )
-    if stored is not None and plan is None:
-        apply_plan(model, stored, f"'{plan_path(stem)}'")
-    whole = plan is not None and stored is None
+    whole = stored_plan(stem) is None
+    _replay(model, stem)
     averaged = stem.with_name(stem.name + ".pdema")
     ema_state = None
     if ema is not None and averaged.is_file():
         # ppdet writes the average to .pdparams and the trained weights to .pdema.
         ema_state, state = state, read_state(averaged)
     for tensors in filter(None, (state, ema_state)):
-        if whole and plan is not None:
-            tensors.update(
-                {
-                    name: plan.slice(name, tensors[name])
-                    for name in plan.slices
-                    if name in tensors and tensors[name].shape == plan.tensors[name]
-                }
-            )
+        if whole:
+            _cut_state(model, tensors)
         _check_shapes(model, tensors, stem)
     _set_state(model, state)
     last_epoch = 0
@@ -230,6 +218,14 @@ def save(
     logger.info("saved %s", params_path(stem))
 
 
+def _cut_state(model: paddle.nn.Layer, state: dict[str, np.ndarray]) -> None:
+    """Cut whole tensors as their model has been cut."""
+    plan = plan_of(model)
+    for name in plan.slices if plan else ():
+        if plan and name in state and state[name].shape == plan.tensors[name]:
+            state[name] = plan.slice(name, state[name])
+
+
 def _replay(model: paddle.nn.Layer, stem: Path) -> None:
     """Bring a model to the shape of a checkpoint."""
     plan, stored = plan_of(model), stored_plan(stem)
@@ -238,15 +234,10 @@ def _replay(model: paddle.nn.Layer, stem: Path) -> None:
     if plan is None:
         apply_plan(model, stored, f"'{plan_path(stem)}'")
         logger.info("replayed %s: %d groups cut", plan_path(stem), len(stored.groups))
-    elif not _same_slices(plan, stored):
-        raise PlanError(f"'{plan_path(stem)}' cuts other channels than were already cut")
-
-
-def _same_slices(left: Plan, right: Plan) -> bool:
-    return (
-        left.tensors == right.tensors
-        and left.to_json().split('"slices"')[1] == (right.to_json().split('"slices"')[1])
-    )
+    elif not plan.cuts_like(stored):
+        raise PlanError(
+            f"'{plan_path(stem)}' cuts other channels than this run; resume without --slim_config"
+        )
 
 
 def _check_shapes(model: paddle.nn.Layer, state: dict[str, np.ndarray], stem: Path) -> None:

@@ -15,9 +15,13 @@ from ppdet.core.workspace import create, global_config
 from slim_det import checkpoint
 from slim_det.config import SlimConfig, image_size_hw, load_slim_config
 from slim_det.errors import ConfigError, PlanError, SlimDetError
+from slim_det.layers import LayerFinder
+from slim_det.prune.groups import find_groups
 from slim_det.prune.plan import plan_of
 from slim_det.prune.pruner import Pruner
+from slim_det.prune.requests import select_groups
 from slim_det.safe_yaml import merge
+from slim_det.trace import trace_detector
 
 logger = logging.getLogger("slim_det")
 
@@ -97,7 +101,7 @@ def model_for_training(
         return model
     if stored is None:
         return apply_strategies(model, cfg, slim)
-    _check_agrees(stored.settings, slim, str(start))
+    _check_agrees(cfg, stored.settings, slim, str(start))
     return model
 
 
@@ -122,7 +126,7 @@ def model_with_weights(
     plan = plan_of(model)
     if plan is None:
         return apply_strategies(model, cfg, slim)
-    _check_agrees(plan.settings, slim, weights)
+    _check_agrees(cfg, plan.settings, slim, weights)
     return model
 
 
@@ -131,14 +135,20 @@ def make_pruner() -> Pruner:
     return create("Pruner")
 
 
-def _check_agrees(settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:
+def _check_agrees(cfg: Any, settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:
     """Refuse a slim file that contradicts the plan beside the weights."""
     pruner = make_pruner()
     same = pruner.criterion == settings["criterion"] and pruner.align == settings["align"]
-    asked = sorted({ratio for _, ratio in pruner.requests})
-    if not same or asked != sorted(set(settings["ratios"].values())):
+    if not same or _ratios(pruner, cfg) != settings["ratios"]:
         raise PlanError(
-            f"'{weights}' was already cut with {settings['criterion']} and other ratios than "
+            f"'{weights}' was already cut, with {settings['criterion']}, in another way than "
             f"{slim.path} asks for; leave --slim_config out, or start from whole weights"
         )
     logger.info("'%s' is already cut as %s asks; its plan is used", weights, slim.path)
+
+
+def _ratios(pruner: Pruner, cfg: Any) -> dict[str, float]:
+    """The ratio of each group that a pruner would cut in a model that is still whole."""
+    whole = build_model(cfg)
+    groups = find_groups(whole, trace_detector(whole, image_size_hw(cfg)))
+    return select_groups(pruner.requests, LayerFinder(whole), groups)

@@ -50,12 +50,10 @@ def compare_boxes(left: np.ndarray, right: np.ndarray) -> BoxAgreement:
 
     A box close to the score limit may lack a partner; one that is clearly above may not.
     """
-    sides = [side[side[:, 1] >= MIN_SCORE] for side in (left.reshape(-1, 6), right.reshape(-1, 6))]
+    rows = [_rows(left), _rows(right)]
+    sides = [side[side[:, 1] >= MIN_SCORE] for side in rows]
     # A partner may have dropped just below the limit: look for it there as well.
-    near = [
-        side[side[:, 1] >= MIN_SCORE - SCORE_TOLERANCE]
-        for side in (left.reshape(-1, 6), right.reshape(-1, 6))
-    ]
+    near = [side[side[:, 1] >= MIN_SCORE - SCORE_TOLERANCE] for side in rows]
     unmatched, score, pixels = 0, 0.0, 0.0
     for boxes, others in ((sides[0], near[1]), (sides[1], near[0])):
         for box in boxes:
@@ -67,6 +65,11 @@ def compare_boxes(left: np.ndarray, right: np.ndarray) -> BoxAgreement:
             score = max(score, float(abs(partner[1] - box[1])))
             pixels = max(pixels, float(np.abs(partner[2:] - box[2:]).max()))
     return BoxAgreement(max(len(sides[0]), len(sides[1])), unmatched, score, pixels)
+
+
+def _rows(boxes: np.ndarray) -> np.ndarray:
+    """Boxes as [N, 6]; Paddle's NMS may give a single -1 where there is none."""
+    return boxes if boxes.shape[-1] == 6 else np.zeros((0, 6), np.float32)
 
 
 def _distances(box: np.ndarray, others: np.ndarray) -> np.ndarray:

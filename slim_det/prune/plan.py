@@ -57,6 +57,10 @@ class Plan:
             after[name] = tuple(shape)
         return after
 
+    def cuts_like(self, other: Plan) -> bool:
+        """Whether both plans cut the same channels of the same model."""
+        return self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
+
     def slice(self, name: str, value: np.ndarray) -> np.ndarray:
         """Cut one tensor (or its optimizer state of equal shape) as the plan says."""
         for axis, kept in self.slices.get(name, {}).items():
@@ -76,10 +80,7 @@ class Plan:
                 "cost": self.cost,
                 "groups": self.groups,
                 "depthwise": self.depthwise,
-                "slices": {
-                    name: {str(axis): kept.tolist() for axis, kept in axes.items()}
-                    for name, axes in self.slices.items()
-                },
+                "slices": _lists(self.slices),
                 "tensors": {name: list(shape) for name, shape in self.tensors.items()},
             }
         )
@@ -217,6 +218,14 @@ def summary(phrases: list[str]) -> str:
     more = len(phrases) - SHOWN_DIFFERENCES
     shown = "; ".join(phrases[:SHOWN_DIFFERENCES])
     return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _lists(slices: dict[str, dict[int, np.ndarray]]) -> dict[str, dict[str, list[int]]]:
+    """Kept indices as JSON holds them."""
+    return {
+        name: {str(axis): kept.tolist() for axis, kept in axes.items()}
+        for name, axes in slices.items()
+    }
 
 
 def _check_indices(plan: Plan) -> None:

@@ -1,0 +1,47 @@
+"""Boxes under their names, and on the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slim_det.cli.infer import draw_boxes, named_boxes
+
+NAMES = {0: "circle", 1: "square"}
+
+
+def test_boxes_are_named() -> None:
+    boxes = np.array([[1, 0.75, 1, 2, 3, 4]], np.float32)
+    found = named_boxes(NAMES, {"bbox": boxes, "bbox_num": np.array([1])})
+    assert found == [{"label": "square", "score": 0.75, "bbox_xyxy": [1.0, 2.0, 3.0, 4.0]}]
+
+
+@pytest.mark.parametrize("nothing", [np.array([[-1.0]]), np.zeros((0, 6))])
+def test_no_box(nothing: np.ndarray) -> None:
+    """Paddle's NMS gives one row of a single -1."""
+    assert named_boxes(NAMES, {"bbox": nothing, "bbox_num": np.array([0])}) == []
+
+
+def test_frame_is_drawn_where_the_box_is(tmp_path: Path) -> None:
+    """Two pixels wide on its edge; what lies inside and around is left as it was."""
+    path = tmp_path / "grey.png"
+    Image.new("L", (80, 60), 90).save(path)
+    box = {"label": "square", "score": 0.5, "bbox_xyxy": [20.0, 20.0, 60.0, 50.0]}
+    drawn = np.asarray(draw_boxes(str(path), [box]))
+    assert drawn.shape == (60, 80, 3)
+    grey = (drawn == 90).all(axis=2)
+    assert not grey[20:50, 20].any() and not grey[50, 20:60].any() and not grey[20:50, 60].any()
+    assert grey[24:47, 24:57].all() and grey[52:].all() and grey[22:, 63:].all()
+
+
+def test_picture_is_turned_upright(tmp_path: Path) -> None:
+    """A photograph that says it lies on its side is drawn as it is seen."""
+    path = tmp_path / "turned.jpg"
+    image = Image.new("RGB", (40, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: turn clockwise to see it upright
+    image.save(path, exif=exif)
+    assert draw_boxes(str(path), []).size == (20, 40)
