@@ -64,7 +64,7 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
             model = create(cfg["architecture"])
     except SlimDetError:
         raise
-    except (ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         raise ConfigError(f"the model cannot be built: {type(error).__name__}: {error}") from error
     model.eval()
     return model

@@ -133,8 +133,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered
 
 
 @pytest.fixture
-def cli(fresh_config: Any, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
-    """Run a command in this process; what it sets on the process is put back."""
+def cli(
+    ppdet_registered: None, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Outcome]]:
+    """Run a command in this process; what it sets on the process is put back each time."""
     from paddle.utils import unique_name
 
     from slim_det.cli import main
@@ -146,7 +148,8 @@ def cli(fresh_config: Any, capfd: pytest.CaptureFixture[str]) -> Iterator[Callab
     def run(*arguments: Any) -> Outcome:
         capfd.readouterr()
         try:
-            with unique_name.guard():  # slots of an optimizer are numbered from zero
+            # Slots of an optimizer are numbered from zero, as in a process of its own.
+            with restored_config(), unique_name.guard():
                 code = main([str(argument) for argument in arguments])
         except SystemExit as error:  # argparse
             code = int(error.code or 0)

@@ -145,8 +145,15 @@ def _write(model: paddle.nn.Layer, cfg: Any, folder: Path, size_hw: tuple[int, i
         arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH
     ):
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
-    with quiet_stdout():
-        export_utils._dump_infer_config(cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model)
+    level = export_utils.logger.level
+    try:
+        export_utils.logger.setLevel(logging.WARNING)  # it names the folder of the staging
+        with quiet_stdout():
+            export_utils._dump_infer_config(
+                cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model
+            )
+    finally:
+        export_utils.logger.setLevel(level)
 
 
 def _check_shapes(model: paddle.nn.Layer, folder: Path) -> None:

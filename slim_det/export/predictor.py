@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from paddle import inference
 
 from slim_det.errors import ExportError
+from slim_det.files import sha256_of
 
 MODEL_FILE = "model.pdmodel"
 PARAMS_FILE = "model.pdiparams"
@@ -37,6 +39,7 @@ class Predictor:
                 raise ExportError(
                     f"artifact '{folder}' has no {name}; expected a folder written by export"
                 )
+        _check_unchanged(self.folder)
         config = inference.Config(str(self.folder / MODEL_FILE), str(self.folder / PARAMS_FILE))
         config.disable_gpu()
         config.enable_mkldnn()
@@ -45,7 +48,7 @@ class Predictor:
         config.disable_glog_info()
         try:
             self._predictor = inference.create_predictor(config)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, LookupError, OSError) as error:
             reason = " ".join(str(error).split())[-160:]
             raise ExportError(f"artifact '{folder}' cannot be loaded: {reason}") from error
         self.settings = infer_settings(self.folder)
@@ -83,6 +86,23 @@ class Predictor:
         if boxes is None or counts is None:
             raise ExportError(f"artifact '{self.folder}' gives no boxes; was it exported with NMS?")
         return {"bbox": boxes, "bbox_num": counts}
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Compare model and parameters with their checksums: Paddle may crash on damaged ones."""
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        return
+    try:
+        checksums = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        changed = [n for n in (MODEL_FILE, PARAMS_FILE) if sha256_of(folder / n) != checksums[n]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"'{path}' cannot be read: {error!r}") from error
+    if changed:
+        raise ExportError(
+            f"artifact '{folder}': {changed[0]} is not the file that was exported (its SHA-256 is "
+            f"not the one in {FACTS_FILE}); export again"
+        )
 
 
 def infer_settings(folder: str | Path) -> dict[str, Any]:
