@@ -16,6 +16,7 @@ import yaml
 from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
+from slim_det.config_parts import check_parts
 from slim_det.errors import ConfigError, nearest
 from slim_det.safe_yaml import merge, one_line, read_tree
 
@@ -105,7 +106,8 @@ def apply_overrides(overrides: list[str]) -> None:
     """Merge ``Key.sub=value`` texts into ppdet's global configuration.
 
     Raises:
-        ConfigError: A text has no ``=``, its value is not YAML, or its key is unknown.
+        ConfigError: A text has no ``=``, its value is not YAML, or its key is unknown; or a
+            part of the configuration as it is now is not valid (see `slim_det.config_parts`).
     """
     tree: dict[str, Any] = {}
     for text in overrides:
@@ -129,6 +131,7 @@ def apply_overrides(overrides: list[str]) -> None:
         node[last] = parsed
     _check_components(tree, "-o")
     merge(global_config, tree)
+    check_parts(global_config)
 
 
 def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def test_the_fixture_gives_the_configuration_back(tiny: Path, fresh_config: Any)
     [
         ("epoch=3", 3),
         ("save_dir=a=b", "a=b"),
-        ("epoch=", None),
+        ("pretrain_weights=", None),
         ("LearningRate.base_lr=1.5e-3", 0.0015),
         ("YOLOv3Head.anchor_masks=[[1], [2]]", [[1], [2]]),
         ("TestReader.inputs_def.image_shape=[3, 64, 32]", [3, 64, 32]),

@@ -31,14 +31,12 @@ def run(args: argparse.Namespace) -> int:
     from slim_det import session
     from slim_det.data.check import find_images
     from slim_det.export.artifact import export_model
-    from slim_det.files import require_writable
 
     cfg, slim = read_configs(args)
     images = None
     if args.infer_img or args.infer_dir:
         images = find_images(args.infer_img, args.infer_dir)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
-    require_writable(args.output_dir)
     result = export_model(model, cfg, args.output_dir, images)
     save_json(args, result.as_dict())
     return 0

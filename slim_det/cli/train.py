@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     from slim_det import session
     from slim_det.data.check import check_dataset
+    from slim_det.errors import DataError
     from slim_det.files import require_writable
 
     cfg, slim = read_configs(args)
@@ -52,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
         set_random_seed(args.seed or 0)
     cfg["model"] = session.model_for_training(cfg, slim, args.resume)
     trainer = Trainer(cfg, mode="train")
+    if len(trainer.loader) == 0:
+        raise DataError(
+            f"TrainDataset has {len(trainer.dataset)} images, less than one batch for each process "
+            f"(TrainReader.batch_size is {cfg['TrainReader']['batch_size']}, drop_last is true)"
+        )
     if args.resume:
         trainer.resume_weights(args.resume)
     require_writable(folder)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from slim_det.errors import DataError, nearest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")  # what ppdet's reader takes
+
+METRICS = {"COCODataSet": "COCO", "VOCDataSet": "VOC"}
 
 
 def check_dataset(cfg: Any, name: str) -> int:
@@ -27,11 +29,13 @@ def check_dataset(cfg: Any, name: str) -> int:
 
     Raises:
         DataError: A folder, file or image is missing or unreadable, there are no annotations,
-            or the classes do not fit ``num_classes``.
+            the classes do not fit ``num_classes``, or ``metric`` cannot measure this kind.
     """
     settings = cfg[name]
     fields = settings if isinstance(settings, dict) else vars(settings)
     kind = fields.get("name") or type(settings).__name__
+    if name == "EvalDataset" and cfg.metric != METRICS.get(kind, cfg.metric):
+        raise DataError(f"{name}: metric {cfg.metric} does not fit a {kind}; use {METRICS[kind]}")
     root = Path(fields.get("dataset_dir") or "")
     if not root.is_dir():
         raise DataError(f"{name}: dataset_dir '{root}' does not exist")
@@ -77,6 +81,8 @@ def find_images(image: str | None, folder: str | None) -> list[str]:
     """
     if image:
         paths = [Path(image)]
+        if paths[0].is_file() and paths[0].suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"--infer_img '{image}': expected {', '.join(IMAGE_SUFFIXES)}")
     elif folder:
         if not Path(folder).is_dir():
             raise DataError(f"--infer_dir '{folder}' is not a folder")

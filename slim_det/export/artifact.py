@@ -30,7 +30,7 @@ from slim_det.export.predictor import (
     Predictor,
 )
 from slim_det.files import require_writable, sha256_of, write_json
-from slim_det.metrics.evaluation import dygraph_predictor, quiet_stdout
+from slim_det.metrics.evaluation import class_names, dygraph_predictor, quiet_stdout
 from slim_det.program import deployment_program
 from slim_det.prune.plan import plan_of
 from slim_det.version import __version__
@@ -96,8 +96,10 @@ def export_model(
 
     Raises:
         ExportError: Shapes, size or boxes of the artefact differ from the model's.
+        DataError: The names of the classes are missing or do not fit.
         ConfigError: The folder cannot be written to.
     """
+    class_names(cfg)  # ppdet would write others where these cannot be read
     target = require_writable(output_dir) / cfg.filename
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)

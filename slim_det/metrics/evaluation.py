@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ppdet.metrics import VOCMetric, get_infer_results
 from ppdet.metrics.map_utils import DetectionMAP
 from tqdm import tqdm
 
-from slim_det.errors import ConfigError
+from slim_det.errors import ConfigError, DataError
 
 logger = logging.getLogger("slim_det")
 
@@ -127,10 +128,22 @@ def eval_reader(cfg: Any) -> tuple[Any, Any]:
 
 
 def class_names(cfg: Any) -> dict[int, str]:
-    """Name of each class index that a detector gives, from ``TestDataset``."""
+    """Name of each class index that a detector gives, from ``TestDataset``.
+
+    Raises:
+        DataError: There are not ``num_classes`` names. Where ``anno_path`` is missing, ppdet
+            gives those of COCO or VOC.
+    """
     dataset = create("TestDataset")()
+    path = dataset.get_anno()
     with quiet_stdout():
-        clsid2catid, names = get_categories(cfg.metric, dataset.get_anno())
+        clsid2catid, names = get_categories(cfg.metric, path)
+    if len(clsid2catid) != cfg.num_classes:
+        known = "" if path and Path(path).is_file() else " does not exist, and"
+        raise DataError(
+            f"TestDataset: anno_path '{path}'{known} gives {len(clsid2catid)} class names, "
+            f"num_classes is {cfg.num_classes}"
+        )
     return {clsid: names[catid] for clsid, catid in clsid2catid.items()}
 
 

@@ -56,6 +56,10 @@ def test_configuration(
         ("epoch=[1", "the value is not YAML"),
         ("YOLOv3Head.anchors.0=3", "'anchors' is a list; give the whole list"),
         ("use_gpu=true", "add -o use_gpu=false"),
+        ("epoch=many", "epoch: 'many' is not valid"),
+        ("OptimizerBuilder.optimizer.momentums=0.9", "did you mean 'momentum'?"),
+        ("OptimizerBuilder.optimizer.type=Momentun", "did you mean 'Momentum'?"),
+        ("TrainReader.sample_transforms=[{Decoed: {}}]", "did you mean 'Decode'?"),
     ],
 )
 def test_override(refused: Refused, tiny: Path, override: str, said: str) -> None:

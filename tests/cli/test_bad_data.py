@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 Refused = Callable[..., str]
 
@@ -66,12 +67,41 @@ def test_number_of_classes(refused: Refused, tiny: Path, classes: int) -> None:
     assert f"num_classes is {classes}" in line
 
 
+def test_less_than_one_batch(refused: Refused, tiny: Path) -> None:
+    """Nothing would be trained, and an untrained model saved."""
+    line = refused("train", "-c", tiny, "-o", "TrainReader.batch_size=17")
+    assert "TrainDataset has 16 images, less than one batch" in line
+    assert "TrainReader.batch_size is 17" in line
+
+
+def test_metric_of_another_kind(refused: Refused, tiny: Path, whole: Path) -> None:
+    line = refused("eval", "-c", tiny, "-o", f"weights={whole}", "metric=VOC")
+    assert "EvalDataset: metric VOC does not fit a COCODataSet; use COCO" in line
+
+
+@pytest.mark.parametrize("command", ["infer", "export"])
+def test_names_of_the_classes(
+    refused: Refused, tiny: Path, tiny_voc: Path, whole: Path, shapes: Path, command: str
+) -> None:
+    """ppdet would name them after COCO or VOC."""
+    image = next((shapes / "images").iterdir())
+    weights = ("-o", f"weights={whole}")
+    for config, count in ((tiny, 80), (tiny_voc, 20)):
+        run = (command, "-c", config, "--infer_img", image, *weights)
+        line = refused(*run, "TestDataset.anno_path=gone.json")
+        assert f"'{shapes}/gone.json' does not exist, and gives {count} class names" in line
+        assert "num_classes is 4" in line
+
+
 def test_pictures_to_look_at(refused: Refused, tiny: Path, whole: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not an image")
     (tmp_path / "empty").mkdir()
+    animation = tmp_path / "a.gif"
+    Image.new("RGB", (8, 8)).save(animation)
     for arguments, said in (
         (["--infer_img", text], f"'{text}' is not an image that can be read"),
+        (["--infer_img", animation], f"--infer_img '{animation}': expected .jpg, .jpeg, .png"),
         (["--infer_img", tmp_path / "gone.jpg"], f"image '{tmp_path}/gone.jpg' does not exist"),
         (["--infer_dir", tmp_path / "empty"], "has no image (.jpg"),
         (["--infer_dir", text], f"--infer_dir '{text}' is not a folder"),

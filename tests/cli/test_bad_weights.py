@@ -55,7 +55,7 @@ def test_cut_short(refused: Refused, tiny: Path, whole: Path, tmp_path: Path, co
         (b"not a file of paddle", "cannot be read"),
         (b"", "cannot be read"),
         ({"epoch": 3}, "is not a file of weights: 'epoch' is a int"),
-        ({}, "is not a file of named tensors"),
+        ([1, 2], "is not a file of named tensors"),
     ],
 )
 def test_other_files(refused: Refused, tiny: Path, tmp_path: Path, content: Any, said: str) -> None:

@@ -93,6 +93,7 @@ def test_paddledetection_itself(
         script=checkout / "tools" / "train.py",
         cwd=tmp_path,
         PYTHONPYCACHEPREFIX=str(tmp_path / "compiled"),
+        PYTHONDONTWRITEBYTECODE="",
     )
     assert run.code == 0, run.err
     assert f"241 of 241 tensors from {bccd_weights}" in run.out

@@ -14,7 +14,7 @@ import pytest
 
 from slim_det.config import load_config
 from slim_det.data import CLASS_NAMES
-from slim_det.errors import ConfigError
+from slim_det.errors import ConfigError, DataError
 from slim_det.metrics import evaluation
 from slim_det.metrics.evaluation import CocoAp, EvalResult, VocMap, evaluate
 
@@ -214,6 +214,9 @@ def test_class_names(fresh_config: Any, tiny: Path, tiny_voc: Path) -> None:
     assert evaluation.class_names(load_config(tiny)) == expected
     cfg = load_config(tiny_voc)
     assert evaluation.class_names(cfg) == expected
+    cfg["num_classes"] = 5
+    with pytest.raises(DataError, match="label_list.txt' gives 4 class names, num_classes is 5"):
+        evaluation.class_names(cfg)
 
 
 def test_latency_is_a_median_after_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
