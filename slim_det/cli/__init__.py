@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 
+from slim_det.cli.common import check_json_target
 from slim_det.cli.process import prepare_process, report_unexpected
 from slim_det.errors import SlimDetError
 from slim_det.version import __version__
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
+        check_json_target(arguments)
         prepare_process()
         command = importlib.import_module(f"slim_det.cli.{arguments.command}")
         return int(command.run(arguments))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
+
+from slim_det.errors import ConfigError
 
 if TYPE_CHECKING:
     from slim_det.config import SlimConfig
@@ -65,6 +68,17 @@ def make_predictor(
 
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     return dygraph_predictor(model), "dygraph"
+
+
+def check_json_target(args: argparse.Namespace) -> None:
+    """Find out before the work whether the file of ``--json`` can be written.
+
+    Raises:
+        ConfigError: Its folder does not exist or cannot be written to.
+    """
+    target = getattr(args, "json", None)
+    if target and not os.access(os.path.dirname(os.path.abspath(target)), os.W_OK):
+        raise ConfigError(f"--json '{target}': expected a file in a writable folder")
 
 
 def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slim_det.cli.common import add_config_arguments, read_configs
+
+if TYPE_CHECKING:
+    from slim_det.config import SlimConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
-    import paddle.distributed as dist
-    from ppdet.engine import Trainer, init_fleet_env, init_parallel_env, set_random_seed
-
-    from slim_det import session
-    from slim_det.data.check import check_dataset
-    from slim_det.errors import DataError
+    """Train; nothing is written before everything that can be wrong has been looked at."""
     from slim_det.files import require_writable
 
     cfg, slim = read_configs(args)
@@ -39,11 +36,30 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, flag) is not False:
             cfg[flag] = getattr(args, flag)
     folder = os.path.join(cfg.save_dir, cfg.filename)
+    _check_data(args, cfg)
+    _init_processes(args, cfg)
+    # ppdet writes its boxes to the working folder otherwise.
+    cfg.setdefault("output_eval", folder)
+    trainer = _make_trainer(args, cfg, slim)
+    require_writable(folder)
+    if args.eval and slim and not args.resume:
+        _evaluate_before(cfg)
+    trainer.train(args.eval)
+    return 0
+
+
+def _check_data(args: argparse.Namespace, cfg: Any) -> None:
+    from slim_det.data.check import check_dataset
+
     check_dataset(cfg, "TrainDataset")
     if args.eval:
         check_dataset(cfg, "EvalDataset")
-        # ppdet writes its boxes to the working folder otherwise.
-        cfg.setdefault("output_eval", folder)
+
+
+def _init_processes(args: argparse.Namespace, cfg: Any) -> None:
+    import paddle.distributed as dist
+    from ppdet.engine import init_fleet_env, init_parallel_env, set_random_seed
+
     if cfg.get("fleet"):
         init_fleet_env(cfg.get("find_unused_parameters", False))
     elif dist.get_world_size() > 1:
@@ -51,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         init_parallel_env()
     if args.enable_ce or args.seed is not None:
         set_random_seed(args.seed or 0)
+
+
+def _make_trainer(args: argparse.Namespace, cfg: Any, slim: SlimConfig | None) -> Any:
+    from ppdet.engine import Trainer
+
+    from slim_det import session
+    from slim_det.errors import ConfigError, DataError
+
     cfg["model"] = session.model_for_training(cfg, slim, args.resume)
     trainer = Trainer(cfg, mode="train")
     if len(trainer.loader) == 0:
@@ -60,11 +84,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.resume:
         trainer.resume_weights(args.resume)
-    require_writable(folder)
-    if args.eval and slim and not args.resume:
-        _evaluate_before(cfg)
-    trainer.train(args.eval)
-    return 0
+    if trainer.start_epoch >= cfg.epoch:
+        raise ConfigError(
+            f"'{args.resume}' has {trainer.start_epoch} epochs and epoch is {cfg.epoch}: nothing "
+            "is left to train; add -o epoch=N with a larger N"
+        )
+    return trainer
 
 
 def _evaluate_before(cfg: Any) -> None:
