@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         found = named_boxes(names, predict(batch))
         shown = [box for box in found if box["score"] >= args.draw_threshold]
         target = folder / Path(path).name
-        draw_boxes(path, shown).save(target, quality=95)
+        draw_boxes(path, shown, list(names.values())).save(target, quality=95)
         print(f"{path}: {len(shown)} boxes, drawn to {target}")
         figures["images"].append({"file": path, "boxes": found})
     save_json(args, figures)
@@ -73,8 +74,14 @@ def named_boxes(names: dict[int, str], outputs: dict[str, np.ndarray]) -> list[d
     ]
 
 
-def draw_boxes(path: str, boxes: list[dict[str, Any]]) -> Image.Image:
-    """Draw boxes and labels on an image, one colour a class."""
+def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = ()) -> Image.Image:
+    """Draw boxes and labels on an image, one colour a class.
+
+    Args:
+        path: Image file.
+        boxes: As `named_boxes` gives them.
+        labels: All class names, so that a class has the same colour on every image.
+    """
     from PIL import Image, ImageDraw, ImageOps
     from ppdet.utils.colormap import colormap
 
@@ -82,9 +89,9 @@ def draw_boxes(path: str, boxes: list[dict[str, Any]]) -> Image.Image:
         image = ImageOps.exif_transpose(opened.convert("RGB"))
     pen = ImageDraw.Draw(image)
     colors = colormap(rgb=True)
-    labels = sorted({box["label"] for box in boxes})
+    labels = [*labels, *sorted({box["label"] for box in boxes} - set(labels))]
     for box in boxes:
-        color = tuple(int(c) for c in colors[labels.index(box["label"])])
+        color = tuple(int(c) for c in colors[labels.index(box["label"]) % len(colors)])
         left, top, right, bottom = box["bbox_xyxy"]
         pen.rectangle((left, top, right, bottom), outline=color, width=2)
         text = f"{box['label']} {box['score']:.2f}"
