@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "train a detector, pruned if --slim_config says so",
     "eval": "measure AP of a checkpoint or of an exported model",
     "infer": "draw the boxes that a detector finds on pictures",
-    "export": "write a model for Paddle Inference and Paddle-Lite, and check it",
+    "export": "write a model for Paddle Inference, and check it",
     "inspect": "list what can be pruned and what it would save",
     "verify": "prove that a pruned model equals the whole one with zeroed channels",
     "demo": "run the whole chain on a data set that is drawn on the spot",

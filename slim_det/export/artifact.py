@@ -1,4 +1,4 @@
-"""Writes an artefact for Paddle Inference and Paddle-Lite, checked before it is published."""
+"""Writes an artefact for Paddle Inference, checked before it is published."""
 
 from __future__ import annotations
 
