@@ -55,11 +55,25 @@ def detector_cost(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Cos
     return model_cost(model, trace_detector(model, image_size_hw))
 
 
-def model_cost(model: paddle.nn.Layer, trace: Trace) -> Cost:
-    """Combine the MACs of a trace with the parameter counts of the model it was taken from."""
-    trainable = sum(p.size for p in model.parameters() if not p.stop_gradient)
-    total = sum(p.size for p in model.parameters())
-    return Cost(count_macs(trace), int(trainable), int(total), total * BYTES_PER_FLOAT / 1e6)
+def model_cost(
+    model: paddle.nn.Layer,
+    trace: Trace,
+    parameter_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Cost:
+    """Combine the MACs of a trace with the parameter counts of the model it was taken from.
+
+    Args:
+        model: The model that was traced.
+        trace: Its operators.
+        parameter_shapes: State-dict name -> shape, for parameters that a plan will make
+            smaller; the cost is then that of the model after the cut.
+    """
+    replaced = parameter_shapes or {}
+    sizes = {name: math.prod(replaced.get(name, p.shape)) for name, p in model.named_parameters()}
+    total = sum(sizes.values())
+    trainable = sum(sizes[name] for name, p in model.named_parameters() if not p.stop_gradient)
+    macs = count_macs(trace, parameter_shapes)
+    return Cost(macs, trainable, total, total * BYTES_PER_FLOAT / 1e6)
 
 
 def count_macs(trace: Trace, parameter_shapes: Mapping[str, tuple[int, ...]] | None = None) -> int:

@@ -92,17 +92,11 @@ def model_for_training(
     """
     model = build_model(cfg)
     start = resume or cfg.get("pretrain_weights")
-    stored = checkpoint.stored_plan(start) if start else None
     if resume:
         checkpoint.load_weights(model, resume)
     elif start:
         checkpoint.load_pretrained(model, start)
-    if slim is None:
-        return model
-    if stored is None:
-        return apply_strategies(model, cfg, slim)
-    _check_agrees(cfg, stored.settings, slim, str(start))
-    return model
+    return _cut_as_asked(model, cfg, slim, str(start))
 
 
 def model_with_weights(
@@ -121,6 +115,18 @@ def model_with_weights(
         raise ConfigError("no weights are given; add -o weights=PATH")
     model = build_model(cfg)
     checkpoint.load_weights(model, weights)
+    return _cut_as_asked(model, cfg, slim, weights)
+
+
+def make_pruner() -> Pruner:
+    """The pruner that the configuration describes."""
+    return create("Pruner")
+
+
+def _cut_as_asked(
+    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig | None, weights: str
+) -> paddle.nn.Layer:
+    """Cut a whole model as a slim file asks; one that was cut already must agree with it."""
     if slim is None:
         return model
     plan = plan_of(model)
@@ -128,11 +134,6 @@ def model_with_weights(
         return apply_strategies(model, cfg, slim)
     _check_agrees(cfg, plan.settings, slim, weights)
     return model
-
-
-def make_pruner() -> Pruner:
-    """The pruner that the configuration describes."""
-    return create("Pruner")
 
 
 def _check_agrees(cfg: Any, settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:

@@ -143,9 +143,7 @@ def _write(model: paddle.nn.Layer, cfg: Any, folder: Path, size_hw: tuple[int, i
         paddle.jit.save(function, str(folder / "model"))
     (folder / "model.pdiparams.info").unlink(missing_ok=True)
     cfg["TestDataset"] = create("TestDataset")()
-    if cfg.architecture not in export_utils.TRT_MIN_SUBGRAPH and not any(
-        arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH
-    ):
+    if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
     level = export_utils.logger.level
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.cost import Cost, count_macs, model_cost
+from slim_det.cost import model_cost
 from slim_det.errors import ConfigError, LayerError, PlanError, nearest
 from slim_det.layers import LayerFinder
 from slim_det.prune.channels import Producer
@@ -149,7 +149,7 @@ class Pruner:
         }
         plan.cost = {
             "before": model_cost(model, trace).as_dict(),
-            "after": _cost_after(model, trace, after).as_dict(),
+            "after": model_cost(model, trace, after).as_dict(),
         }
         return plan
 
@@ -219,13 +219,3 @@ def _slices(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.
         if not keep.all():
             slices.setdefault(axis.parameter, {})[axis.axis] = np.flatnonzero(keep)
     return slices
-
-
-def _cost_after(model: paddle.nn.Layer, trace: Trace, after: dict[str, tuple[int, ...]]) -> Cost:
-    sizes = [
-        (int(np.prod(after.get(name, tuple(p.shape)))), not p.stop_gradient)
-        for name, p in model.named_parameters()
-    ]
-    total = sum(size for size, _ in sizes)
-    trainable = sum(size for size, learns in sizes if learns)
-    return Cost(count_macs(trace, after), trainable, total, total * 4 / 1e6)
