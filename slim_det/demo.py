@@ -21,6 +21,7 @@ SLIM = "configs/yolov3/prune_r578.yml"
 DATA = "dataset/shapes"
 NUM_TRAIN = 480
 NUM_VAL = 80
+IMAGE_SIZE_HW = (128, 128)
 PICTURES = 4
 LEAST_AP50 = 0.5
 
@@ -44,7 +45,9 @@ def run_demo(output_dir: str | Path) -> dict[str, Any]:
     start, out = time.monotonic(), Path(output_dir)
     out.mkdir(parents=True, exist_ok=True)
     print(f"drawing the data set in {DATA}")
-    draw_shapes(Path(DATA).resolve(), num_train=NUM_TRAIN, num_val=NUM_VAL)
+    draw_shapes(
+        Path(DATA).resolve(), num_train=NUM_TRAIN, num_val=NUM_VAL, image_size_hw=IMAGE_SIZE_HW
+    )
     _copy_samples(out / "samples")
     base, cut = f"{out}/base/shapes/model_final", f"{out}/r578/shapes_finetune/model_final"
     _run("train", "-c", CONFIG, "--seed", "0", "-o", f"save_dir={out}/base")

@@ -22,7 +22,7 @@ CLASS_NAMES = ("circle", "square", "triangle", "cross")
 
 MAX_OBJECTS = 5
 # Longer side of an object as a fraction of the shorter image side.
-SIDE_RANGE = (0.10, 0.55)
+SIDE_RANGE = (0.15, 0.60)
 MAX_TILT_DEGREES = 20.0
 # Largest share of the smaller box that another box may cover; it also bounds the IoU.
 MAX_COVERED = 0.2

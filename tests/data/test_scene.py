@@ -46,8 +46,8 @@ def test_boxes_are_integer_inside_and_of_sensible_size(scenes: list[Scene]) -> N
         assert (scene.boxes[:, 2:] <= [width - 1, height - 1]).all()
         sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
         longer = sides.max(axis=1)
-        assert (longer >= 0.10 * min(height, width) - 1.0).all()
-        assert (longer <= 0.55 * min(height, width) + 1.0).all()
+        assert (longer >= 0.15 * min(height, width) - 1.0).all()
+        assert (longer <= 0.60 * min(height, width) + 1.0).all()
         assert (sides.min(axis=1) >= 0.7 * longer - 1.0).all()
 
 

@@ -38,8 +38,8 @@ def test_the_demo_trains_prunes_and_measures(tmp_path):
     figures = json.loads((tmp_path / "output/demo/demo.json").read_text())
     base, cut = figures["rows"]
     assert base["ap50"] > 0.5
-    assert cut["macs"] < 0.5 * base["macs"]
-    assert cut["size_mb"] < 0.5 * base["size_mb"]
+    assert cut["macs"] < 0.65 * base["macs"]
+    assert cut["size_mb"] < 0.65 * base["size_mb"]
     assert cut["speedup"] > 1.0
     assert cut["ap50"] > figures["cut_only"]["ap50"]
     with Image.open(tmp_path / "output/demo/demo.png") as picture:
