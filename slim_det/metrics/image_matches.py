@@ -1,0 +1,144 @@
+"""What matching has found out about the boxes of one image, and pooling it over images."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# The bytes of one image: mark, CRC-32 of all that follows, number of boxes, then every column.
+_MARK = b"SDM1"
+_HEADER = struct.Struct("<4sII")
+_COLUMNS = {"classes": "<i2", "scores": "<f4", "hits": "<u2", "ignored": "<u2"}
+_BYTES_A_BOX = sum(np.dtype(kind).itemsize for kind in _COLUMNS.values())
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMatches:
+    """The boxes that one model found in one image, judged at up to 16 IoU thresholds.
+
+    Boxes of equal score keep the order in which the detector gave them.
+
+    Attributes:
+        classes: int16 [n], class indices.
+        scores: float32 [n].
+        hits: uint16 [n]; bit t is set where the box is a true positive at threshold t.
+        ignored: uint16 [n]; bit t is set where it is neither right nor wrong at threshold t.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    hits: np.ndarray
+    ignored: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """The matches in 12 bytes and 10 more a box, for `from_bytes`."""
+        columns = [np.asarray(getattr(self, name), kind) for name, kind in _COLUMNS.items()]
+        body = struct.pack("<I", len(self.classes)) + b"".join(c.tobytes() for c in columns)
+        return _MARK + struct.pack("<I", zlib.crc32(body)) + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ImageMatches:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ValueError: The bytes are cut short, changed, or something else.
+        """
+        if len(data) < _HEADER.size or data[: len(_MARK)] != _MARK:
+            raise ValueError("these bytes are not the matches of an image")
+        _, checksum, count = _HEADER.unpack_from(data)
+        expected = _HEADER.size + count * _BYTES_A_BOX
+        if len(data) != expected:
+            raise ValueError(
+                f"matches of {count} boxes take {expected} bytes, these are {len(data)}"
+            )
+        if zlib.crc32(data[8:]) != checksum:
+            raise ValueError("the matches of an image are damaged: their checksum differs")
+        columns, offset = {}, _HEADER.size
+        for name, kind in _COLUMNS.items():
+            stored = np.frombuffer(data, kind, count, offset)
+            columns[name] = stored.astype(stored.dtype.newbyteorder("="))
+            offset += stored.nbytes
+        if (columns["hits"] & columns["ignored"]).any():
+            raise ValueError("the matches of an image have a box that is both right and ignored")
+        return cls(**columns)
+
+
+def boxes_by_image(outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Split a detector's output into the boxes of every image of the batch.
+
+    Args:
+        outputs: ``bbox`` float [N, 6] and ``bbox_num`` int [batch]. Paddle's NMS gives one row
+            of a single -1 where a whole batch has no box.
+
+    Returns:
+        For every image float32 [n, 6]: class, score, xyxy in pixels.
+    """
+    boxes, counts = np.asarray(outputs["bbox"], np.float32), np.asarray(outputs["bbox_num"])
+    if boxes.shape[-1] != 6:
+        boxes, counts = np.zeros((0, 6), np.float32), 0 * counts
+    ends = np.cumsum(counts)
+    return [boxes[end - count : end] for end, count in zip(ends, counts)]
+
+
+def image_indices(
+    matches: Sequence[ImageMatches], images: Sequence[int] | None, num_images: int
+) -> np.ndarray:
+    """The image of each of the matches, as int [len(matches)].
+
+    Args:
+        matches: Matches of one model.
+        images: Which image each belongs to, 0 to ``num_images - 1``; None for all in order.
+        num_images: Images that are known.
+
+    Raises:
+        ValueError: There is not one image for each of the matches, or one is unknown.
+    """
+    chosen = np.arange(num_images) if images is None else np.asarray(images, dtype=np.int64)
+    if len(chosen) != len(matches):
+        raise ValueError(f"matches of {len(matches)} images given for {len(chosen)} images")
+    if len(chosen) and not (0 <= chosen.min() and chosen.max() < num_images):
+        raise ValueError(
+            f"images {chosen.min()} to {chosen.max()} asked for; valid: 0 to {num_images - 1}"
+        )
+    return chosen
+
+
+def known_image(truth: Sequence[Any], index: int) -> Any:
+    """What is known of an image.
+
+    Raises:
+        ValueError: No batch has held it yet.
+    """
+    if not 0 <= index < len(truth):
+        raise ValueError(f"image {index} asked for; {len(truth)} images were added")
+    return truth[index]
+
+
+def pool_by_class(
+    matches: Sequence[ImageMatches], num_classes: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Put the boxes of many images together.
+
+    Args:
+        matches: Matches of one model.
+        num_classes: Classes to give; boxes of others are left out.
+
+    Returns:
+        For every class hits and ignored, uint16 [boxes of the class] each, by falling score.
+        Equal scores keep the order of ``matches``, and within an image that of the detector.
+    """
+    if not matches:
+        nothing = np.zeros(0, np.uint16)
+        return [(nothing, nothing)] * num_classes
+    classes = np.concatenate([m.classes for m in matches])
+    scores = np.concatenate([m.scores for m in matches])
+    order = np.lexsort((-scores, classes))  # as stable as mergesort
+    hits = np.concatenate([m.hits for m in matches])[order]
+    ignored = np.concatenate([m.ignored for m in matches])[order]
+    bounds = np.searchsorted(classes[order], np.arange(num_classes + 1)).tolist()
+    return [(hits[a:b], ignored[a:b]) for a, b in zip(bounds, bounds[1:])]
