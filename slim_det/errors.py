@@ -22,6 +22,10 @@ class PlanError(SlimDetError):
     """A pruning plan is unreadable, or belongs to another model."""
 
 
+class SensitivityError(SlimDetError):
+    """A file of sensitivities is unreadable, or belongs to another measurement."""
+
+
 class WeightsError(SlimDetError):
     """A weights file is missing, damaged, or does not fit the model."""
 
@@ -32,6 +36,10 @@ class DataError(SlimDetError):
 
 class ExportError(SlimDetError):
     """An exported model is missing, incomplete, or differs from the model it came from."""
+
+
+class LatencyError(SlimDetError):
+    """A latency table is unreadable, or does not reach the convolution that is asked for."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -1,0 +1,134 @@
+"""`slim-det profile`: the latency table of a model's convolutions, and how well it predicts."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slim_det.cli.common import (
+    add_config_arguments,
+    add_json_argument,
+    positive,
+    read_configs,
+    save_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slim_det.config import SlimConfig
+    from slim_det.profile.check import CheckRow
+    from slim_det.profile.table import LatencyTable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_config_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="FILE", help="the table, as JSON")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--repeats", type=positive, default=20, help="counted runs of each program (default 20)"
+    )
+    parser.add_argument(
+        "--widths", metavar="SHARES", help="shares of a width (default 0.1,0.25,0.5,0.75,1.0)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare with whole models: uncut, and cut as --slim_config says (default: as the "
+        "presets sensity and r578)",
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write the table, check it; exit code 1 where a prediction is off by over 15 %."""
+    from slim_det.config import image_size_hw
+    from slim_det.files import require_writable
+    from slim_det.profile.grid import DEFAULT_WIDTHS, check_widths
+    from slim_det.profile.whole import model_to_profile, profile_model
+
+    shares = check_widths(args.widths) if args.widths else DEFAULT_WIDTHS
+    _check_flags(args)
+    cfg, slim = read_configs(args)
+    image_size_hw(cfg)
+    weights = cfg.get("weights") if _weights_are_given(args) else None
+    model = model_to_profile(cfg, weights)
+    require_writable(Path(args.output).parent)
+    table = profile_model(model, cfg, shares, args.threads, args.repeats)
+    table.write(args.output)
+    _print_table(table, args.output)
+    rows = _check(args, cfg, slim, weights, table) if args.check else []
+    figures = {
+        "table": args.output,
+        "convs": len(table.entries),
+        "other_ms": table.other_ms,
+        "weights": weights,
+        "check": [row.as_dict() for row in rows],
+        "passed": all(row.passed for row in rows) if rows else None,
+    }
+    save_json(args, figures)
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    from slim_det.errors import ConfigError
+
+    if Path(args.output).is_dir():
+        raise ConfigError(f"--output '{args.output}' is a folder; expected a file, latency.json")
+    if args.slim_config and not args.check:
+        raise ConfigError("--slim_config is what --check compares with; add --check")
+
+
+def _weights_are_given(args: argparse.Namespace) -> bool:
+    """The weights that a configuration names by itself need not exist to time a model."""
+    return any(option.startswith("weights=") for option in args.opt)
+
+
+def _check(
+    args: argparse.Namespace,
+    cfg: Any,
+    slim: SlimConfig | None,
+    weights: str | None,
+    table: LatencyTable,
+) -> list[CheckRow]:
+    from slim_det.profile.check import compare
+    from slim_det.profile.whole import models_to_check
+
+    with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
+        models = models_to_check(cfg, weights, slim, Path(folder))
+        rows = compare(table, models, max(20, args.repeats))
+    _print_check(rows)
+    if weights is None:
+        print("weights are random: NMS, a part of other_ms, takes another time with trained ones")
+    return rows
+
+
+def _print_table(table: LatencyTable, path: str) -> None:
+    height, width = table.image_size_hw or (0, 0)
+    origin = table.origin
+    print(
+        f"{path}: {len(table.entries)} convolutions of a model at {height}x{width}, "
+        f"{table.other_ms or 0.0:.2f} ms for all else; {origin.cpu}, {origin.threads} thread(s), "
+        f"Paddle {origin.paddle}"
+    )
+
+
+def _print_check(rows: Sequence[CheckRow]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("model", "convs ms", "predicted ms", "measured ms", "p10 - p90", "error")
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.convs_ms:.2f}",
+            f"{row.predicted_ms:.2f}",
+            f"{row.measured_ms:.2f}",
+            f"{row.p10_ms:.2f} - {row.p90_ms:.2f}",
+            f"{row.error:+.1%}{'' if row.passed else '  FAIL'}",
+        )
+    Console(width=None if Console().is_terminal else 120).print(table)

@@ -1,0 +1,149 @@
+"""Whole models: exported for timing only, measured with their convolutions, cut for a check."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import yaml
+from paddle.static import InputSpec
+
+from slim_det import session
+from slim_det.config import SlimConfig, image_size_hw
+from slim_det.errors import LayerError
+from slim_det.export.predictor import INFER_CFG, Predictor
+from slim_det.layers import YOLO_HEAD_LAYERS, LayerFinder
+from slim_det.profile.grid import shapes_to_measure
+from slim_det.profile.measure import counted, measure
+from slim_det.profile.programs import Runner
+from slim_det.profile.shapes import ConvShape, conv_shapes
+from slim_det.profile.table import LatencyTable, this_machine
+from slim_det.program import deployment_program
+from slim_det.prune.plan import plan_of
+from slim_det.prune.pruner import Pruner
+from slim_det.prune.ratios import PRESETS
+from slim_det.trace import trace_detector
+
+UNCUT = "uncut"
+
+
+def profile_model(
+    model: paddle.nn.Layer, cfg: Any, shares: Sequence[float], threads: int, repeats: int
+) -> LatencyTable:
+    """Measure the convolutions of a detector at a grid of widths, and the detector itself.
+
+    Args:
+        model: With trained weights, or with random ones: only NMS depends on them.
+        cfg: ppdet's configuration, for the image size.
+        shares: Of each convolution's width, each above 0 and at most 1.
+        threads: CPU threads.
+        repeats: Counted runs of each program.
+    """
+    size_hw = image_size_hw(cfg)
+    trace = trace_detector(model, size_hw)
+    shapes = shapes_to_measure(model, trace, shares)
+    with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
+        whole = model_runner(export_for_timing(model, cfg, Path(folder) / "model"), threads)
+        measured = measure(shapes, whole, threads, repeats)
+    alone = LatencyTable(this_machine(threads), measured.entries)
+    convs_ms = alone.model_ms(shape for _, shape in conv_shapes(trace))
+    return LatencyTable(
+        alone.origin, alone.entries, counted(repeats), size_hw, measured.whole_ms - convs_ms
+    )
+
+
+def models_to_check(
+    cfg: Any, weights: str | None, slim: SlimConfig | None, folder: Path
+) -> dict[str, tuple[Path, list[ConvShape]]]:
+    """Export a detector uncut and cut.
+
+    Args:
+        cfg: ppdet's configuration.
+        weights: Trained weights; None for random ones.
+        slim: How to cut it; None for every preset, where it has the head of a YOLOv3 and its
+            weights have not been cut before.
+        folder: Gets one folder a model.
+
+    Returns:
+        Name of the cut -> (folder, convolutions in execution order).
+    """
+    model = model_to_profile(cfg, weights)
+    models = {UNCUT: model}
+    if slim is not None:
+        models[Path(slim.path).stem] = session.apply_strategies(
+            model_to_profile(cfg, weights), cfg, slim
+        )
+    elif plan_of(model) is None and _has_yolo_head(model):
+        for preset in PRESETS:
+            whole = model_to_profile(cfg, weights)
+            models[preset] = Pruner(pruned_ratios=preset)(whole, image_size_hw(cfg))
+    found = {}
+    for name, cut in models.items():
+        trace = trace_detector(cut, image_size_hw(cfg))
+        shapes = [shape for _, shape in conv_shapes(trace)]
+        found[name] = (export_for_timing(cut, cfg, folder / name), shapes)
+    return found
+
+
+def model_to_profile(cfg: Any, weights: str | None) -> paddle.nn.Layer:
+    """The detector with these weights, cut as their plan says; with random ones for None."""
+    return session.model_with_weights(cfg, weights) if weights else session.build_model(cfg)
+
+
+def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
+    """Export a detector with neither data nor comparison of boxes: only its latency is wanted.
+
+    Args:
+        model: With any weights.
+        cfg: ppdet's configuration.
+        folder: Created; gets what `slim_det.export.predictor.Predictor` reads.
+
+    Returns:
+        ``folder``.
+    """
+    folder.mkdir(parents=True)
+    size_hw = image_size_hw(cfg)
+    reader = cfg.get("TestReader", {})
+    model.eval()
+    if reader.get("fuse_normalize"):
+        model.load_meanstd(reader["sample_transforms"])
+        model.fuse_norm = True
+    spec = {
+        "image": InputSpec([None, 3, *size_hw], "float32", "image"),
+        "im_shape": InputSpec([None, 2], "float32", "im_shape"),
+        "scale_factor": InputSpec([None, 2], "float32", "scale_factor"),
+    }
+    with deployment_program():
+        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
+        paddle.jit.save(function, str(folder / "model"))
+    resize = {"type": "Resize", "target_size": list(size_hw)}
+    settings = {"Preprocess": [resize], "label_list": []}
+    (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
+
+
+def model_runner(folder: Path, threads: int) -> Runner:
+    """Runs an exported detector once, on a random image."""
+    predictor = Predictor(folder, threads)
+    height, width = predictor.image_size_hw
+    batch = {
+        "image": np.random.default_rng(0).normal(size=(1, 3, height, width)).astype("float32"),
+        "im_shape": np.array([[height, width]], "float32"),
+        "scale_factor": np.ones((1, 2), "float32"),
+    }
+
+    def run() -> None:
+        predictor(batch)
+
+    return run
+
+
+def _has_yolo_head(model: paddle.nn.Layer) -> bool:
+    try:
+        return all(LayerFinder(model).find(name) for name in YOLO_HEAD_LAYERS)
+    except LayerError:
+        return False
