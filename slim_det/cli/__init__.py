@@ -18,6 +18,9 @@ COMMANDS = {
     "export": "write a model for Paddle Inference, and check it",
     "inspect": "list what can be pruned and what it would save",
     "verify": "prove that a pruned model equals the whole one with zeroed channels",
+    "sensitivity": "measure how much AP each layer loses at each ratio",
+    "ratios": "choose how much of each layer to cut so that a budget is met",
+    "profile": "measure a latency table of convolutions, and check it on whole models",
     "demo": "run the whole chain on a data set that is drawn on the spot",
 }
 

@@ -112,7 +112,10 @@ class Pruner:
         removed, kept_units = [], {}
         for name, ratio in ratios.items():
             group = groups.groups[name]
-            cut = self._least_important(group, ratio, parameters, rng)
+            cut = np.zeros(0, np.int64)
+            if units_removed(len(group.units), ratio, self.align):
+                scores = self.unit_scores(group, parameters, rng)
+                cut = least_important(group, scores, ratio, self.align)
             if len(cut) == 0:
                 logger.warning(
                     "%s: ratio %g of %d channels removes none", name, ratio, group.channels
@@ -126,7 +129,7 @@ class Pruner:
                 "nothing to prune: every ratio removes less than one channel; "
                 "expected larger ratios or wider layers"
             )
-        slices = _slices(groups, np.concatenate(removed))
+        slices = slices_without(groups, np.concatenate(removed))
         plan = Plan(
             architecture=type(model).__name__,
             tensors=tensor_shapes(model),
@@ -153,24 +156,22 @@ class Pruner:
         }
         return plan
 
-    def _least_important(
-        self,
-        group: Group,
-        ratio: float,
-        parameters: dict[str, paddle.Tensor],
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        """Places of the units to cut; each member keeps one, though it may hold only some."""
-        count = units_removed(len(group.units), ratio, self.align)
-        if count == 0:
-            return np.zeros(0, np.int64)
-        members = np.array([np.isin(group.units, member.ids) for member in group.members])
-        return smallest(self._scores(group, parameters, rng), count, members)
-
-    def _scores(
+    def unit_scores(
         self, group: Group, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
     ) -> np.ndarray:
-        """One score a unit: of the first member, and of later ones for what it does not make."""
+        """One score a unit: of the first member, and of later ones for what it does not make.
+
+        Args:
+            group: The group to score.
+            parameters: State-dict name -> parameter of the model.
+            rng: For the criterion `random`.
+
+        Returns:
+            float64 [U]; the least important units have the smallest scores.
+
+        Raises:
+            LayerError: The criterion does not fit a weight, or weights are not finite.
+        """
         scores = np.full(len(group.units), np.nan)
         order = np.argsort(group.units)
         for member in group.members:
@@ -212,7 +213,30 @@ def describe_cost(plan: Plan) -> str:
     )
 
 
-def _slices(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
+def least_important(group: Group, scores: np.ndarray, ratio: float, align: int = 1) -> np.ndarray:
+    """Places of the units to cut; each member keeps one, though it may hold only some.
+
+    Args:
+        group: The group to cut.
+        scores: One score a unit, [U].
+        ratio: Share of the units to remove.
+        align: What remains is rounded to a multiple of this.
+    """
+    count = units_removed(len(group.units), ratio, align)
+    members = np.array([np.isin(group.units, member.ids) for member in group.members])
+    return smallest(scores, count, members)
+
+
+def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
+    """What remains of every parameter axis.
+
+    Args:
+        groups: All channel groups of a model.
+        removed: Identities of the units that are cut.
+
+    Returns:
+        Parameter name -> axis -> places kept; axes that stay whole are left out.
+    """
     slices: dict[str, dict[int, np.ndarray]] = {}
     for axis in groups.axes:
         keep = ~np.isin(axis.ids, removed)

@@ -1,0 +1,163 @@
+"""`slim-det sensitivity`: how much AP each layer loses at each ratio; merges and imports too."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from slim_det.cli.common import add_json_argument, positive, save_json
+from slim_det.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from slim_det.sensitivity.result import SensitivityResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("-c", "--config", help="configuration file of the detector")
+    parser.add_argument(
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+    )
+    parser.add_argument(
+        "--params", nargs="+", metavar="LAYER",
+        help="names or globs (default: the 18 layers of a YOLOv3 head, else every group)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ratios", nargs="+", default=["0.1:0.9:0.1"], metavar="R",
+        help="shares to remove: start:end:step or a list (default 0.1:0.9:0.1)",
+    )  # fmt: skip
+    parser.add_argument("--criterion", default="l1_norm", help="which channels go (l1_norm)")
+    parser.add_argument("--metric", help="ap (default), or the map_type of VOC: 11point, integral")
+    parser.add_argument("--num_images", type=positive, help="evaluate on the first N images")
+    parser.add_argument(
+        "--output", default="sensitivity.json", metavar="FILE",
+        help="the result; a picture and the journal of finished points lie beside it",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=positive, default=1, help="processes on this machine")
+    parser.add_argument("--shard", metavar="I/N", help="measure the I-th of N parts only")
+    parser.add_argument(
+        "--cache_mb", type=positive, default=1000,
+        help="memory for intermediate results, each process (default 1000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bootstrap", type=positive, default=0, metavar="K",
+        help="confidence bands from K resamplings of the images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--merge", nargs="+", metavar="FILE", help="unite the results of shards; measures nothing"
+    )
+    parser.add_argument(
+        "--import_pickle", metavar="FILE", help="convert an old sensitivities.data instead"
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, merge or import; print the table, write the result and its picture."""
+    from slim_det.files import require_writable
+    from slim_det.sensitivity.plot import plot_losses
+    from slim_det.sensitivity.result import write_result
+
+    args.output = _output(args)
+    if not args.output.endswith(".json"):
+        raise ConfigError(f"--output '{args.output}': expected a name that ends in .json")
+    result = _merged(args) if args.merge or args.import_pickle else _measured(args)
+    require_writable(os.path.dirname(os.path.abspath(args.output)))
+    write_result(args.output, result)
+    picture = f"{args.output[: -len('.json')]}.png"
+    if result.groups:
+        plot_losses(result, picture)
+    _print(result)
+    print(f"{args.output}, {picture}" if result.groups else args.output)
+    save_json(args, result.as_dict())
+    return 0
+
+
+def _measured(args: argparse.Namespace) -> SensitivityResult:
+    from slim_det import session
+    from slim_det.config import apply_overrides, load_config
+    from slim_det.data.check import check_dataset
+    from slim_det.prune.importance import CRITERIA
+    from slim_det.sensitivity.analysis import Settings, analyse
+    from slim_det.sensitivity.grid import read_ratios
+    from slim_det.sensitivity.workers import Source
+
+    if not args.config:
+        raise ConfigError("-c is missing: expected a configuration, --merge or --import_pickle")
+    if args.criterion not in CRITERIA:
+        raise ConfigError(f"--criterion '{args.criterion}'{nearest(args.criterion, CRITERIA)}")
+    settings = Settings(
+        ratios=tuple(read_ratios(" ".join(args.ratios))),
+        params=tuple(args.params) if args.params else None,
+        criterion=args.criterion,
+        num_images=args.num_images,
+        workers=args.workers,
+        shard=_shard(args),
+        cache_mb=args.cache_mb,
+        bootstrap=args.bootstrap,
+    )
+    cfg = load_config(args.config, args.opt)
+    overrides = [*args.opt, *_metric_overrides(args.metric, cfg)]
+    apply_overrides(overrides)
+    session.set_device(cfg)
+    check_dataset(cfg, "EvalDataset")
+    model = session.model_with_weights(cfg, cfg.get("weights"))
+    return analyse(cfg, Source(args.config, tuple(overrides)), model, settings, args.output)
+
+
+def _merged(args: argparse.Namespace) -> SensitivityResult:
+    from slim_det.sensitivity.merge import merge_results
+    from slim_det.sensitivity.old_files import read_old_pickle
+    from slim_det.sensitivity.result import read_result
+
+    if args.config:
+        raise ConfigError("-c and --merge or --import_pickle exclude each other: leave -c out")
+    if args.import_pickle:
+        if args.merge:
+            raise ConfigError("--merge and --import_pickle exclude each other: run them in turn")
+        return read_old_pickle(args.import_pickle)
+    return merge_results([read_result(path) for path in args.merge], args.merge)
+
+
+def _metric_overrides(metric: str | None, cfg: Any) -> list[str]:
+    """What ``--metric`` changes in the configuration."""
+    if metric in (None, "ap"):
+        return []
+    if cfg.metric == "VOC" and metric in ("11point", "integral"):
+        return [f"map_type={metric}"]
+    choices = ["ap", "11point", "integral"] if cfg.metric == "VOC" else ["ap"]
+    raise ConfigError(f"--metric '{metric}' for metric {cfg.metric}{nearest(str(metric), choices)}")
+
+
+def _shard(args: argparse.Namespace) -> tuple[int, int] | None:
+    from slim_det.sensitivity.grid import read_shard
+
+    text = args.shard or _launched_shard()
+    return read_shard(text) if text else None
+
+
+def _launched_shard() -> str | None:
+    """The part of this process among those that Paddle's launcher started."""
+    count = os.environ.get("PADDLE_TRAINERS_NUM", "1")
+    if not count.isdigit() or int(count) < 2:
+        return None
+    return f"{int(os.environ.get('PADDLE_TRAINER_ID', '0')) + 1}/{count}"
+
+
+def _output(args: argparse.Namespace) -> str:
+    """``--output``; launched processes each get a file of their own."""
+    shard = None if args.shard or args.merge or args.import_pickle else _launched_shard()
+    if not shard:
+        return str(args.output)
+    stem, suffix = os.path.splitext(args.output)
+    return f"{stem}.{shard.replace('/', 'of')}{suffix}"
+
+
+def _print(result: SensitivityResult) -> None:
+    from rich.console import Console
+
+    from slim_det.sensitivity.result import loss_table
+
+    Console(width=None if Console().is_terminal else 200).print(loss_table(result))
+    print(result)
