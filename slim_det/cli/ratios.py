@@ -1,0 +1,189 @@
+"""`slim-det ratios`: from measured losses to a slim file that meets a budget."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from slim_det.cli.common import add_json_argument, positive, save_json
+
+if TYPE_CHECKING:
+    from slim_det.budget.costs import TracedModel
+    from slim_det.budget.options import Limits
+    from slim_det.budget.report import Report
+    from slim_det.prune.pruner import Pruner
+    from slim_det.sensitivity.result import SensitivityResult
+
+TARGETS = {
+    "loss": "largest relative loss of each layer on its own, e.g. 0.05",
+    "macs": "share of the MACs to remove, e.g. 0.5",
+    "params": "share of the parameters to remove",
+    "latency": "share of the latency to remove; needs --table",
+    "latency_ms": "largest latency of an image, in milliseconds; needs --table",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
+    parser.add_argument(
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+    )
+    parser.add_argument(
+        "--sensitivity", required=True, metavar="FILE", help="what `sensitivity` measured"
+    )
+    targets = parser.add_argument_group("target, exactly one")
+    for name, text in TARGETS.items():
+        targets.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    parser.add_argument("--table", metavar="FILE", help="latency table that `profile` measured")
+    parser.add_argument("--output", required=True, metavar="FILE", help="slim file to write")
+    parser.add_argument("--png", metavar="FILE", help="picture of budget against prediction")
+    parser.add_argument(
+        "--align", type=positive, default=1, help="widths are multiples of this (default: 1)"
+    )
+    parser.add_argument(
+        "--max_ratio", type=float, default=0.9, help="of a layer to remove at most (default: 0.9)"
+    )
+    parser.add_argument(
+        "--min_channels", type=positive, default=1, help="of a layer to keep at least (default: 1)"
+    )
+    parser.add_argument(
+        "--image_size", type=positive, help="side of a square, in pixels, for the MACs"
+    )
+    parser.add_argument(
+        "--no_measure", action="store_true", help="do not evaluate the cut model; seconds only"
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve, check, measure, and only then write."""
+    from slim_det.budget.plan import check_pruner, ratios_of
+    from slim_det.budget.prepare import make_search
+    from slim_det.budget.report import Provenance, Report, outputs
+    from slim_det.budget.targets import read_target
+    from slim_det.files import sha256_of, write_atomically
+    from slim_det.profile import read_any_table
+    from slim_det.prune.pruner import Pruner
+    from slim_det.sensitivity.result import read_result
+
+    target = read_target(args.loss, args.macs, args.params, args.latency, args.latency_ms)
+    limits = _limits(args)
+    _check_files(args, target.resource == "latency_ms")
+    result = read_result(args.sensitivity)
+    table = read_any_table(args.table) if args.table else None
+    source = Provenance(
+        file=os.path.basename(args.sensitivity),
+        sha256=sha256_of(args.sensitivity),
+        metric=result.metric,
+        baseline=result.baseline,
+        criterion=result.criterion,
+    )
+    cfg, traced = _traced(args, result)
+    search = make_search(traced, result, args.sensitivity, limits, table)
+    solution = search.solve(target)
+    ratios = ratios_of(traced, solution, search.losses, limits.align)
+    pruner = Pruner(result.criterion, pruned_ratios=ratios, align=limits.align)
+    check_pruner(traced, solution, pruner)
+    measured = None if args.no_measure else _measure(cfg, traced, pruner)
+    report = Report(target, solution, ratios, limits.align, source, measured)
+    write_atomically(outputs(report, args.output, args.png))
+    save_json(args, report.as_dict())
+    _print(report, traced)
+    print(f"written to {args.output}; train with it: --slim_config {args.output}")
+    return 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from slim_det.budget.options import Limits
+    from slim_det.errors import ConfigError
+
+    if not 0.0 < args.max_ratio < 1.0:
+        raise ConfigError(
+            f"--max_ratio {args.max_ratio:g} is not valid; expected a share between 0 and 1, "
+            "both excluded"
+        )
+    return Limits(args.align, args.max_ratio, args.min_channels)
+
+
+def _check_files(args: argparse.Namespace, latency: bool) -> None:
+    """Find out before the work whether every file can be read or written."""
+    from slim_det.errors import ConfigError
+
+    if latency and not args.table:
+        raise ConfigError("a latency target needs --table FILE, a table that `profile` measured")
+    for flag, path, endings in (
+        ("--output", args.output, (".yml", ".yaml")),
+        ("--png", args.png, (".png",)),
+    ):
+        if path is None:
+            continue
+        folder = os.path.dirname(os.path.abspath(path))
+        if not path.endswith(endings) or os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise ConfigError(
+                f"{flag} '{path}': expected a {' or '.join(endings)} file in a writable folder"
+            )
+
+
+def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, TracedModel]:
+    """The model, with weights where they are needed."""
+    from slim_det import session
+    from slim_det.budget.costs import TracedModel
+    from slim_det.budget.prepare import check_same_model, losses_by_group, needs_weights
+    from slim_det.config import image_size_hw, load_config
+    from slim_det.data.check import check_dataset
+    from slim_det.metrics.evaluation import make_metric
+    from slim_det.prune.groups import find_groups
+    from slim_det.trace import trace_detector
+
+    def traced(model: Any) -> TracedModel:
+        trace = trace_detector(model, image_size_hw(cfg, args.image_size))
+        return TracedModel(model, trace, find_groups(model, trace))
+
+    cfg = load_config(args.config, args.opt)
+    session.set_device(cfg)
+    if args.no_measure:
+        whole = traced(session.build_model(cfg))
+        check_same_model(whole, result, args.sensitivity)
+        if not needs_weights(whole, list(losses_by_group(whole, result.groups, args.sensitivity))):
+            return cfg, whole
+    else:
+        check_dataset(cfg, "EvalDataset")
+        _check_metric(make_metric(cfg).name, result, args.sensitivity)
+    return cfg, traced(session.model_with_weights(cfg, cfg.get("weights")))
+
+
+def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
+    from slim_det.errors import SensitivityError
+
+    if result.metric not in (name, "unknown"):
+        raise SensitivityError(
+            f"'{source}' is about {result.metric}, the configuration measures {name}; expected "
+            "the configuration that it was measured with, or --no_measure"
+        )
+
+
+def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
+    """Cut the model and evaluate it."""
+    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+    from slim_det.prune.pruner import DEFAULT_IMAGE_SIZE_HW
+
+    cut = pruner(traced.model, traced.trace.image_size_hw or DEFAULT_IMAGE_SIZE_HW)
+    return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
+
+
+def _print(report: Report, traced: TracedModel) -> None:
+    from rich.console import Console
+
+    from slim_det.budget.report import front_table, ratio_table
+
+    console = Console(width=None if Console().is_terminal else 200)
+    groups = traced.groups.groups
+    kept = {
+        name: (groups[name].channels, groups[name].channels_kept(removed))
+        for name, removed in report.solution.removed.items()
+    }
+    console.print(ratio_table(report, kept))
+    console.print(front_table(report))
+    print(report)
