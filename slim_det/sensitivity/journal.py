@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import weakref
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,7 @@ class Journal:
         self.entries: dict[str, dict[str, Any]] = {}
         header_line = _line({"schema": SCHEMA, **header})
         self._file = self._open()
+        _close_in_children(self._file)
         try:
             self._lock()
             self._read(header_line)
@@ -207,6 +209,18 @@ class Journal:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _close_in_children(file: Any) -> None:
+    """Readers of images are forked, and would keep the lock for as long as they live."""
+    reference = weakref.ref(file)
+
+    def close() -> None:
+        inherited = reference()
+        if inherited is not None:
+            inherited.close()
+
+    os.register_at_fork(after_in_child=close)
 
 
 def _line(record: dict[str, Any]) -> bytes:

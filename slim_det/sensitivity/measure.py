@@ -203,16 +203,15 @@ def measure_cuts(
         finished: Called with each unit, at once.
         prepared: All images, where `measure_baseline` gave them.
     """
-    runners: dict[str, Runner] = {}
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
         for target in job.targets:
+            # Loaded for one target at a time: each holds the weights of its tail.
+            runner: Runner | None = None
             for cut in _left(target, part.chunk, job.recorded):
                 boxes = part.boxes
                 if cut.masks:
-                    if target.name not in runners:
-                        tail = program.tail(target.readers)
-                        runners[target.name] = program.runner(tail, "tail")
-                    boxes = _run(program, runners[target.name], part.frontiers, cut)
+                    runner = runner or program.runner(program.tail(target.readers), "tail")
+                    boxes = _run(program, runner, part.frontiers, cut)
                 matches = _match(images.scorer, part.chunk, boxes)
                 key = unit_key(cut.name, part.chunk.start, part.chunk.num_images)
                 finished(key, pack_matches(matches))
