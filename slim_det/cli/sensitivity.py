@@ -81,7 +81,6 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
     from slim_det.prune.importance import CRITERIA
     from slim_det.sensitivity.analysis import Settings, analyse
     from slim_det.sensitivity.grid import read_ratios
-    from slim_det.sensitivity.workers import Source
 
     if not args.config:
         raise ConfigError("-c is missing: expected a configuration, --merge or --import_pickle")
@@ -98,12 +97,11 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
         bootstrap=args.bootstrap,
     )
     cfg = load_config(args.config, args.opt)
-    overrides = [*args.opt, *_metric_overrides(args.metric, cfg)]
-    apply_overrides(overrides)
+    apply_overrides([*args.opt, *_metric_overrides(args.metric, cfg)])
     session.set_device(cfg)
     check_dataset(cfg, "EvalDataset")
     model = session.model_with_weights(cfg, cfg.get("weights"))
-    return analyse(cfg, Source(args.config, tuple(overrides)), model, settings, args.output)
+    return analyse(cfg, model, settings, args.output)
 
 
 def _merged(args: argparse.Namespace) -> SensitivityResult:

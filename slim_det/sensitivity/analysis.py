@@ -38,7 +38,7 @@ from slim_det.sensitivity.measure import (
 )
 from slim_det.sensitivity.result import Bands, Conditions, Request, SensitivityResult, Sources
 from slim_det.sensitivity.tails import DetectorProgram, save_program, threads_each
-from slim_det.sensitivity.workers import Source, measure_in_processes, split_job
+from slim_det.sensitivity.workers import Workers
 from slim_det.trace import trace_detector
 
 logger = logging.getLogger("slim_det")
@@ -74,7 +74,7 @@ class Settings:
 
 
 def analyse(
-    cfg: Any, source: Source, model: paddle.nn.Layer, settings: Settings, output: str | Path
+    cfg: Any, model: paddle.nn.Layer, settings: Settings, output: str | Path
 ) -> SensitivityResult:
     """Measure the loss of AP of every group at every ratio, each cut alone, no fine-tuning.
 
@@ -83,7 +83,6 @@ def analyse(
 
     Args:
         cfg: ppdet's configuration.
-        source: Where other processes can read it.
         model: The model with trained weights.
         settings: What to measure.
         output: The result's file; the journal of finished points is kept beside it.
@@ -93,42 +92,46 @@ def analyse(
         LayerError: A layer is unknown or cannot be cut.
     """
     start = time.monotonic()
-    pruner = Pruner(settings.criterion, pruned_ratios=0.5)
-    size_hw = image_size_hw(cfg)
-    trace = trace_detector(model, size_hw)
-    groups = find_groups(model, trace)
-    names = choose_groups(model, groups, settings.params)
-    targets = make_targets(model, trace, groups, names, settings.ratios, pruner)
-    images = Images(cfg, settings.num_images)
-    if not images.num_images:
-        raise SensitivityError("EvalDataset has no images; there is nothing to measure on")
-    header = identify(cfg, model, images, pruner)
-    is_new = not journal_path(output).exists()
-    with Journal(journal_path(output), header) as journal, _program_folder(output) as folder:
-        with _without_trace_of_errors(journal, is_new):
-            save_program(model, size_hw, folder)
-            program = DetectorProgram(folder, threads_each(1))
-            images.chunk_images = _chunk_images(cfg, program, targets, images, settings.cache_mb)
-            job = Job(
-                folder=str(folder),
-                targets=tuple(_shard_of(targets, settings.shard)),
-                num_images=images.num_images,
-                chunk_images=images.chunk_images,
-                recorded=frozenset(journal.entries),
-                threads=threads_each(settings.workers),
-            )
-            left = unfinished(job)
-            keep = bool(left.targets) and settings.workers == 1
-            prepared = measure_baseline(images, program, left, journal.append, keep)
-            table = _Table(images, journal)
-            table.require_baseline()
-        with _reported(job, journal) as finished:
-            if left.targets and settings.workers == 1:
-                measure_cuts(images, program, left, finished, prepared)
-            elif left.targets:
-                measure_in_processes(source, split_job(left, settings.workers), finished)
-        result = _result(header, size_hw, targets, job.targets, settings, table)
-        return replace(result, seconds=time.monotonic() - start)
+    with _started(settings.workers) as workers:
+        pruner = Pruner(settings.criterion, pruned_ratios=0.5)
+        trace = trace_detector(model, image_size_hw(cfg))
+        groups = find_groups(model, trace)
+        names = choose_groups(model, groups, settings.params)
+        targets = make_targets(model, trace, groups, names, settings.ratios, pruner)
+        images = Images(cfg, settings.num_images)
+        if not images.num_images:
+            raise SensitivityError("EvalDataset has no images; there is nothing to measure on")
+        header = identify(cfg, model, images, pruner)
+        is_new = not journal_path(output).exists()
+        with Journal(journal_path(output), header) as journal, _program_folder(output) as folder:
+            with _without_trace_of_errors(journal, is_new):
+                save_program(model, image_size_hw(cfg), folder)
+                program = DetectorProgram(folder, threads_each(1))
+                images.chunk_images = _chunk_images(cfg, program, targets, images, settings)
+                job = _job(targets, settings, images, journal)
+                left = unfinished(job)
+                prepared = measure_baseline(images, program, left, journal.append)
+                table = _Table(images, journal)
+                table.require_baseline()
+            with _reported(job, journal) as finished:
+                if left.targets:
+                    measure_cuts(images, program, left, finished, prepared, workers)
+            result = _result(header, image_size_hw(cfg), targets, job.targets, settings, table)
+    return replace(result, seconds=time.monotonic() - start)
+
+
+def _started(count: int) -> contextlib.AbstractContextManager[Workers | None]:
+    """Processes, started before they are needed; one alone is this one."""
+    return Workers(count, threads_each(count)) if count > 1 else contextlib.nullcontext()
+
+
+def _job(targets: list[Target], settings: Settings, images: Images, journal: Journal) -> Job:
+    return Job(
+        targets=tuple(_shard_of(targets, settings.shard)),
+        num_images=images.num_images,
+        chunk_images=images.chunk_images,
+        recorded=frozenset(journal.entries),
+    )
 
 
 def journal_path(output: str | Path) -> Path:
@@ -216,13 +219,12 @@ def _program_folder(output: str | Path) -> Iterator[Path]:
 
 
 def _chunk_images(
-    cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, cache_mb: int
+    cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, settings: Settings
 ) -> int:
     """Images whose frontiers fit into the bound, as whole batches of the reader."""
-    frontier = {n for t in targets for n in program.tail(t.readers).frontier}
-    each = program.bytes_an_image({*frontier, "image"})
+    each = program.bytes_an_image({*program.frontier(targets), "image"})
     batch = int(cfg["EvalReader"]["batch_size"])
-    fitting = batch * max(1, int(cache_mb * 1e6 / each / batch))
+    fitting = batch * max(1, int(settings.cache_mb * 1e6 / each / batch))
     return min(fitting, images.num_images)
 
 

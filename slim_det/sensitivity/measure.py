@@ -18,7 +18,8 @@ from slim_det.metrics.evaluation import eval_reader
 from slim_det.metrics.image_matches import ImageMatches
 from slim_det.metrics.matching import ApScorer, make_scorer
 from slim_det.sensitivity.candidates import Cut, Target
-from slim_det.sensitivity.tails import IMAGE_INPUTS, Arrays, DetectorProgram, Runner
+from slim_det.sensitivity.tails import IMAGE_INPUTS, DetectorProgram, Runner
+from slim_det.sensitivity.workers import Workers
 
 BASELINE = "baseline"
 
@@ -28,23 +29,19 @@ Finished = Callable[[str, "dict[str, Any]"], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What one process has to measure.
+    """What is to be measured.
 
     Attributes:
-        folder: Where the detector's program was saved.
         targets: Groups with their cuts.
         num_images: Images to use, from the first.
         chunk_images: Images whose frontiers are held at a time.
         recorded: Keys of units that need not be measured again.
-        threads: CPU threads.
     """
 
-    folder: str
     targets: tuple[Target, ...]
     num_images: int
     chunk_images: int
     recorded: frozenset[str] = frozenset()
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -154,14 +151,8 @@ class Prepared:
     boxes: list[np.ndarray]
 
 
-def frontier_of(program: DetectorProgram, targets: Sequence[Target]) -> tuple[str, ...]:
-    """Every variable that enters the tail of one of the targets."""
-    names = [name for target in targets for name in program.tail(target.readers).frontier]
-    return tuple(dict.fromkeys(names))
-
-
 def measure_baseline(
-    images: Images, program: DetectorProgram, job: Job, finished: Finished, keep: bool
+    images: Images, program: DetectorProgram, job: Job, finished: Finished
 ) -> Prepared | None:
     """Run the whole detector on every image; the scorer has seen all objects after it.
 
@@ -170,13 +161,13 @@ def measure_baseline(
         program: The detector.
         job: What will be measured afterwards.
         finished: Called with each unit.
-        keep: Whether to give back what was run, if the images fit into one chunk.
 
     Returns:
-        The images as `measure_cuts` needs them; None if they are not to be kept.
+        The images as `measure_cuts` needs them, if there is something left to measure and they
+        fit into one chunk.
     """
-    keep = keep and job.chunk_images >= images.num_images
-    whole = program.whole(frontier_of(program, job.targets) if keep else ())
+    keep = bool(job.targets) and job.chunk_images >= images.num_images
+    whole = program.whole(program.frontier(job.targets) if keep else ())
     prepared = None
     for chunk in images:
         key = unit_key(BASELINE, chunk.start, chunk.num_images)
@@ -193,6 +184,7 @@ def measure_cuts(
     job: Job,
     finished: Finished,
     prepared: Prepared | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Measure every cut of a job that is not recorded, chunk by chunk.
 
@@ -202,23 +194,33 @@ def measure_cuts(
         job: What to measure.
         finished: Called with each unit, at once.
         prepared: All images, where `measure_baseline` gave them.
+        workers: Processes that run the tails; None to run them here.
     """
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
-        for target in job.targets:
-            # Loaded for one target at a time: each holds the weights of its tail.
-            runner: Runner | None = None
-            for cut in _left(target, part.chunk, job.recorded):
-                boxes = part.boxes
-                if cut.masks:
-                    runner = runner or program.runner(program.tail(target.readers), "tail")
-                    boxes = _run(program, runner, part.frontiers, cut)
-                matches = _match(images.scorer, part.chunk, boxes)
-                key = unit_key(cut.name, part.chunk.start, part.chunk.num_images)
-                finished(key, pack_matches(matches))
+        chunk = part.chunk
+        left = [replace(t, cuts=_left(t, chunk, job.recorded)) for t in job.targets]
+        for name, boxes in _boxes_of_cuts(program, part, left, workers):
+            matches = _match(images.scorer, chunk, boxes)
+            finished(unit_key(name, chunk.start, chunk.num_images), pack_matches(matches))
+
+
+def _boxes_of_cuts(
+    program: DetectorProgram, part: Prepared, targets: list[Target], workers: Workers | None
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
+    for target in targets:
+        yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
+    masked = [replace(t, cuts=tuple(c for c in t.cuts if c.masks)) for t in targets]
+    masked = [target for target in masked if target.cuts]
+    if workers and masked:
+        yield from workers.run(program, part.frontiers, masked)
+        return
+    for target in masked:
+        yield from ((cut.name, boxes) for cut, boxes in program.run_cuts(target, part.frontiers))
 
 
 def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iterator[Prepared]:
-    whole = program.whole(frontier_of(program, job.targets))
+    whole = program.whole(program.frontier(job.targets))
     for chunk in images:
         if any(_left(target, chunk, job.recorded) for target in job.targets):
             yield _prepare(program, whole, chunk)
@@ -233,19 +235,12 @@ def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
     return Prepared(chunk, frontiers, boxes)
 
 
-def _left(target: Target, chunk: Chunk, recorded: frozenset[str]) -> list[Cut]:
-    return [
+def _left(target: Target, chunk: Chunk, recorded: frozenset[str]) -> tuple[Cut, ...]:
+    return tuple(
         cut
         for cut in target.cuts
         if unit_key(cut.name, chunk.start, chunk.num_images) not in recorded
-    ]
-
-
-def _run(
-    program: DetectorProgram, runner: Runner, frontiers: Sequence[Arrays], cut: Cut
-) -> list[np.ndarray]:
-    """The boxes of every image with one cut."""
-    return [box for f in frontiers for box in program.boxes(runner({**f, **cut.masks}))]
+    )
 
 
 def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:

@@ -10,10 +10,10 @@ model. Masks are inputs of the tail, so one loaded tail serves every ratio of a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -23,6 +23,9 @@ from paddle.static import InputSpec
 from slim_det.errors import ExportError, LayerError
 from slim_det.metrics.image_matches import boxes_by_image
 from slim_det.program import deployment_program
+
+if TYPE_CHECKING:
+    from slim_det.sensitivity.candidates import Cut, Target
 
 IMAGE_INPUTS = ("image", "im_shape", "scale_factor")
 _PROGRAM = "program"
@@ -85,12 +88,12 @@ class DetectorProgram:
     """
 
     def __init__(self, folder: str | Path, threads: int) -> None:
-        self._folder, self._threads = Path(folder), threads
+        self.folder, self._threads = Path(folder), threads
         self._scope = paddle.static.Scope()
         with deployment_program(), paddle.static.scope_guard(self._scope):
             self._executor = paddle.static.Executor(paddle.CPUPlace())
             self._program, _, fetches = paddle.static.load_inference_model(
-                str(self._folder / _PROGRAM), self._executor
+                str(self.folder / _PROGRAM), self._executor
             )
         self.outputs = tuple(var.name for var in fetches)
         if len(self.outputs) != 2:
@@ -127,6 +130,28 @@ class DetectorProgram:
             if name in self._from_image and name not in changed
         ]
         return Tail(readers, tuple(places), tuple(dict.fromkeys(entering)))
+
+    def frontier(self, targets: Iterable[Target]) -> tuple[str, ...]:
+        """Every variable that enters the tail of one of the targets."""
+        names = [name for target in targets for name in self.tail(target.readers).frontier]
+        return tuple(dict.fromkeys(names))
+
+    def run_cuts(
+        self, target: Target, frontiers: Sequence[Arrays]
+    ) -> Iterator[tuple[Cut, list[np.ndarray]]]:
+        """Run the tail of a group once for every cut.
+
+        Args:
+            target: The group with cuts that remove something.
+            frontiers: For every batch, at least what enters the tail.
+
+        Yields:
+            The cut and the boxes of every image of every batch.
+        """
+        runner = self.runner(self.tail(target.readers), "tail")
+        for cut in target.cuts:
+            runs = (runner({**frontier, **cut.masks}) for frontier in frontiers)
+            yield cut, [boxes for outputs in runs for boxes in self.boxes(outputs)]
 
     def whole(self, frontier: Iterable[str] = ()) -> Runner:
         """A runner from image to boxes that also gives the variables of a frontier."""
@@ -165,7 +190,7 @@ class DetectorProgram:
         self, name: str, program: Any, inputs: Sequence[str], outputs: Sequence[str]
     ) -> Runner:
         # Several processes may cut the same program at a time.
-        path, block = self._folder / f"{name}-{os.getpid()}", program.global_block()
+        path, block = self.folder / f"{name}-{os.getpid()}", program.global_block()
         with deployment_program(), paddle.static.scope_guard(self._scope):
             paddle.static.save_inference_model(
                 str(path),

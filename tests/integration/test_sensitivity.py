@@ -255,21 +255,17 @@ def test_killed_worker_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Exit code 2; finished points are on record, and the next run goes on from them."""
-    import multiprocessing
+    original = analysis.measure_cuts
 
-    original = analysis.measure_in_processes
-
-    def killing(source: Any, jobs: Any, finished: Any) -> None:
+    def killing(images: Any, program: Any, job: Any, finished: Any, *rest: Any) -> None:
         def report(key: str, value: Any) -> None:
             finished(key, value)
-            spawned = multiprocessing.get_context("spawn").Process
-            workers = [p for p in multiprocessing.active_children() if isinstance(p, spawned)]
-            workers[0].kill()
+            rest[1]._processes[0].kill()
 
-        original(source, jobs, report)
+        original(images, program, job, report, *rest)
 
     command = ("sensitivity", "-c", detector.config, *GRID)
-    monkeypatch.setattr(analysis, "measure_in_processes", killing)
+    monkeypatch.setattr(analysis, "measure_cuts", killing)
     run = cli(*command, "--workers", 2)
     assert run.code == 2 and "a worker ended with exit code -9" in run.err
     assert len(run.err.splitlines()) == 1

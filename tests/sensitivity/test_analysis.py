@@ -24,7 +24,6 @@ from slim_det.sensitivity.fields import Points
 from slim_det.sensitivity.merge import merge_results
 from slim_det.sensitivity.result import SensitivityResult
 from slim_det.sensitivity.tails import IMAGE_INPUTS, DetectorProgram, save_program
-from slim_det.sensitivity.workers import Source
 from slim_det.trace import trace_detector
 from tests.support import restored_config
 from tests.trained import Detector, copy_detector, enliven, thin_detector
@@ -38,7 +37,7 @@ def measured(config: Path, output: Path, settings: Settings) -> SensitivityResul
     with restored_config():
         cfg = load_config(config)
         model = session.model_with_weights(cfg, cfg.weights)
-        return analyse(cfg, Source(str(config), ()), model, settings, output)
+        return analyse(cfg, model, settings, output)
 
 
 class Oracle:

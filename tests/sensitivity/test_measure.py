@@ -112,7 +112,7 @@ class Log:
 
 
 def job_of(targets: tuple[Target, ...], chunk: int, recorded: frozenset[str] = frozenset()) -> Job:
-    return Job("", targets, num_images=6, chunk_images=chunk, recorded=recorded)
+    return Job(targets, num_images=6, chunk_images=chunk, recorded=recorded)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_chunks_hold_the_first_images_in_order(
 def test_baseline_is_measured_once(cfg: Any, program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit a chunk; what is recorded is left out, and the scorer knows all objects anyway."""
     log = Log(monkeypatch)
-    measure_baseline(Images(cfg, None, 4), program, job_of((), 4), log, keep=False)
+    measure_baseline(Images(cfg, None, 4), program, job_of((), 4), log)
     assert list(log.units) == [f"{BASELINE} 0:4", f"{BASELINE} 4:6"]
     again = Log(monkeypatch)
     images = Images(cfg, None, 4)
     job = job_of((), 4, frozenset([f"{BASELINE} 0:4"]))
-    assert measure_baseline(images, program, job, again, keep=False) is None
+    assert measure_baseline(images, program, job, again) is None
     assert again.units == {f"{BASELINE} 4:6": log.units[f"{BASELINE} 4:6"]}
     assert images.scorer.num_images == 6
 
@@ -149,7 +149,7 @@ def test_cut_of_nothing_is_the_baseline(
     """Four cuts, two of which remove nothing; what the baseline ran is used again if it fits."""
     log = Log(monkeypatch)
     images, job = Images(cfg, None, chunk), job_of(targets, chunk)
-    prepared = measure_baseline(images, program, job, log, keep=True)
+    prepared = measure_baseline(images, program, job, log)
     assert (prepared is not None) == (chunk == 6)
     measure_cuts(images, program, job, log, prepared)
     assert log.whole_runs == (1 if chunk == 6 else 2)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,59 +15,52 @@ from slim_det.config import load_config
 from slim_det.errors import SensitivityError
 from slim_det.prune.pruner import Pruner
 from slim_det.sensitivity.candidates import Cut, Target, make_targets
-from slim_det.sensitivity.measure import Images, Job, measure_cuts
+from slim_det.sensitivity.measure import Images, Job, measure_baseline
 from slim_det.sensitivity.tails import DetectorProgram, save_program
-from slim_det.sensitivity.workers import (
-    Source,
-    _threads_of_children,
-    measure_in_processes,
-    split_job,
-)
+from slim_det.sensitivity.workers import Workers, _threads_of_children, split_targets
 from tests.support import restored_config
 from tests.trained import Detector
 
 TIPS = ["neck.yolo_block.0.tip", "neck.yolo_block.1.tip", "neck.yolo_block.2.tip"]
 
 
-def job_of(costs: list[int], cuts: int) -> Job:
+def targets_of(costs: list[int], cuts: int) -> tuple[Target, ...]:
     """A group for each cost, with so many cuts each."""
-    targets = [
+    return tuple(
         Target(
             f"g{i}", 8, ("w",), cost, tuple(Cut(f"g{i}", r / 10, {}) for r in range(1, cuts + 1))
         )
         for i, cost in enumerate(costs)
-    ]
-    return Job("", tuple(targets), num_images=4, chunk_images=4, threads=3)
+    )
 
 
-def names_of(job: Job) -> list[str]:
-    return [cut.name for target in job.targets for cut in target.cuts]
+def names_of(targets: tuple[Target, ...]) -> list[str]:
+    return [cut.name for target in targets for cut in target.cuts]
 
 
-def test_nothing_to_do_makes_no_jobs() -> None:
-    assert split_job(job_of([], 3), 2) == []
-    assert split_job(job_of([5], 0), 2) == []
+def test_nothing_to_do_makes_no_parts() -> None:
+    assert split_targets(targets_of([], 3), 2) == []
+    assert split_targets(targets_of([5], 0), 2) == []
 
 
-def test_one_part_is_the_job() -> None:
-    job = job_of([5, 7], 2)
-    assert split_job(job, 1) == [job]
+def test_one_part_is_everything() -> None:
+    targets = targets_of([5, 7], 2)
+    assert split_targets(targets, 1) == [targets]
 
 
 def test_costly_groups_are_split_too() -> None:
     """9 + 9 against 9 + 3 x 3: the first group's last cut goes to the second part."""
-    first, second = split_job(job_of([9, 3], 3), 2)
+    first, second = split_targets(targets_of([9, 3], 3), 2)
     assert names_of(first) == ["g0@0.1", "g0@0.2"]
     assert names_of(second) == ["g0@0.3", "g1@0.1", "g1@0.2", "g1@0.3"]
-    assert (first.threads, first.num_images) == (3, 4)
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 4), st.integers(1, 8))
 def test_parts_hold_every_cut_once_and_in_order(costs: list[int], cuts: int, parts: int) -> None:
-    job = job_of(costs, cuts)
-    jobs = split_job(job, parts)
-    assert len(jobs) <= parts and all(names_of(part) for part in jobs)
-    assert [name for part in jobs for name in names_of(part)] == names_of(job)
+    targets = targets_of(costs, cuts)
+    divided = split_targets(targets, parts)
+    assert len(divided) <= parts and all(names_of(part) for part in divided)
+    assert [name for part in divided for name in names_of(part)] == names_of(targets)
 
 
 @pytest.mark.parametrize("before", [None, "7"])
@@ -86,56 +78,63 @@ def test_threads_of_children_are_put_back(
 @pytest.fixture(scope="module")
 def work(
     tmp_path_factory: pytest.TempPathFactory, detector: Detector, traced_detector: Any
-) -> tuple[Source, Job]:
-    """Nine cuts of a saved detector."""
+) -> tuple[DetectorProgram, list[Any], tuple[Target, ...]]:
+    """A saved detector, what enters its tails for six images, and nine cuts."""
     folder = tmp_path_factory.mktemp("workers")
+    targets = make_targets(*traced_detector, TIPS, [0.25, 0.5, 0.75], Pruner(pruned_ratios=0.5))
     with restored_config():
         save_program(traced_detector[0], (96, 96), folder)
-    targets = make_targets(*traced_detector, TIPS, [0.25, 0.5, 0.75], Pruner(pruned_ratios=0.5))
-    job = Job(str(folder), tuple(targets), num_images=6, chunk_images=4)
-    return Source(str(detector.config), ()), job
+        program = DetectorProgram(folder, 1)
+        images = Images(load_config(str(detector.config)))
+        found = measure_baseline(
+            images, program, Job(tuple(targets), 6, 6), lambda key, value: None
+        )
+    assert found is not None
+    return program, found.frontiers, tuple(targets)
 
 
-def workers() -> list[Any]:
-    """Processes that were spawned; those that read images are forked."""
-    context = multiprocessing.get_context("spawn")
-    return [p for p in multiprocessing.active_children() if isinstance(p, context.Process)]
+Found = dict[str, list[np.ndarray]]
 
 
-def test_two_processes_find_what_one_finds(work: tuple[Source, Job]) -> None:
-    """Unit by unit, the matches of every image."""
-    source, job = work
-    one: dict[str, Any] = {}
-    with restored_config():
-        images = Images(load_config(source.config), None, 4)
-        measure_cuts(images, DetectorProgram(job.folder, 1), job, one.__setitem__)
-    two: dict[str, Any] = {}
-    measure_in_processes(source, split_job(job, 2), two.__setitem__)
-    assert two == one and len(one) == 18
-    assert not workers()
+def left_over(program: DetectorProgram) -> list[str]:
+    """What a run has left beside the program."""
+    return [path.name for path in program.folder.iterdir() if path.is_dir()]
 
 
-def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: tuple[Source, Job]) -> None:
-    """SIGKILL after the first unit: what was reported came whole, and no process is left."""
-    source, job = work
-    found: dict[str, Any] = {}
+def test_two_processes_find_what_one_finds(work: Any) -> None:
+    """The boxes of every image, bit by bit; the processes serve a second run as well."""
+    program, frontiers, targets = work
+    here: Found = {c.name: boxes for t in targets for c, boxes in program.run_cuts(t, frontiers)}
+    with Workers(2, 1) as workers:
+        for part in (targets, targets[1:]):
+            there: Found = dict(workers.run(program, frontiers, part))
+            assert sorted(there) == sorted(names_of(part))
+            for name, boxes in there.items():
+                assert all(np.array_equal(a, b) for a, b in zip(boxes, here[name]))
+                assert len(boxes) == 6
+    assert left_over(program) == []
+    assert not any(process.is_alive() for process in workers._processes)
 
-    def finished(key: str, value: dict[str, Any]) -> None:
-        found[key] = value
-        workers()[0].kill()
 
-    with pytest.raises(SensitivityError, match="a worker ended with exit code -9") as caught:
-        measure_in_processes(source, split_job(job, 1), finished)
+def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> None:
+    """SIGKILL after the first cut: what was reported came whole, and no process is left."""
+    program, frontiers, targets = work
+    found: Found = {}
+    died = "a worker ended with exit code -9"
+    with Workers(1, 1) as workers, pytest.raises(SensitivityError, match=died) as caught:
+        for name, boxes in workers.run(program, frontiers, targets):
+            found[name] = boxes
+            workers._processes[0].kill()
     assert "\n" not in str(caught.value)
-    assert found and all(len(value["images"]) in (2, 4) for value in found.values())
-    assert not workers()
+    assert found and all(len(boxes) == 6 for boxes in found.values())
+    assert left_over(program) == []
 
 
-def test_error_in_a_worker_is_told(work: tuple[Source, Job], tmp_path: Path) -> None:
+def test_error_in_a_worker_is_told(work: Any) -> None:
     """In one line, with what the worker said."""
-    source, job = work
-    missing = replace(job, folder=str(tmp_path / "missing"))
-    with pytest.raises(SensitivityError, match="^a worker failed: .*") as caught:
-        measure_in_processes(source, [missing], dict[str, Any]().__setitem__)
+    program, frontiers, targets = work
+    unknown = replace(targets[0], cuts=(Cut("x", 0.5, {"no.mask": np.ones(3, np.float32)}),))
+    failed = "^a worker failed: .*"
+    with Workers(1, 1) as workers, pytest.raises(SensitivityError, match=failed) as caught:
+        list(workers.run(program, frontiers, [unknown]))
     assert "\n" not in str(caught.value)
-    assert not workers()
