@@ -16,7 +16,7 @@ from slim_det.prune.groups import Group, ModelGroups
 from slim_det.prune.pruner import Pruner, least_important
 from slim_det.prune.requests import select_groups
 from slim_det.sensitivity.grid import key_of
-from slim_det.sensitivity.masks import mask_name, mask_value
+from slim_det.sensitivity.tails import mask_name, mask_value
 from slim_det.trace import Op, Trace
 
 logger = logging.getLogger("slim_det")

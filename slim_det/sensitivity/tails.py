@@ -23,8 +23,6 @@ from paddle.static import InputSpec
 from slim_det.errors import ExportError, LayerError
 from slim_det.metrics.image_matches import boxes_by_image
 from slim_det.program import deployment_program
-from slim_det.sensitivity.masks import mask_name
-from slim_det.sensitivity.stems import RunningStem, Stem
 
 if TYPE_CHECKING:
     from slim_det.sensitivity.candidates import Cut, Target
@@ -41,10 +39,6 @@ _READER_SLOTS = {
     "mul": ("Y", "X"),
 }
 """Operator -> slots of its weight and of the tensor whose channels that weight reads."""
-
-_CONVOLUTION_ATTRIBUTES = (
-    "strides", "paddings", "padding_algorithm", "dilations", "groups", "data_format"
-)  # fmt: skip
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -129,7 +123,13 @@ class DetectorProgram:
                 raise LayerError(f"channels read by operator '{op.type}' cannot be masked")
             places.append(place)
             changed |= set(op.output_arg_names)
-        return Tail(readers, tuple(places), self._entering(places))
+        entering = [
+            name
+            for place in places
+            for name in self._block.ops[place].input_arg_names
+            if name in self._from_image and name not in changed
+        ]
+        return Tail(readers, tuple(places), tuple(dict.fromkeys(entering)))
 
     def frontier(self, targets: Iterable[Target]) -> tuple[str, ...]:
         """Every variable that enters the tail of one of the targets."""
@@ -148,65 +148,10 @@ class DetectorProgram:
         Yields:
             The cut and the boxes of every image of every batch.
         """
-        tail, stems = self.without_stems(self.tail(target.readers))
-        runner = self.runner(tail, "tail")
-        running = [RunningStem(self, stem) for stem in stems]
-        for cut in sorted(target.cuts, key=lambda c: -c.ratio):
-            sums = {stem.stem.output: stem.advance(cut, frontiers) for stem in running}
-            boxes: list[np.ndarray] = []
-            for i, frontier in enumerate(frontiers):
-                outputs = {name: batches[i] for name, batches in sums.items()}
-                boxes += self.boxes(runner({**frontier, **outputs, **cut.masks}))
-            yield cut, boxes
-
-    def without_stems(self, tail: Tail) -> tuple[Tail, tuple[Stem, ...]]:
-        """Take the readers that can be run apart out of a tail; see `slim_det.sensitivity.stems`.
-
-        Returns:
-            The rest, whose frontier holds the outputs of the stems; and the stems.
-        """
-        stems = []
-        for place in tail.operators:
-            op = self._block.ops[place]
-            if op.type == "conv2d" and op.input("Filter")[0] in tail.readers:
-                kernel = self._block.vars[op.input("Filter")[0]].shape[2:]
-                source, output = op.input("Input")[0], op.output("Output")[0]
-                # A 1x1 convolution is over before its parts are added up.
-                if source in tail.frontier and op.attr("groups") == 1 and max(kernel) > 1:
-                    stems.append(Stem(op.input("Filter")[0], place, source, output))
-        if len({stem.reader for stem in stems}) < len(stems):
-            return tail, ()  # one weight in two places
-        places = tuple(p for p in tail.operators if p not in {stem.place for stem in stems})
-        readers = tuple(r for r in tail.readers if r not in {stem.reader for stem in stems})
-        return Tail(readers, places, self._entering(places)), tuple(stems)
-
-    def part(self, stem: Stem, channels: np.ndarray) -> Runner:
-        """A runner of a stem for some of its input channels.
-
-        Args:
-            stem: The convolution.
-            channels: Which; the runner's input holds only these.
-        """
-        op, weight = self._block.ops[stem.place], f"{stem.reader}.part"
-        value = np.array(self._scope.find_var(stem.reader).get_tensor())[:, channels]
-        self._scope.var(weight).get_tensor().set(np.ascontiguousarray(value), paddle.CPUPlace())
-        with deployment_program():
-            program = paddle.static.Program()
-            block = program.global_block()
-            shapes = {
-                stem.source: [-1, len(channels), *self._block.vars[stem.source].shape[2:]],
-                stem.output: self._block.vars[stem.output].shape,
-            }
-            for name, shape in shapes.items():
-                block.create_var(name=name, shape=shape, dtype="float32")
-            block.create_var(name=weight, shape=value.shape, dtype="float32", persistable=True)
-            block.append_op(
-                type=op.type,
-                inputs={"Input": [stem.source], "Filter": [weight]},
-                outputs={"Output": [stem.output]},
-                attrs={name: op.attr(name) for name in _CONVOLUTION_ATTRIBUTES},
-            )
-        return self._runner("part", program, [stem.source], [stem.output])
+        runner = self.runner(self.tail(target.readers), "tail")
+        for cut in target.cuts:
+            runs = (runner({**frontier, **cut.masks}) for frontier in frontiers)
+            yield cut, [boxes for outputs in runs for boxes in self.boxes(outputs)]
 
     def whole(self, frontier: Iterable[str] = ()) -> Runner:
         """A runner from image to boxes that also gives the variables of a frontier."""
@@ -259,13 +204,6 @@ class DetectorProgram:
             path.with_suffix(suffix).unlink()
         return runner
 
-    def _entering(self, places: Iterable[int]) -> tuple[str, ...]:
-        """What some operators read of the image that none of them makes."""
-        ops = [self._block.ops[place] for place in places]
-        made = {name for op in ops for name in op.output_arg_names}
-        read = [name for op in ops for name in op.input_arg_names]
-        return tuple(dict.fromkeys(n for n in read if n in self._from_image and n not in made))
-
     def _depend_on(self, names: set[str]) -> set[str]:
         """Variables that are computed from the given ones; the others are constants."""
         found = set(names)
@@ -309,6 +247,23 @@ class Runner:
         predictor.run()
         handles = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
         return {name: handle.copy_to_cpu() for name, handle in zip(self._outputs, handles)}
+
+
+def mask_name(reader: str) -> str:
+    """Name of the mask of a weight's input channels."""
+    return f"{reader}.mask"
+
+
+def mask_value(keep: np.ndarray, weight_ndim: int, repeats: int) -> np.ndarray:
+    """The mask of one reader.
+
+    Args:
+        keep: bool [C], which entries of the weight's input axis remain.
+        weight_ndim: Axes of the weight; 4 for a convolution.
+        repeats: Groups of the convolution: each reads as many channels.
+    """
+    mask = np.tile(keep.astype(np.float32), repeats)
+    return mask.reshape(1, -1, 1, 1) if weight_ndim == 4 else mask
 
 
 def threads_each(workers: int) -> int:

@@ -20,9 +20,10 @@ from slim_det.prune.groups import find_groups
 from slim_det.prune.plan import apply_plan
 from slim_det.prune.pruner import Pruner
 from slim_det.sensitivity.candidates import make_targets
-from slim_det.sensitivity.masks import mask_name, mask_value
 from slim_det.sensitivity.tails import (
     DetectorProgram,
+    mask_name,
+    mask_value,
     save_program,
     threads_each,
 )
