@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from slim_det.sensitivity import analysis, measure
+from slim_det.sensitivity.tails import DetectorProgram
 from tests.commands import Outcome, files_below
 from tests.forks import Forks
 from tests.trained import Detector, copy_detector, thin_detector
@@ -171,7 +172,7 @@ def test_second_run_measures_nothing(
         raise AssertionError("an image was run")
 
     monkeypatch.setattr(measure, "_prepare", refuse)
-    monkeypatch.setattr(measure, "_run", refuse)
+    monkeypatch.setattr(DetectorProgram, "run_cuts", refuse)
     again = done(cli(*command, "-o", "worker_num=1", "save_dir=elsewhere"))
     assert "6 of 6 points are on record" in again.out
     assert read(Path("sensitivity.json")) == first
