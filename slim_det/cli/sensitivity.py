@@ -140,10 +140,7 @@ def _launched_shard() -> str | None:
     count = os.environ.get("PADDLE_TRAINERS_NUM", "1")
     if not count.isdigit() or int(count) < 2:
         return None
-    rank = os.environ.get("PADDLE_TRAINER_ID", "0")
-    if not rank.isdigit():
-        raise ConfigError(f"PADDLE_TRAINER_ID '{rank}' is not valid; expected a whole number")
-    return f"{int(rank) + 1}/{count}"
+    return f"{int(os.environ.get('PADDLE_TRAINER_ID', '0')) + 1}/{count}"
 
 
 def _output(args: argparse.Namespace) -> str:
