@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle.base.layer_helper import LayerHelper
 from paddle.pir_utils import OldIrGuard
-from paddle.static import Variable
+from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
 _UNARY = {
@@ -63,6 +64,34 @@ def deployment_program() -> Iterator[None]:
         for module, name, original in saved:
             setattr(module, name, original)
         unique_name.switch(*numbering)
+
+
+def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:
+    """What a ppdet architecture takes, for tracing.
+
+    Args:
+        image_size_hw: Height and width in pixels.
+        batch: Images a run; None for any number.
+    """
+    return {
+        "image": InputSpec([batch, 3, *image_size_hw], "float32", "image"),
+        "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
+        "scale_factor": InputSpec([batch, 2], "float32", "scale_factor"),
+    }
+
+
+def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: str | Path) -> None:
+    """Write a detector, from image to boxes, as `.pdmodel` and `.pdiparams`.
+
+    Args:
+        model: A ppdet architecture in evaluation mode.
+        image_size_hw: Height and width in pixels.
+        stem: The files without their suffix, in an existing folder.
+    """
+    spec = detector_spec(image_size_hw)
+    with deployment_program():
+        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
+        paddle.jit.save(function, str(stem))
 
 
 def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

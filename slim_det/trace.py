@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import paddle
-from paddle.static import InputSpec
 
 from slim_det.errors import ConfigError
-from slim_det.program import deployment_program
+from slim_det.program import deployment_program, detector_spec
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,8 @@ def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Tr
         ConfigError: The model does not run at this size (an error of the model, named).
     """
     height, width = image_size_hw
-    spec = {
-        "image": InputSpec([1, 3, height, width], "float32", "image"),
-        "im_shape": InputSpec([1, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([1, 2], "float32", "scale_factor"),
-    }
     try:
-        return trace_layer(model, [spec], image_size_hw)
+        return trace_layer(model, [detector_spec(image_size_hw, batch=1)], image_size_hw)
     except Exception as error:  # whatever the model's code raises at this size
         reason = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(

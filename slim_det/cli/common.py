@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from slim_det.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from slim_det.config import SlimConfig
     from slim_det.metrics.evaluation import Predict
 
@@ -87,6 +89,14 @@ def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
         from slim_det.files import write_json
 
         write_json(args.json, figures)
+
+
+def table_console(width: int = 200) -> Console:
+    """Where tables are printed: as wide as the terminal, or so wide in a file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 def positive(text: str) -> int:

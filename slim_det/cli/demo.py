@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from slim_det.cli.common import table_console
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
@@ -23,7 +25,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     columns = ("model", "MACs", "parameters", "file MB", "latency ms", "speed", "AP", "AP50")
@@ -39,7 +40,7 @@ def _print(figures: dict[str, Any]) -> None:
             f"{row['ap']:.3f}",
             f"{row['ap50']:.3f}",
         )
-    console = Console(width=None if Console().is_terminal else 120)
+    console = table_console(120)
     console.print(table)
     cut_only = figures["cut_only"]
     print(f"right after the cut, before fine-tuning: AP {cut_only['ap']:.3f}, "

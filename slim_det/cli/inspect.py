@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from slim_det.cli.common import add_config_arguments, add_json_argument, positive, save_json
+from slim_det.cli.common import (
+    add_config_arguments,
+    add_json_argument,
+    positive,
+    save_json,
+    table_console,
+)
 
 if TYPE_CHECKING:
     from slim_det.prune.inspection import Inspection
@@ -40,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: Inspection) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     columns = ("group", "channels", "kept", "ratio", "MACs", "parameters", "cannot be cut")
@@ -55,7 +60,7 @@ def _print(result: Inspection) -> None:
             _change(group.params_before, group.params_after),
             group.reason,
         )
-    console = Console(width=None if Console().is_terminal else 200)
+    console = table_console()
     console.print(table)
     print(result)
 

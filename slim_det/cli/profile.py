@@ -13,6 +13,7 @@ from slim_det.cli.common import (
     positive,
     read_configs,
     save_json,
+    table_console,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +118,6 @@ def _print_table(table: LatencyTable, path: str) -> None:
 
 
 def _print_check(rows: Sequence[CheckRow]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     columns = ("model", "convs ms", "predicted ms", "measured ms", "p10 - p90", "error")
@@ -131,4 +131,4 @@ def _print_check(rows: Sequence[CheckRow]) -> None:
             f"{row.p10_ms:.2f} - {row.p90_ms:.2f}",
             f"{row.error:+.1%}{'' if row.passed else '  FAIL'}",
         )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    table_console(120).print(table)

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import add_json_argument, positive, save_json
+from slim_det.cli.common import add_json_argument, positive, save_json, table_console
 
 if TYPE_CHECKING:
     from slim_det.budget.costs import TracedModel
@@ -174,11 +174,10 @@ def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
 
 
 def _print(report: Report, traced: TracedModel) -> None:
-    from rich.console import Console
 
     from slim_det.budget.report import front_table, ratio_table
 
-    console = Console(width=None if Console().is_terminal else 200)
+    console = table_console()
     groups = traced.groups.groups
     kept = {
         name: (groups[name].channels, groups[name].channels_kept(removed))

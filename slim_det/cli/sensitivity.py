@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import add_json_argument, positive, save_json
+from slim_det.cli.common import add_json_argument, positive, save_json, table_console
 from slim_det.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -153,9 +153,8 @@ def _output(args: argparse.Namespace) -> str:
 
 
 def _print(result: SensitivityResult) -> None:
-    from rich.console import Console
 
     from slim_det.sensitivity.result import loss_table
 
-    Console(width=None if Console().is_terminal else 200).print(loss_table(result))
+    table_console().print(loss_table(result))
     print(result)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle.static import InputSpec
 from ppdet.core.workspace import create
 from ppdet.engine import export_utils
 
@@ -31,7 +30,7 @@ from slim_det.export.predictor import (
 )
 from slim_det.files import require_writable, sha256_of, write_json
 from slim_det.metrics.evaluation import class_names, dygraph_predictor, quiet_stdout
-from slim_det.program import deployment_program
+from slim_det.program import deployment_program, save_detector
 from slim_det.prune.plan import plan_of
 from slim_det.version import __version__
 
@@ -133,14 +132,7 @@ def export_model(
 
 def _write(model: paddle.nn.Layer, cfg: Any, folder: Path, size_hw: tuple[int, int]) -> None:
     model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
-    spec = {
-        "image": InputSpec([None, 3, *size_hw], "float32", "image"),
-        "im_shape": InputSpec([None, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([None, 2], "float32", "scale_factor"),
-    }
-    with deployment_program():
-        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
-        paddle.jit.save(function, str(folder / "model"))
+    save_detector(model, size_hw, folder / "model")
     (folder / "model.pdiparams.info").unlink(missing_ok=True)
     cfg["TestDataset"] = create("TestDataset")()
     if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):

@@ -48,7 +48,7 @@ def compare_latency(
         One entry a model, in order. Box decoding and NMS are included, reading images is not.
     """
     predictors = [Predictor(folder, threads) for folder in artifacts]
-    batches = [_random_batch(predictor.image_size_hw, seed) for predictor in predictors]
+    batches = [random_batch(predictor.image_size_hw, seed) for predictor in predictors]
     times = np.zeros((WARM_UP_RUNS + runs, len(predictors)))
     for row in times:
         for i, (predictor, batch) in enumerate(zip(predictors, batches)):
@@ -69,7 +69,8 @@ def compare_latency(
     ]
 
 
-def _random_batch(image_size_hw: tuple[int, int], seed: int) -> dict[str, np.ndarray]:
+def random_batch(image_size_hw: tuple[int, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """One image of noise as a detector takes it: image float32 [1, 3, H, W], sizes [1, 2]."""
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
     return {
         "image": image,

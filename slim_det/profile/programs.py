@@ -12,6 +12,7 @@ from paddle import inference
 from paddle.base.layer_helper import LayerHelper
 from paddle.static import InputSpec
 
+from slim_det.export.predictor import engine_config
 from slim_det.profile.shapes import ConvShape
 from slim_det.program import deployment_program
 
@@ -114,19 +115,10 @@ def _runner(layer: paddle.nn.Layer, feed_shape: tuple[int, ...], threads: int) -
             spec = [InputSpec(list(feed_shape), "float32", "x")]
             function = paddle.jit.to_static(layer.forward, input_spec=spec, full_graph=True)
             paddle.jit.save(function, str(stem))
-        predictor = inference.create_predictor(_engine(stem, threads))
+        predictor = inference.create_predictor(
+            engine_config(f"{stem}.pdmodel", f"{stem}.pdiparams", threads)
+        )
     image = np.random.default_rng(0).normal(size=feed_shape).astype("float32")
     predictor.get_input_handle("x").copy_from_cpu(image)
     run: Runner = predictor.run
     return run
-
-
-def _engine(stem: Path, threads: int) -> inference.Config:
-    """The settings of `slim_det.export.predictor`."""
-    config = inference.Config(f"{stem}.pdmodel", f"{stem}.pdiparams")
-    config.disable_gpu()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
-    config.enable_memory_optim()
-    config.disable_glog_info()
-    return config

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 import yaml
-from paddle.static import InputSpec
 
 from slim_det import session
 from slim_det.config import SlimConfig, image_size_hw
 from slim_det.errors import LayerError
+from slim_det.export.latency import random_batch
 from slim_det.export.predictor import INFER_CFG, Predictor
 from slim_det.layers import YOLO_HEAD_LAYERS, LayerFinder
 from slim_det.profile.grid import shapes_to_measure
@@ -22,7 +21,7 @@ from slim_det.profile.measure import counted, measure
 from slim_det.profile.programs import Runner
 from slim_det.profile.shapes import ConvShape, conv_shapes
 from slim_det.profile.table import LatencyTable, this_machine
-from slim_det.program import deployment_program
+from slim_det.program import save_detector
 from slim_det.prune.plan import plan_of
 from slim_det.prune.pruner import Pruner
 from slim_det.prune.ratios import PRESETS
@@ -112,14 +111,7 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
     if reader.get("fuse_normalize"):
         model.load_meanstd(reader["sample_transforms"])
         model.fuse_norm = True
-    spec = {
-        "image": InputSpec([None, 3, *size_hw], "float32", "image"),
-        "im_shape": InputSpec([None, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([None, 2], "float32", "scale_factor"),
-    }
-    with deployment_program():
-        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
-        paddle.jit.save(function, str(folder / "model"))
+    save_detector(model, size_hw, folder / "model")
     resize = {"type": "Resize", "target_size": list(size_hw)}
     settings = {"Preprocess": [resize], "label_list": []}
     (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -129,12 +121,7 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
 def model_runner(folder: Path, threads: int) -> Runner:
     """Runs an exported detector once, on a random image."""
     predictor = Predictor(folder, threads)
-    height, width = predictor.image_size_hw
-    batch = {
-        "image": np.random.default_rng(0).normal(size=(1, 3, height, width)).astype("float32"),
-        "im_shape": np.array([[height, width]], "float32"),
-        "scale_factor": np.ones((1, 2), "float32"),
-    }
+    batch = random_batch(predictor.image_size_hw)
 
     def run() -> None:
         predictor(batch)

@@ -21,7 +21,7 @@ from slim_det.metrics.image_matches import ImageMatches
 from slim_det.prune.groups import find_groups
 from slim_det.prune.pruner import Pruner
 from slim_det.sensitivity.bootstrap import bootstrap_losses, relative_loss
-from slim_det.sensitivity.candidates import Target, choose_groups, make_targets
+from slim_det.sensitivity.candidates import Target, choose_groups, keep_cuts, make_targets
 from slim_det.sensitivity.grid import split
 from slim_det.sensitivity.identity import identify
 from slim_det.sensitivity.journal import Journal
@@ -235,8 +235,7 @@ def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Targ
     index, count = shard
     cuts = [(target, cut) for target in targets for cut in target.cuts]
     chosen = {cuts[i][1].name for i in split([float(t.macs) for t, _ in cuts], count)[index]}
-    parts = [replace(t, cuts=tuple(c for c in t.cuts if c.name in chosen)) for t in targets]
-    return [part for part in parts if part.cuts]
+    return list(keep_cuts(targets, lambda cut: cut.name in chosen))
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
@@ -60,6 +60,12 @@ class Target:
     readers: tuple[str, ...]
     macs: int
     cuts: tuple[Cut, ...]
+
+
+def keep_cuts(targets: Iterable[Target], is_kept: Callable[[Cut], bool]) -> tuple[Target, ...]:
+    """The same groups with some of their cuts; groups without any are left out."""
+    kept = (replace(t, cuts=tuple(filter(is_kept, t.cuts))) for t in targets)
+    return tuple(target for target in kept if target.cuts)
 
 
 def choose_groups(

@@ -8,6 +8,7 @@ is done, with the matches of every image, from which AP is computed later.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from slim_det.metrics.evaluation import eval_reader
 from slim_det.metrics.image_matches import ImageMatches
 from slim_det.metrics.matching import ApScorer, make_scorer
-from slim_det.sensitivity.candidates import Cut, Target
+from slim_det.sensitivity.candidates import Cut, Target, keep_cuts
 from slim_det.sensitivity.tails import IMAGE_INPUTS, DetectorProgram, Runner
 from slim_det.sensitivity.workers import Workers
 
@@ -93,8 +94,7 @@ def unfinished(job: Job) -> Job:
     def is_left(cut: Cut) -> bool:
         return not job.recorded.issuperset(unit_keys(cut.name, job.num_images, job.chunk_images))
 
-    targets = [replace(t, cuts=tuple(filter(is_left, t.cuts))) for t in job.targets]
-    return replace(job, targets=tuple(t for t in targets if t.cuts))
+    return replace(job, targets=keep_cuts(job.targets, is_left))
 
 
 class Images:
@@ -198,20 +198,18 @@ def measure_cuts(
     """
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
         chunk = part.chunk
-        left = [replace(t, cuts=_left(t, chunk, job.recorded)) for t in job.targets]
-        for name, boxes in _boxes_of_cuts(program, part, left, workers):
+        for name, boxes in _boxes_of_cuts(program, part, _left(job, chunk), workers):
             matches = _match(images.scorer, chunk, boxes)
             finished(unit_key(name, chunk.start, chunk.num_images), pack_matches(matches))
 
 
 def _boxes_of_cuts(
-    program: DetectorProgram, part: Prepared, targets: list[Target], workers: Workers | None
+    program: DetectorProgram, part: Prepared, targets: tuple[Target, ...], workers: Workers | None
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
     for target in targets:
         yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
-    masked = [replace(t, cuts=tuple(c for c in t.cuts if c.masks)) for t in targets]
-    masked = [target for target in masked if target.cuts]
+    masked = keep_cuts(targets, lambda cut: bool(cut.masks))
     if workers and masked:
         yield from workers.run(program, part.frontiers, masked)
         return
@@ -222,7 +220,7 @@ def _boxes_of_cuts(
 def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iterator[Prepared]:
     whole = program.whole(program.frontier(job.targets))
     for chunk in images:
-        if any(_left(target, chunk, job.recorded) for target in job.targets):
+        if _left(job, chunk):
             yield _prepare(program, whole, chunk)
 
 
@@ -235,12 +233,10 @@ def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
     return Prepared(chunk, frontiers, boxes)
 
 
-def _left(target: Target, chunk: Chunk, recorded: frozenset[str]) -> tuple[Cut, ...]:
-    return tuple(
-        cut
-        for cut in target.cuts
-        if unit_key(cut.name, chunk.start, chunk.num_images) not in recorded
-    )
+def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:
+    """The groups with the cuts that are not recorded on a chunk."""
+    key = functools.partial(unit_key, start=chunk.start, images=chunk.num_images)
+    return keep_cuts(job.targets, lambda cut: key(cut.name) not in job.recorded)
 
 
 def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 from paddle import inference
-from paddle.static import InputSpec
 
 from slim_det.errors import ExportError, LayerError
+from slim_det.export.predictor import engine_config
 from slim_det.metrics.image_matches import boxes_by_image
-from slim_det.program import deployment_program
+from slim_det.program import deployment_program, save_detector
 
 if TYPE_CHECKING:
     from slim_det.sensitivity.candidates import Cut, Target
@@ -69,14 +69,7 @@ def save_program(
         folder: An existing folder.
     """
     model.eval()
-    spec = {
-        "image": InputSpec([None, 3, *image_size_hw], "float32", "image"),
-        "im_shape": InputSpec([None, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([None, 2], "float32", "scale_factor"),
-    }
-    with deployment_program():
-        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
-        paddle.jit.save(function, str(Path(folder) / _PROGRAM))
+    save_detector(model, image_size_hw, Path(folder) / _PROGRAM)
 
 
 class DetectorProgram:
@@ -223,12 +216,7 @@ class Runner:
     """
 
     def __init__(self, path: Path, outputs: Sequence[str], threads: int) -> None:
-        config = inference.Config(f"{path}.pdmodel", f"{path}.pdiparams")
-        config.disable_gpu()
-        config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(threads)
-        config.enable_memory_optim()
-        config.disable_glog_info()
+        config = engine_config(f"{path}.pdmodel", f"{path}.pdiparams", threads)
         self._predictor = inference.create_predictor(config)
         self._outputs = tuple(outputs)
 

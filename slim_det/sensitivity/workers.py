@@ -151,14 +151,19 @@ def split_targets(targets: Sequence[Target], parts: int) -> list[tuple[Target, .
     Returns:
         At most so many parts; none is empty.
     """
+    # Here, because the processes import this module before they have prepared paddle.
+    from slim_det.sensitivity.candidates import keep_cuts
+
     cuts = [(target, cut) for target in targets for cut in target.cuts]
-    divided = []
-    for places in split([float(target.macs) for target, _ in cuts], parts):
-        chosen = {cuts[place][1].name for place in places}
-        part = [replace(t, cuts=tuple(c for c in t.cuts if c.name in chosen)) for t in targets]
-        if chosen:
-            divided.append(tuple(target for target in part if target.cuts))
-    return divided
+    parts_of_names = [
+        {cuts[place][1].name for place in places}
+        for places in split([float(target.macs) for target, _ in cuts], parts)
+    ]
+    return [
+        keep_cuts(targets, lambda cut: cut.name in names)  # noqa: B023 (called at once)
+        for names in parts_of_names
+        if names
+    ]
 
 
 def _serve(tasks: Any, results: Any, parent: int) -> None:
