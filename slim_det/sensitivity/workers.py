@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import multiprocessing
 import os
 import pickle
-import queue
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,28 +27,24 @@ if TYPE_CHECKING:
     from slim_det.sensitivity.candidates import Target
     from slim_det.sensitivity.tails import Arrays, DetectorProgram
 
-POLL_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Task:
-    """What one process has to run.
+    """What one process has to run before it takes the next.
 
     Attributes:
         program: Folder of the detector's program.
         frontiers: Folder of what enters its tails, a file a batch and variable.
         names: The variables, in the order of their files.
         batches: How many.
-        targets: Groups with the cuts to run.
-        threads: CPU threads.
+        target: A group with the cuts to run.
     """
 
     program: str
     frontiers: str
     names: tuple[str, ...]
     batches: int
-    targets: tuple[Target, ...]
-    threads: int
+    target: Target
 
 
 class Workers:
@@ -62,19 +60,14 @@ class Workers:
 
     def __init__(self, count: int, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._threads = threads
-        self._results: Any = context.Queue()
-        self._pipes, self._processes = [], []
+        self._processes: dict[Any, Any] = {}  # the end of a pipe that is held here -> its process
         with _threads_of_children(threads):
             for _ in range(count):
-                receiver, sender = context.Pipe(duplex=False)
-                process: Any = context.Process(
-                    target=_serve, args=(receiver, self._results, os.getpid()), daemon=True
-                )
+                here, there = context.Pipe()
+                process: Any = context.Process(target=_serve, args=(there, threads), daemon=True)
                 process.start()
-                receiver.close()
-                self._pipes.append(sender)
-                self._processes.append(process)
+                there.close()
+                self._processes[here] = process
 
     def __enter__(self) -> Workers:
         return self
@@ -85,7 +78,7 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in self._processes:
+        for process in self._processes.values():
             process.kill()
             process.join()  # none may write into a folder that is about to go
 
@@ -108,65 +101,79 @@ class Workers:
             for i, frontier in enumerate(frontiers):
                 for k, name in enumerate(names):
                     np.save(_file(folder, i, k), frontier[name])
-            whole = Task(str(program.folder), str(folder), names, len(frontiers), (), self._threads)
-            parts = split_targets(targets, len(self._processes))
-            for pipe, part in zip(self._pipes, parts):
-                # As bytes: the modules of a task import paddle, which the process prepares first.
-                pipe.send_bytes(pickle.dumps(replace(whole, targets=part)))
-            yield from self._received(len(parts))
+            yield from self._served(
+                [
+                    Task(str(program.folder), str(folder), names, len(frontiers), part)
+                    for part in divide(targets, len(self._processes))
+                ]
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _received(self, running: int) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """Each process gets a task, and the next one when it is done with it."""
+        left, running = list(reversed(tasks)), set()
+        for pipe in list(self._processes)[: len(left)]:
+            self._send(pipe, left.pop())
+            running.add(pipe)
         while running:
-            try:
-                name, value = self._results.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                self._check_alive()
-                continue
-            if name is not None:
-                yield name, value
-                continue
-            running -= 1
-            if value:
-                raise SensitivityError(f"a worker failed: {value}")
+            for pipe in wait(list(running)):
+                name, value = self._receive(pipe)
+                if name is not None:
+                    yield name, value
+                elif value:
+                    raise SensitivityError(f"a worker failed: {value}")
+                elif left:
+                    self._send(pipe, left.pop())
+                else:
+                    running.remove(pipe)
 
-    def _check_alive(self) -> None:
-        for process in self._processes:
-            if process.exitcode is not None:
-                raise SensitivityError(
-                    f"a worker ended with exit code {process.exitcode}, perhaps for lack of "
-                    "memory; run again with fewer --workers or a smaller --cache_mb: finished "
-                    "points are kept"
-                )
+    def _send(self, pipe: Any, task: Task) -> None:
+        try:
+            # As bytes: the modules of a task import paddle, which the process prepares first.
+            pipe.send_bytes(pickle.dumps(task))
+        except OSError:
+            raise self._died(pipe) from None
+
+    def _receive(self, pipe: Any) -> Any:
+        try:
+            return pipe.recv()
+        except (EOFError, OSError):
+            raise self._died(pipe) from None
+
+    def _died(self, pipe: Any) -> SensitivityError:
+        process = self._processes[pipe]
+        process.join()
+        return SensitivityError(
+            f"a worker ended with exit code {process.exitcode}, perhaps for lack of memory; run "
+            "again with fewer --workers or a smaller --cache_mb: finished points are kept"
+        )
 
 
-def split_targets(targets: Sequence[Target], parts: int) -> list[tuple[Target, ...]]:
-    """Give each of so many parts cuts in a row that cost about the same.
+def divide(targets: Sequence[Target], processes: int) -> list[Target]:
+    """Parts of the work for processes that take one after the other, the dearest first.
 
     Args:
         targets: Groups with their cuts.
-        parts: How many parts.
+        processes: How many.
 
     Returns:
-        At most so many parts; none is empty.
+        The groups; one that costs more than half a process's share is given in parts.
     """
-    # Here, because the processes import this module before they have prepared paddle.
-    from slim_det.sensitivity.candidates import keep_cuts
-
-    cuts = [(target, cut) for target in targets for cut in target.cuts]
-    parts_of_names = [
-        {cuts[place][1].name for place in places}
-        for places in split([float(target.macs) for target, _ in cuts], parts)
-    ]
-    return [
-        keep_cuts(targets, lambda cut: cut.name in names)  # noqa: B023 (called at once)
-        for names in parts_of_names
-        if names
-    ]
+    most = sum(map(_cost, targets)) / (2 * processes)
+    parts = []
+    for target in targets:
+        count = min(len(target.cuts), max(1, math.ceil(_cost(target) / most))) if most else 1
+        for places in split([1.0] * len(target.cuts), count):
+            parts.append(replace(target, cuts=target.cuts[places.start : places.stop]))
+    return sorted(parts, key=_cost, reverse=True)
 
 
-def _serve(tasks: Any, results: Any, parent: int) -> None:
+def _cost(target: Target) -> int:
+    return target.macs * len(target.cuts)
+
+
+def _serve(pipe: Any, threads: int) -> None:
     """What a process does; it ends by itself when the one that started it has gone."""
     from slim_det.cli.process import set_environment
     from slim_det.quiet import silenced
@@ -178,31 +185,40 @@ def _serve(tasks: Any, results: Any, parent: int) -> None:
 
     try:
         while True:
-            task = pickle.loads(tasks.recv_bytes())  # noqa: S301 (from the starting process)
-            for result in _run(task):
-                if os.getppid() != parent:
-                    os._exit(1)
-                results.put(result)
-            results.put((None, ""))
-    except EOFError:
+            task = pickle.loads(pipe.recv_bytes())  # noqa: S301 (from the starting process)
+            for message in _messages(task, threads):
+                pipe.send(message)
+    except (EOFError, ConnectionError):
         os._exit(0)
     except KeyboardInterrupt:
         os._exit(130)
+
+
+def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
+    """Every cut with its boxes, then None with what went wrong, or with nothing."""
+    try:
+        yield from _run(task, threads)
+        yield None, ""
     except Exception as error:  # whatever it is, the other process must hear of it
-        results.put((None, " ".join(f"{type(error).__name__}: {error}".split())))
+        yield None, " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _run(task: Task) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _run(task: Task, threads: int) -> Iterator[tuple[str, list[np.ndarray]]]:
+    program, folder = _program(task.program, threads), Path(task.frontiers)
+    names = program.frontier([task.target])
+    frontiers = [
+        {name: np.load(_file(folder, i, task.names.index(name))) for name in names}
+        for i in range(task.batches)
+    ]
+    for cut, boxes in program.run_cuts(task.target, frontiers):
+        yield cut.name, boxes
+
+
+@functools.lru_cache(maxsize=1)
+def _program(folder: str, threads: int) -> DetectorProgram:
     from slim_det.sensitivity.tails import DetectorProgram
 
-    program, folder = DetectorProgram(task.program, task.threads), Path(task.frontiers)
-    for target in task.targets:
-        frontiers = [
-            {n: np.load(_file(folder, i, task.names.index(n))) for n in program.frontier([target])}
-            for i in range(task.batches)
-        ]
-        for cut, boxes in program.run_cuts(target, frontiers):
-            yield cut.name, boxes
+    return DetectorProgram(folder, threads)
 
 
 def _file(folder: Path, batch: int, place: int) -> Path:

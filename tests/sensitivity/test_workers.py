@@ -17,7 +17,7 @@ from slim_det.prune.pruner import Pruner
 from slim_det.sensitivity.candidates import Cut, Target, make_targets
 from slim_det.sensitivity.measure import Images, Job, measure_baseline
 from slim_det.sensitivity.tails import DetectorProgram, save_program
-from slim_det.sensitivity.workers import Workers, _threads_of_children, split_targets
+from slim_det.sensitivity.workers import Workers, _threads_of_children, divide
 from tests.support import restored_config
 from tests.trained import Detector
 
@@ -39,28 +39,42 @@ def names_of(targets: tuple[Target, ...]) -> list[str]:
 
 
 def test_nothing_to_do_makes_no_parts() -> None:
-    assert split_targets(targets_of([], 3), 2) == []
-    assert split_targets(targets_of([5], 0), 2) == []
+    assert divide(targets_of([], 3), 2) == []
 
 
-def test_one_part_is_everything() -> None:
-    targets = targets_of([5, 7], 2)
-    assert split_targets(targets, 1) == [targets]
+def test_one_process_gets_all_groups_dearest_first() -> None:
+    """5 x 2 and 7 x 2 are 24; only what costs more than 12 is given in parts."""
+    first, second, third = divide(targets_of([5, 7], 2), 1)
+    assert names_of((first, second, third)) == ["g0@0.1", "g0@0.2", "g1@0.1", "g1@0.2"]
+    assert (first.name, second.name, third.name) == ("g0", "g1", "g1")
 
 
-def test_costly_groups_are_split_too() -> None:
-    """9 + 9 against 9 + 3 x 3: the first group's last cut goes to the second part."""
-    first, second = split_targets(targets_of([9, 3], 3), 2)
-    assert names_of(first) == ["g0@0.1", "g0@0.2"]
-    assert names_of(second) == ["g0@0.3", "g1@0.1", "g1@0.2", "g1@0.3"]
+def test_costly_groups_are_given_in_parts() -> None:
+    """27 and 9 for two processes: none costs more than a quarter of 36."""
+    parts = divide(targets_of([9, 3], 3), 2)
+    assert list(map(names_of, [(part,) for part in parts])) == [
+        ["g0@0.1"],
+        ["g0@0.2"],
+        ["g0@0.3"],
+        ["g1@0.1", "g1@0.2", "g1@0.3"],
+    ]
+
+
+def test_groups_that_cost_nothing_stay_whole() -> None:
+    targets = targets_of([0, 0], 3)
+    assert divide(targets, 2) == list(targets)
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 4), st.integers(1, 8))
-def test_parts_hold_every_cut_once_and_in_order(costs: list[int], cuts: int, parts: int) -> None:
+def test_parts_hold_every_cut_once(costs: list[int], cuts: int, processes: int) -> None:
     targets = targets_of(costs, cuts)
-    divided = split_targets(targets, parts)
-    assert len(divided) <= parts and all(names_of(part) for part in divided)
-    assert [name for part in divided for name in names_of(part)] == names_of(targets)
+    parts = divide(targets, processes)
+    assert all(part.cuts for part in parts)
+    assert sorted(names_of(tuple(parts))) == sorted(names_of(targets))
+    each = [part.macs * len(part.cuts) for part in parts]
+    assert each == sorted(each, reverse=True)
+    most = sum(costs) * cuts / (2 * processes)
+    assert all(part.macs * (len(part.cuts) - 1) <= most for part in parts)
 
 
 @pytest.mark.parametrize("before", [None, "7"])
@@ -113,7 +127,7 @@ def test_two_processes_find_what_one_finds(work: Any) -> None:
                 assert all(np.array_equal(a, b) for a, b in zip(boxes, here[name]))
                 assert len(boxes) == 6
     assert left_over(program) == []
-    assert not any(process.is_alive() for process in workers._processes)
+    assert not any(process.is_alive() for process in workers._processes.values())
 
 
 def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> None:
@@ -124,7 +138,7 @@ def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> Non
     with Workers(1, 1) as workers, pytest.raises(SensitivityError, match=died) as caught:
         for name, boxes in workers.run(program, frontiers, targets):
             found[name] = boxes
-            workers._processes[0].kill()
+            next(iter(workers._processes.values())).kill()
     assert "\n" not in str(caught.value)
     assert found and all(len(boxes) == 6 for boxes in found.values())
     assert left_over(program) == []
