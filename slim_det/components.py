@@ -9,13 +9,19 @@ import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
 
 from slim_det import checkpoint
+from slim_det.distill.distiller import distiller_of
+from slim_det.distill.strategy import Distill
 from slim_det.hooks.checkpoint_saver import CheckpointSaver
+from slim_det.hooks.distill_preflight import DistillPreflight
+from slim_det.hooks.distill_schedule import DistillSchedule
 from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
 from slim_det.plugin import script_overrides
 from slim_det.prune.pruner import Pruner
 
-COMPONENTS = (Pruner, PlainBackbone, ScaledYOLOv3FPN)
+COMPONENTS = (Pruner, Distill, PlainBackbone, ScaledYOLOv3FPN)
+
+_init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 
 
 def register_components() -> None:
@@ -25,9 +31,10 @@ def register_components() -> None:
         register(component)
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_trainer.Checkpointer = CheckpointSaver
-    ppdet_trainer.load_weight = checkpoint.resume
+    ppdet_trainer.load_weight = _resume
     ppdet_trainer.Trainer.load_weights = _load_weights
     ppdet_trainer.Trainer.export = _export
+    ppdet_trainer.Trainer._init_callbacks = _init_callbacks
 
 
 def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
@@ -63,6 +70,25 @@ def _load_weights(trainer: Any, weights: str) -> None:
     trainer.start_epoch = 0
     load = checkpoint.load_pretrained if trainer.mode == "train" else checkpoint.load_weights
     load(trainer.model, weights)
+
+
+def _resume(model: Any, weights: str, optimizer: Any = None, ema: Any = None) -> int:
+    """`load_weight`: a checkpoint, and what was trained beside its student."""
+    last_epoch = checkpoint.resume(model, weights, optimizer, ema)
+    distiller = distiller_of(model)
+    if distiller is not None and distiller.companions is not None:
+        distiller.companions.resume(checkpoint.checkpoint_stem(weights))
+    return last_epoch
+
+
+def _init_callbacks(trainer: Any) -> None:
+    """`Trainer._init_callbacks`: ppdet's callbacks, and what watches a distilled training."""
+    _init_callbacks_of_ppdet(trainer)
+    if trainer.mode == "train" and distiller_of(trainer.model) is not None:
+        # In front: a checkpoint that is written is to find its companions beside it.
+        callbacks = [DistillSchedule(trainer), DistillPreflight(trainer), *trainer._callbacks]
+        trainer._callbacks = []
+        trainer.register_callbacks(callbacks)
 
 
 def _export(trainer: Any, output_dir: str = "output_inference") -> None:

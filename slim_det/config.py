@@ -17,6 +17,7 @@ from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
 from slim_det.config_parts import check_parts
+from slim_det.distill.slim_file import check_pruner_key, expand_strategies, read_distill
 from slim_det.errors import ConfigError, nearest
 from slim_det.safe_yaml import merge, one_line, read_tree
 
@@ -28,8 +29,8 @@ TOP_LEVEL_KEYS = frozenset(
     enable_ce epoch export export_eb export_onnx filename find_unused_parameters fleet
     init_loss_scaling log_iter map_type master_grad metric norm_type num_classes output_eval
     pretrain_weights print_flops print_params profiler_options quant_batch_num save_dir
-    save_prediction_only slim slim_method snapshot_epoch sync_bn to_static use_ema
-    use_fused_allreduce_gradients use_gpu use_mlu use_npu use_shared_memory use_vdl
+    save_prediction_only skip_teacher_eval slim slim_method snapshot_epoch sync_bn to_static
+    use_ema use_fused_allreduce_gradients use_gpu use_mlu use_npu use_shared_memory use_vdl
     use_wandb use_xpu vdl_log_dir weights worker_num data_format
     """.split()
 )
@@ -42,12 +43,19 @@ class SlimConfig:
     Attributes:
         path: Where it was read from.
         strategies: Names in the order in which they are applied.
-        settings: Every key of the file but ``slim``, to be merged into the configuration.
+        settings: Every key of the file but ``slim``, to be merged into the configuration; of a
+            historical distillation only what is not the teacher's.
     """
 
     path: str
     strategies: tuple[str, ...]
     settings: dict[str, Any]
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """Of a distillation: ``{config, weights}``, or ``{tree, weights}`` of a historical file."""
+        found: dict[str, Any] | None = (self.settings.get("Distill") or {}).get("teacher")
+        return found
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
@@ -63,8 +71,23 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
     Raises:
         ConfigError: A file is missing or unsafe, or a key is unknown.
     """
-    tree = read_tree(path)
-    tree["filename"] = Path(path).stem
+    return load_tree({**read_tree(path), "filename": Path(path).stem}, path, overrides)
+
+
+def load_tree(tree: Mapping[str, Any], path: str | Path, overrides: list[str] | None = None) -> Any:
+    """Merge a configuration that was read already into ppdet's global one, as `load_config`.
+
+    Args:
+        tree: The configuration.
+        path: Where it is from, for messages.
+        overrides: ``Key.sub=value`` texts, values in YAML.
+
+    Returns:
+        ppdet's global configuration.
+
+    Raises:
+        ConfigError: A key is unknown.
+    """
     _check_components(tree, str(path))
     merge(global_config, tree)
     apply_overrides(overrides or [])
@@ -80,12 +103,14 @@ def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
     """Read a slim file.
 
     Args:
-        path: YAML file with ``slim: Name`` or ``slim: [Name, ...]``.
+        path: YAML file with ``slim: Name`` or ``slim: [Name, ...]``. A distillation names its
+            teacher, or holds its configuration as PaddleDetection's files do (see
+            `slim_det.distill.slim_file`).
         available: Strategies that exist.
 
     Raises:
         ConfigError: The file is missing or unsafe, a key is unknown, or ``slim`` names
-            something that does not exist.
+            something that does not exist; a distillation has no teacher.
     """
     tree = read_tree(path)
     names = tree.pop("slim", None)
@@ -95,11 +120,16 @@ def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
     for name in strategies:
         if name not in available:
             raise ConfigError(f"{path}: slim: unknown strategy {name!r}{nearest(name, available)}")
+    chain = expand_strategies(strategies, str(path))
+    check_pruner_key(tree, str(path))
+    _check_components(tree, str(path))
+    if "Distill" in chain:
+        known = (global_config.get("Distill") or {}).get("teacher")
+        tree = read_distill(tree, str(path), has_teacher=bool(known))
     for key in tree:
         if key not in TOP_LEVEL_KEYS and key not in global_config:
             raise ConfigError(f"{path}: unknown key '{key}'{_suggest(key)}")
-    _check_components(tree, str(path))
-    return SlimConfig(str(path), tuple(strategies), tree)
+    return SlimConfig(str(path), chain, tree)
 
 
 def apply_overrides(overrides: list[str]) -> None:

@@ -42,6 +42,10 @@ class LatencyError(SlimDetError):
     """A latency table is unreadable, or does not reach the convolution that is asked for."""
 
 
+class TrainingError(SlimDetError):
+    """A training cannot go on: a loss is not finite, or a layer was not run as expected."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Phrase the closest valid choice, to end an error line with.
 

@@ -7,6 +7,7 @@ cut what a slim file asks for. Everything here happens before a Trainer exists.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import paddle
@@ -25,7 +26,10 @@ from slim_det.trace import trace_detector
 
 logger = logging.getLogger("slim_det")
 
-STRATEGIES = ["Pruner"]
+STRATEGIES = ["Pruner", "Distill", "DistillPrune"]
+
+# They change the structure, and so the weights that fit; the others change the training only.
+_STRUCTURAL = ("Pruner",)
 
 
 def set_device(cfg: Any) -> None:
@@ -70,17 +74,28 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
     return model
 
 
-def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
-    """Apply every strategy of a slim file in order, each ``__call__(model) -> model``."""
+def apply_strategies(
+    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig, training: bool = False
+) -> paddle.nn.Layer:
+    """Apply the strategies of a slim file in order, each ``__call__(model) -> model``.
+
+    Args:
+        model: With its weights; still whole.
+        cfg: ppdet's configuration.
+        slim: The slim file, merged into it.
+        training: Whether the model will be trained. If not, only what changes its structure is
+            applied, and no teacher is built.
+    """
     for name in slim.strategies:
-        model = create(name)(model, image_size_hw(cfg))
+        if training or name in _STRUCTURAL:
+            model = create(name)(model, image_size_hw(cfg))
     return model
 
 
 def model_for_training(
     cfg: Any, slim: SlimConfig | None = None, resume: str | None = None
 ) -> paddle.nn.Layer:
-    """Build a model with the weights that training starts from, cut if asked.
+    """Build a model with the weights that training starts from, changed as a slim file asks.
 
     Args:
         cfg: ppdet's configuration.
@@ -96,7 +111,7 @@ def model_for_training(
         checkpoint.load_weights(model, resume)
     elif start:
         checkpoint.load_pretrained(model, start)
-    return _cut_as_asked(model, cfg, slim, str(start))
+    return _changed_as_asked(model, cfg, slim, str(start), training=True)
 
 
 def model_with_weights(
@@ -115,7 +130,7 @@ def model_with_weights(
         raise ConfigError("no weights are given; add -o weights=PATH")
     model = build_model(cfg)
     checkpoint.load_weights(model, weights)
-    return _cut_as_asked(model, cfg, slim, weights)
+    return _changed_as_asked(model, cfg, slim, weights, training=False)
 
 
 def make_pruner() -> Pruner:
@@ -123,17 +138,18 @@ def make_pruner() -> Pruner:
     return create("Pruner")
 
 
-def _cut_as_asked(
-    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig | None, weights: str
+def _changed_as_asked(
+    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig | None, weights: str, training: bool
 ) -> paddle.nn.Layer:
-    """Cut a whole model as a slim file asks; one that was cut already must agree with it."""
+    """Apply a slim file; of a model that was cut already, its cut must agree with the file."""
     if slim is None:
         return model
     plan = plan_of(model)
-    if plan is None:
-        return apply_strategies(model, cfg, slim)
-    _check_agrees(cfg, plan.settings, slim, weights)
-    return model
+    if plan is not None and "Pruner" in slim.strategies:
+        _check_agrees(cfg, plan.settings, slim, weights)
+        left = tuple(name for name in slim.strategies if name != "Pruner")
+        slim = replace(slim, strategies=left)
+    return apply_strategies(model, cfg, slim, training)
 
 
 def _check_agrees(cfg: Any, settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:

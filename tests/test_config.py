@@ -144,3 +144,117 @@ def test_every_key_of_the_trainer_is_known() -> None:
     read = set(re.findall(r"self\.cfg\.get\(\s*'(\w+)'", inspect.getsource(trainer)))
     others = {"imid2path", "save_proposals", "unstructured_prune"}  # of other methods
     assert {"use_vdl", "print_flops"} <= read - others <= config.TOP_LEVEL_KEYS
+
+
+TEACHER = {"architecture": "YOLOv3", "num_classes": 7, "MobileNet": {"scale": 0.5}, "own_key": 1}
+CHAIN = ["Pruner", "Distill", "DistillPrune"]
+
+
+def write_historical(tmp_path: Path, **content: Any) -> Path:
+    """A slim file shaped like PaddleDetection's: the teacher is its base."""
+    write(tmp_path / "teacher.yml", TEACHER)
+    base = {"_BASE_": ["teacher.yml"], "pretrain_weights": "teacher.pdparams"}
+    loss = {"distill_loss": "DistillYOLOv3Loss", "DistillYOLOv3Loss": {"weight": 300}}
+    return write(tmp_path / "s.yml", {**base, "slim": "Distill", **loss, **content})
+
+
+def test_distillation_names_its_teacher(tmp_path: Path) -> None:
+    """Everything else of the file is the student's, its weights too."""
+    teacher = {"config": "t.yml", "weights": "t.pdparams"}
+    content = {
+        "slim": ["Pruner", "Distill"],
+        "Pruner": {"align": 8},
+        "Distill": {"teacher": teacher, "loss": "l2"},
+        "pretrain_weights": "student.pdparams",
+        "epoch": 3,
+    }
+    slim = load_slim_config(write(tmp_path / "s.yml", content), CHAIN)
+    assert slim.strategies == ("Pruner", "Distill") and slim.teacher == teacher
+    assert slim.settings == {key: value for key, value in content.items() if key != "slim"}
+
+
+def test_historical_distillation(tmp_path: Path, fresh_config: Any) -> None:
+    """What is not of the slim part is the teacher's, and reaches no student."""
+    before = dict(fresh_config)
+    slim = load_slim_config(write_historical(tmp_path), CHAIN)
+    assert slim.strategies == ("Distill",)
+    assert slim.teacher == {"tree": TEACHER, "weights": "teacher.pdparams"}
+    assert slim.settings == {"Distill": {"loss": "split", "weight": 300, "teacher": slim.teacher}}
+    assert dict(fresh_config) == before
+
+
+def test_historical_distillation_of_a_pruned_student(tmp_path: Path) -> None:
+    pruner = {"criterion": "l1_norm", "pruned_params": ["conv2d_27.w_0"], "pruned_ratios": [0.5]}
+    path = write_historical(tmp_path, slim="DistillPrune", pruner="Pruner", Pruner=pruner)
+    slim = load_slim_config(path, CHAIN)
+    assert slim.strategies == ("Pruner", "Distill")
+    assert slim.settings["Pruner"] == pruner and slim.settings.keys() == {"Pruner", "Distill"}
+    assert slim.teacher == {"tree": TEACHER, "weights": "teacher.pdparams"}
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        ({"DistillYOLOv3Loss": {}}, {"loss": "split"}),
+        ({"DistillYOLOv3Loss": None}, {"loss": "split"}),
+        ({"distill_loss": None}, {"loss": "split", "weight": 300}),
+        ({"distill_loss": None, "DistillYOLOv3Loss": None}, {}),
+        ({"Distill": {"ramp_epochs": 2}}, {"loss": "split", "weight": 300, "ramp_epochs": 2}),
+    ],
+)
+def test_historical_loss(tmp_path: Path, content: dict[str, Any], settings: dict[str, Any]) -> None:
+    """A weight that is left out is the default of the split loss."""
+    slim = load_slim_config(write_historical(tmp_path, **content), CHAIN)
+    assert {k: v for k, v in slim.settings["Distill"].items() if k != "teacher"} == settings
+
+
+def test_historical_loss_beside_a_named_teacher(tmp_path: Path) -> None:
+    teacher = {"config": "t.yml", "weights": "t"}
+    content = {"slim": "Distill", "distill_loss": "DistillYOLOv3Loss", "epoch": 2}
+    slim = load_slim_config(
+        write(tmp_path / "s.yml", {**content, "Distill": {"teacher": teacher}}), CHAIN
+    )
+    assert slim.settings == {"Distill": {"teacher": teacher, "loss": "split"}, "epoch": 2}
+
+
+def test_teacher_without_weights_is_found_out_when_it_is_built(tmp_path: Path) -> None:
+    """`-o Distill.teacher.weights=` may still follow."""
+    path = write_historical(tmp_path, pretrain_weights=None)
+    assert load_slim_config(path, CHAIN).teacher == {"tree": TEACHER}
+
+
+def test_teacher_may_be_named_by_an_override(tmp_path: Path, fresh_config: Any) -> None:
+    path = write(tmp_path / "s.yml", {"slim": "Distill", "Distill": {"loss": "l2"}})
+    with pytest.raises(ConfigError, match=r"s\.yml: Distill.teacher is missing; expected teacher:"):
+        load_slim_config(path, CHAIN)
+    apply_overrides(["Distill.teacher.config=t.yml"])
+    assert load_slim_config(path, CHAIN).settings == {"Distill": {"loss": "l2"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"distill_loss": "CWDFeatureLoss"},
+            "distill_loss: 'CWDFeatureLoss' is not supported; supported are distill_loss: Distill",
+        ),
+        ({"slim_method": "FGD"}, "slim_method: 'FGD' is not supported; supported are"),
+        ({"slim_method": "PPYOLOEDistill"}, "slim_method: 'PPYOLOEDistill' is not supported"),
+        ({"slim": "DistillPrune", "pruner": "UnstructuredPruner"}, "pruner: 'UnstructuredPruner'"),
+        ({"slim": "DistilPrune"}, "unknown strategy 'DistilPrune'; did you mean 'DistillPrune'?"),
+        ({"slim": ["Distill", "Pruner"]}, "expected slim: [Pruner, Distill]"),
+        ({"slim": ["Distill", "DistillPrune"]}, "slim: 'Distill' is named twice"),
+        ({"Distill": 5}, "Distill: expected a mapping of keys, found 5"),
+        ({"Distill": {"loss": "l2"}}, "Distill.loss and DistillYOLOv3Loss are both given"),
+        ({"Distill": {"weight": 1}}, "Distill.weight and DistillYOLOv3Loss are both given"),
+        ({"MobileNet": {"scal": 1}}, "MobileNet: unknown key 'scal'; did you mean 'scale'?"),
+        ({"_BASE_": []}, "Distill.teacher is missing; expected teacher: {config: FILE.yml"),
+    ],
+)
+def test_distillation_that_is_not_supported(
+    tmp_path: Path, content: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_slim_config(write_historical(tmp_path, **content), CHAIN)
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path / 's.yml'}: ") and said in line and "\n" not in line

@@ -29,7 +29,7 @@ print(
 
 EXPECTED = (
     "slim_det.prune.pruner slim_det.models.scaled_yolo_fpn slim_det.hooks.checkpoint_saver "
-    "slim_det.checkpoint slim_det.components slim_det.components"
+    "slim_det.components slim_det.components slim_det.components"
 )
 
 

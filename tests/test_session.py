@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from slim_det import checkpoint, session
-from slim_det.config import SlimConfig, load_config
+from slim_det.config import SlimConfig, apply_overrides, load_config
+from slim_det.config_scope import plain_copy
 from slim_det.errors import ConfigError, PlanError
 from slim_det.layers import YOLO_HEAD_LAYERS
 from slim_det.prune.plan import plan_of, tensor_shapes
@@ -137,6 +138,118 @@ def test_whole_weights_may_be_cut_for_evaluation(cfg: Any, whole: Path, r578: Pa
 def test_no_weights(cfg: Any, weights: str | None) -> None:
     with pytest.raises(ConfigError, match="no weights are given"):
         session.model_with_weights(cfg, weights)
+
+
+class Attached:
+    """Stands for `Distill`: notes what it was applied to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, tuple[int, int], dict[str, Any]]] = []
+
+    def __call__(self, model: Any, image_size_hw: tuple[int, int]) -> Any:
+        self.calls.append((model, image_size_hw, tensor_shapes(model)))
+        return model
+
+
+@pytest.fixture
+def distill(monkeypatch: pytest.MonkeyPatch) -> Attached:
+    attached, create = Attached(), session.create
+    monkeypatch.setattr(
+        session, "create", lambda name: attached if name == "Distill" else create(name)
+    )
+    return attached
+
+
+def distilling(path: Path, *strategies: str, **content: Any) -> SlimConfig:
+    """Merge a slim file that distils from a teacher that is nowhere."""
+    teacher = {"config": "none.yml", "weights": "none"}
+    ratios = {"Pruner": {"pruned_ratios": "r578"}} if "Pruner" in strategies else {}
+    content = {"slim": list(strategies), "Distill": {"teacher": teacher}, **ratios, **content}
+    path.write_text(yaml.safe_dump(content))
+    return session.read_slim(str(path))
+
+
+def test_training_applies_the_whole_chain(
+    cfg: Any, whole: Path, tmp_path: Path, distill: Attached
+) -> None:
+    """The student is cut with its weights in it, and then distilled."""
+    cfg["pretrain_weights"] = str(whole)
+    model = session.model_for_training(
+        cfg, distilling(tmp_path / "s.yml", "Pruner", "Distill"), None
+    )
+    ((student, size, shapes),) = distill.calls
+    assert student is model and size == (96, 96)
+    assert shapes[TIP] == (128, 64, 3, 3) and plan_of(model) is not None
+
+
+@pytest.mark.parametrize(
+    ("how", "strategies"), [("pretrain", ("Distill",)), ("resume", ("Pruner", "Distill"))]
+)
+def test_pruned_student_is_distilled_further(
+    cfg: Any,
+    trained: Path,
+    tmp_path: Path,
+    distill: Attached,
+    how: str,
+    strategies: tuple[str, ...],
+) -> None:
+    """The plan of the weights wins, nothing is cut twice, and the teacher is there again."""
+    cfg["pretrain_weights"] = str(trained) if how == "pretrain" else None
+    slim = distilling(tmp_path / "s.yml", *strategies)
+    model = session.model_for_training(cfg, slim, str(trained) if how == "resume" else None)
+    assert [call[0] for call in distill.calls] == [model]
+    assert plan_of(model).to_json() == checkpoint.stored_plan(trained).to_json()
+    assert slim.strategies == strategies
+
+
+def test_distilling_does_not_excuse_another_cut(
+    cfg: Any, trained: Path, tmp_path: Path, distill: Attached
+) -> None:
+    cfg["pretrain_weights"] = str(trained)
+    other = distilling(tmp_path / "s.yml", "Pruner", "Distill", Pruner={"pruned_ratios": 0.5})
+    with pytest.raises(PlanError, match="already cut"):
+        session.model_for_training(cfg, other)
+    assert not distill.calls
+
+
+@pytest.mark.parametrize("strategies", [("Distill",), ("Pruner", "Distill")])
+def test_no_teacher_where_nothing_is_trained(
+    cfg: Any, whole: Path, tmp_path: Path, distill: Attached, strategies: tuple[str, ...]
+) -> None:
+    """Evaluation, inference and export need only what changes the structure."""
+    slim = distilling(tmp_path / "s.yml", *strategies)
+    model = session.model_with_weights(cfg, str(whole), slim)
+    assert (plan_of(model) is not None) == ("Pruner" in strategies)
+    assert not distill.calls
+
+
+def test_pruned_student_is_evaluated_with_the_file_that_distilled_it(
+    cfg: Any, trained: Path, tmp_path: Path, distill: Attached
+) -> None:
+    slim = distilling(tmp_path / "s.yml", "Distill")
+    assert len(plan_of(session.model_with_weights(cfg, str(trained), slim)).groups) == 18
+    assert not distill.calls
+
+
+def test_historical_teacher_is_not_merged_into_the_student(
+    cfg: Any, tiny: Path, tmp_path: Path, whole: Path, distill: Attached
+) -> None:
+    """Its settings stay below `Distill.teacher`, and `-o` can still change where they lead."""
+    before = plain_copy(cfg)
+    base = {"_BASE_": [str(tiny)], "pretrain_weights": "no/such", "num_classes": 9, "epoch": 99}
+    path = tmp_path / "s.yml"
+    path.write_text(yaml.safe_dump({**base, "slim": "Distill", "MobileNet": {"scale": 2}}))
+    slim = session.read_slim(str(path))
+    after = plain_copy(cfg)
+    teacher = after.pop("Distill")["teacher"]
+    before.pop("Distill", None)
+    assert after == before
+    assert teacher["weights"] == "no/such" and teacher["tree"]["num_classes"] == 9
+    apply_overrides([f"Distill.teacher.weights={whole}"])
+    assert cfg["Distill"]["teacher"]["weights"] == str(whole)
+    assert cfg["Distill"]["teacher"]["tree"]["MobileNet"]["scale"] == 2
+    session.model_for_training(cfg, slim)
+    assert len(distill.calls) == 1
 
 
 def test_device(cfg: Any) -> None:

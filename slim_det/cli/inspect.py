@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, args.opt)
     pruner = None
     if args.slim_config:
-        session.read_slim(args.slim_config)
+        slim = session.read_slim(args.slim_config)
         apply_overrides(args.opt)
-        pruner = session.make_pruner()
+        pruner = session.make_pruner() if "Pruner" in slim.strategies else None
     model = session.build_model(cfg)
     result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
     _print(result)

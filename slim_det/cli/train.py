@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--enable_ce", action="store_true", help="the same as --seed 0, for PaddleDetection's users"
     )
+    parser.add_argument(
+        "--skip_teacher_eval", action="store_true", help="distil without measuring the teacher"
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
     parser.add_argument("--fleet", action="store_true", help="train with paddle's fleet")
     parser.add_argument("--use_vdl", action="store_true", help="log to VisualDL")
@@ -32,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.files import require_writable
 
     cfg, slim = read_configs(args)
-    for flag in ("amp", "fleet", "use_vdl", "vdl_log_dir"):
+    for flag in ("amp", "fleet", "skip_teacher_eval", "use_vdl", "vdl_log_dir"):
         if getattr(args, flag) is not False:
             cfg[flag] = getattr(args, flag)
     folder = os.path.join(cfg.save_dir, cfg.filename)

@@ -28,15 +28,14 @@ class CheckpointSaver(Hook):
         super().__init__(trainer)
         cfg = trainer.cfg
         self.folder = Path(cfg.save_dir) / cfg.filename
-        # A teacher that sits beside the student is never saved.
-        self.model = getattr(trainer.model, "student_model", trainer.model)
+        self.model = trainer.model
         self.best_ap: float | None = None
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
         """Save every ``snapshot_epoch`` epochs, and the last one as ``model_final``."""
-        done, cfg = status["epoch_id"] + 1, self.trainer.cfg
-        if done % cfg.snapshot_epoch == 0 or done == cfg.epoch:
-            self._save("model_final" if done == cfg.epoch else str(done - 1), done, status)
+        name = self.snapshot_name(status)
+        if name:
+            self._save(name, status["epoch_id"] + 1, status)
 
     def after_evaluation(self, status: dict[str, Any]) -> None:
         """Save ``best_model`` when the first metric is at least as good as ever before."""

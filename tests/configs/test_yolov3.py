@@ -13,6 +13,10 @@ from ppdet.core.workspace import create
 
 from slim_det import session
 from slim_det.config import image_size_hw, load_config, load_slim_config
+from slim_det.config_scope import fresh_config, plain_copy
+from slim_det.distill.fit import check_fit
+from slim_det.distill.strategy import Distill
+from slim_det.distill.teacher import Teacher
 from slim_det.layers import LayerFinder
 from slim_det.prune.groups import find_groups
 from slim_det.prune.pruner import Pruner
@@ -25,6 +29,8 @@ from tests.support import restored_config
 FILES = sorted(CONFIGS.glob("*.yml"))
 SLIM = [path for path in FILES if "slim" in read_tree(path, check_only=True)]
 MODELS = [path for path in FILES if path not in SLIM]
+PRUNING = [path for path in SLIM if "Pruner" in read_tree(path, check_only=True)]
+DISTILLING = [path for path in SLIM if "Distill" in read_tree(path, check_only=True)]
 
 # YOLOv3-MobileNetV1 at 608 pixels on COCO: MACs and parameters in the published conventions.
 PUBLISHED = {
@@ -59,6 +65,7 @@ def mobilenet(ppdet_registered: None) -> Iterator[tuple[Any, paddle.nn.Layer, An
 
 def test_both_kinds_are_there() -> None:
     assert len(SLIM) >= 7 and len(MODELS) >= 13
+    assert {*PRUNING, *DISTILLING} == {*SLIM} and DISTILLING
 
 
 def test_training_is_set_up(built: tuple[Any, paddle.nn.Layer]) -> None:
@@ -106,7 +113,7 @@ def test_weights_are_where_training_puts_them(built: tuple[Any, paddle.nn.Layer]
         assert cfg.weights == f"{cfg.save_dir}/{cfg.filename}/model_final"
 
 
-@pytest.mark.parametrize("slim", SLIM, ids=name_of)
+@pytest.mark.parametrize("slim", PRUNING, ids=name_of)
 def test_slim_file_names_layers_that_exist(built: tuple[Any, paddle.nn.Layer], slim: Path) -> None:
     """Of every backbone."""
     _, model = built
@@ -118,7 +125,7 @@ def test_slim_file_names_layers_that_exist(built: tuple[Any, paddle.nn.Layer], s
         assert spelling == "all" or len(finder.find(spelling)) == 1
 
 
-@pytest.mark.parametrize("slim", SLIM, ids=name_of)
+@pytest.mark.parametrize("slim", PRUNING, ids=name_of)
 def test_slim_file_cuts_what_can_be_cut(mobilenet: tuple, slim: Path) -> None:
     """Each layer it names is the first of a group that can be cut."""
     _, model, trace, groups = mobilenet
@@ -128,3 +135,19 @@ def test_slim_file_cuts_what_can_be_cut(mobilenet: tuple, slim: Path) -> None:
     if slim.stem in PUBLISHED:
         cost = pruner.plan(model, trace, groups).cost["after"]
         assert (cost["macs"], cost["params"]) == PUBLISHED[slim.stem]
+
+
+@pytest.mark.parametrize("slim", DISTILLING, ids=name_of)
+def test_teacher_of_a_slim_file_can_be_built(slim: Path, ppdet_registered: None) -> None:
+    """Its configuration is a shipped one; its outputs and images are those of the student."""
+    student = "yolov3_mobilenet_v1_" + ("bccd.yml" if "bccd" in slim.stem else "270e_coco.yml")
+    with restored_config():
+        cfg = load_config(CONFIGS / student)
+        model = session.build_model(cfg)
+        settings = session.read_slim(str(slim)).settings["Distill"]
+        teacher_file = CONFIGS.parent.parent / settings["teacher"]["config"]
+        assert Distill(**settings).terms
+        with fresh_config():
+            teacher_cfg = plain_copy(load_config(teacher_file))
+            teacher = session.build_model(load_config(teacher_file))
+        check_fit(model, cfg, Teacher(teacher, teacher_cfg, settings["teacher"]["weights"]))

@@ -140,12 +140,3 @@ def test_average_is_saved_as_the_weights(tmp_path: Path) -> None:
     )
     assert np.array_equal(average["weight"], trainer.model.weight.numpy())
     assert np.array_equal(kept["weight"], average["weight"] + 1.0)
-
-
-def test_student_is_saved_without_its_teacher(tmp_path: Path) -> None:
-    pair = paddle.nn.Layer()
-    pair.student_model, pair.teacher_model = paddle.nn.Linear(2, 3), paddle.nn.Linear(9, 9)
-    saver = CheckpointSaver(make_trainer(tmp_path, model=pair))
-    saver.on_epoch_end({"mode": "train", "epoch_id": 1})
-    state = paddle.load(str(tmp_path / "run" / "1.pdparams"), return_numpy=True)
-    assert {name: value.shape for name, value in state.items()} == {"weight": (2, 3), "bias": (3,)}

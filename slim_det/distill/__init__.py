@@ -1,0 +1,1 @@
+"""Distillation: a detector that learns from another one beside its own labels."""

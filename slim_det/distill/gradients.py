@@ -1,0 +1,78 @@
+"""How strongly each part of a loss pulls at the student, for the log of the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor
+
+DROWNS = 10.0
+"""A term whose gradient is so many times the detection loss's leaves it without effect."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One line of the report.
+
+    Attributes:
+        name: Key in the dict of losses.
+        value: The loss as it enters the total once its weight has grown to its full size.
+        norm: L2 norm of the gradient of that value with respect to the student's parameters.
+    """
+
+    name: str
+    value: float
+    norm: float
+
+
+def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> float:
+    """L2 norm of the gradient over all parameters together; the graph and ``.grad`` stay.
+
+    Args:
+        loss: A scalar; 0 is given where it depends on none of the parameters.
+        parameters: Parameters that learn.
+    """
+    if loss.stop_gradient or not parameters:
+        return 0.0
+    gradients = paddle.grad([loss], list(parameters), retain_graph=True, allow_unused=True)
+    squares = [g.astype("float32").square().sum() for g in gradients if g is not None]
+    return float(paddle.add_n(squares).sqrt()) if squares else 0.0
+
+
+def pulls(
+    detection: Tensor,
+    terms: Mapping[str, tuple[Tensor, float]],
+    parameters: Sequence[Tensor],
+) -> list[Pull]:
+    """Measure the detection loss and every term.
+
+    Args:
+        detection: The student's own loss.
+        terms: Name -> the value that enters the total, and the factor of its schedule (above 0).
+        parameters: The student's parameters that learn.
+
+    Returns:
+        The detection loss as ``loss``, then the terms, each at its full weight.
+    """
+    measured = [Pull("loss", float(detection), gradient_norm(detection, parameters))]
+    for name, (value, factor) in terms.items():
+        norm = gradient_norm(value, parameters) / factor
+        measured.append(Pull(name, float(value) / factor, norm))
+    return measured
+
+
+def table(measured: Sequence[Pull]) -> str:
+    """The report as lines of a table; the last column is in units of the first line's norm."""
+    width = max(len(pull.name) for pull in measured)
+    lines = [f"{'':{width}}  {'value':>12}  {'gradient':>12}  {'of loss':>9}"]
+    for pull in measured:
+        share = f"{pull.norm / measured[0].norm:.3g} x" if measured[0].norm else "-"
+        lines.append(f"{pull.name:{width}}  {pull.value:12.6g}  {pull.norm:12.6g}  {share:>9}")
+    return "\n".join(lines)
+
+
+def drowning(measured: Sequence[Pull]) -> list[Pull]:
+    """The terms beside which the detection loss, the first line, has no effect."""
+    return [pull for pull in measured[1:] if pull.norm > DROWNS * measured[0].norm]
