@@ -21,7 +21,8 @@ class DistillSchedule(Hook):
         trainer: ppdet's Trainer, with a model that a distiller hangs on.
 
     Raises:
-        ConfigError: None does, or the companions are to be trained in mixed precision.
+        ConfigError: None does, the training is to be compiled, or the companions are to be trained in
+            mixed precision.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -29,6 +30,11 @@ class DistillSchedule(Hook):
         distiller = distiller_of(trainer.model)
         if distiller is None:
             raise ConfigError("the model has no teacher; 'slim' has to name Distill")
+        if getattr(trainer.cfg, "to_static", False):
+            raise ConfigError(
+                "a student cannot be distilled with to_static: its layers are tapped while they "
+                "run; leave to_static out"
+            )
         # ppdet scales the student's loss there, and undoes that in its own optimizer only.
         cfg = trainer.cfg
         is_scaled = getattr(trainer, "use_amp", False) and getattr(cfg, "use_gpu", False)

@@ -165,3 +165,12 @@ def test_mixed_precision_with_companions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave --amp out") as error:
         FakeTrainer(tmp_path, student, amp=True, use_gpu=True)
     assert "\n" not in str(error.value)
+
+
+def test_compiled_training_is_refused(tmp_path: Path) -> None:
+    """Layers of a compiled student cannot be tapped."""
+    student = tiny_detector(1)
+    distilled(student, tiny_detector(2), "l2")
+    with pytest.raises(ConfigError, match="leave to_static out") as error:
+        FakeTrainer(tmp_path, student, to_static=True)
+    assert "\n" not in str(error.value)
