@@ -12,7 +12,7 @@ from slim_det.errors import SlimDetError
 from slim_det.version import __version__
 
 COMMANDS = {
-    "train": "train a detector, pruned if --slim_config says so",
+    "train": "train a detector, compressed as --slim_config says",
     "eval": "measure AP of a checkpoint or of an exported model",
     "infer": "draw the boxes that a detector finds on pictures",
     "export": "write a model for Paddle Inference, and check it",
