@@ -261,7 +261,7 @@ def test_killed_worker_is_one_line(
     def killing(images: Any, program: Any, job: Any, finished: Any, *rest: Any) -> None:
         def report(key: str, value: Any) -> None:
             finished(key, value)
-            rest[1]._processes[0].kill()
+            next(iter(rest[1]._processes.values())).kill()
 
         original(images, program, job, report, *rest)
 
