@@ -268,8 +268,10 @@ def test_killed_worker_is_one_line(
     command = ("sensitivity", "-c", detector.config, *GRID)
     monkeypatch.setattr(analysis, "measure_cuts", killing)
     run = cli(*command, "--workers", 2)
-    assert run.code == 2 and "a worker ended with exit code -9" in run.err
-    assert len(run.err.splitlines()) == 1
+    assert run.code == 2
+    # Paddle's first executor in a process that has not silenced it says so.
+    (line,) = (text for text in run.err.splitlines() if "New Executor" not in text)
+    assert "a worker ended with exit code -9" in line
     assert [path.name for path in in_folder.iterdir()] == ["sensitivity.journal.jsonl"]
     before = lines_of(in_folder / "sensitivity.journal.jsonl")
     assert len(before) > 2  # header, baseline and at least one point
