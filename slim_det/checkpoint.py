@@ -34,17 +34,23 @@ PLAN_SUFFIX = ".plan.json"
 def checkpoint_stem(weights: str | Path) -> Path:
     """Path of a checkpoint without its suffix; downloads it first where it is an address.
 
+    Without a network, a file that ppdet has downloaded before is taken as it is.
+
     Raises:
         WeightsError: No ``.pdparams`` file is there.
     """
     from ppdet.utils.checkpoint import get_weights_path, is_url
+    from ppdet.utils.download import WEIGHTS_HOME, map_path
 
     text = str(weights)
     if is_url(text):
         try:
             text = get_weights_path(text)
         except Exception as error:
-            raise WeightsError(f"weights '{weights}' cannot be downloaded: {error}") from error
+            text = map_path(text, WEIGHTS_HOME)
+            if not Path(text).is_file():
+                raise WeightsError(f"weights '{weights}' cannot be downloaded: {error}") from error
+            logger.warning("'%s' cannot be reached; '%s' is used, unchecked", weights, text)
     for suffix in (".pdparams", ".pdopt", ".pdema", ".pdmodel"):
         if text.endswith(suffix):
             text = text[: -len(suffix)]

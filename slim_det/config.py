@@ -17,6 +17,7 @@ from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
 from slim_det.config_parts import check_parts
+from slim_det.config_scope import unset
 from slim_det.distill.slim_file import check_pruner_key, expand_strategies, read_distill
 from slim_det.errors import ConfigError, nearest
 from slim_det.safe_yaml import merge, one_line, read_tree
@@ -89,7 +90,7 @@ def load_tree(tree: Mapping[str, Any], path: str | Path, overrides: list[str] | 
         ConfigError: A key is unknown.
     """
     _check_components(tree, str(path))
-    merge(global_config, tree)
+    _merge_into_config(tree)
     apply_overrides(overrides or [])
     if "architecture" not in global_config:
         raise ConfigError(f"{path}: no 'architecture' is given; expected e.g. architecture: YOLOv3")
@@ -160,7 +161,7 @@ def apply_overrides(overrides: list[str]) -> None:
             node = node.setdefault(parent, {})
         node[last] = parsed
     _check_components(tree, "-o")
-    merge(global_config, tree)
+    _merge_into_config(tree)
     check_parts(global_config)
 
 
@@ -195,6 +196,15 @@ def _resize_target(reader: Mapping[str, Any]) -> list[int] | None:
             target = transform["Resize"].get("target_size")
             return [target, target] if isinstance(target, int) else list(target)
     return None
+
+
+def _merge_into_config(tree: Mapping[str, Any]) -> None:
+    """Merge checked keys; a component that is given as null is left without settings."""
+    for name, value in tree.items():
+        if value is None and isinstance(global_config.get(name), SchemaDict):
+            global_config[name] = unset(global_config[name])
+        else:
+            merge(global_config, {name: value})
 
 
 def _check_components(tree: Mapping[str, Any], where: str) -> None:

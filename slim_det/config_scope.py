@@ -26,13 +26,13 @@ def fresh_config() -> Iterator[Any]:
     outside = dict(global_config)
     global_config.clear()
     global_config.update(
-        {name: _unset(value) for name, value in outside.items() if isinstance(value, SchemaDict)}
+        {name: unset(value) for name, value in outside.items() if isinstance(value, SchemaDict)}
     )
     try:
         yield global_config
     finally:
         registered = {
-            name: _unset(value)
+            name: unset(value)
             for name, value in global_config.items()
             if name not in outside and isinstance(value, SchemaDict)
         }
@@ -54,8 +54,12 @@ def plain_copy(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value, cfg) for key, value in cfg.items()}
 
 
-def _unset(component: Any) -> Any:
-    """A component's settings as registered: none, only what it declares."""
+def unset(component: Any) -> Any:
+    """A component's settings as registered: none, only what it declares.
+
+    Args:
+        component: ppdet's `SchemaDict` of it.
+    """
     copy = component.copy()
     copy.clear()
     return copy

@@ -300,3 +300,22 @@ def test_address_that_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ppdet_checkpoint, "get_weights_path", fail)
     with pytest.raises(WeightsError, match="'https://no.such/x' cannot be downloaded: no network"):
         checkpoint.checkpoint_stem("https://no.such/x")
+
+
+def test_address_that_was_downloaded_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ppdet asks the server about its own copy; without a network the copy is good enough."""
+    from ppdet.utils import checkpoint as ppdet_checkpoint
+    from ppdet.utils import download
+
+    def fail(url: str) -> str:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(ppdet_checkpoint, "get_weights_path", fail)
+    monkeypatch.setattr(download, "WEIGHTS_HOME", str(tmp_path))
+    (tmp_path / "x.pdparams").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "slim_det"):
+        stem = checkpoint.checkpoint_stem("https://no.such/models/x.pdparams")
+    assert stem == tmp_path / "x"
+    assert "cannot be reached" in caplog.text and "unchecked" in caplog.text

@@ -32,6 +32,18 @@ def test_file_bases_and_overrides_in_this_order(tiny: Path, tmp_path: Path) -> N
     assert cfg.use_gpu is False
 
 
+@pytest.mark.parametrize("where", ["file", "override"])
+def test_component_of_nothing_keeps_its_defaults(
+    tiny: Path, tmp_path: Path, fresh_config: Any, where: str
+) -> None:
+    """`EvalDataset: null` takes away what a base says of it, and not the component."""
+    path = write(tmp_path / "own.yml", {"_BASE_": [str(tiny)], "EvalDataset": None})
+    source = (path, []) if where == "file" else (tiny, ["EvalDataset=null"])
+    before = type(fresh_config["EvalDataset"])
+    cfg = load_config(*source)
+    assert isinstance(cfg["EvalDataset"], before) and not dict(cfg["EvalDataset"])
+
+
 def test_the_fixture_gives_the_configuration_back(tiny: Path, fresh_config: Any) -> None:
     """Nothing of the test before is left, down to the settings of components."""
     assert "filename" not in fresh_config and "epoch" not in fresh_config

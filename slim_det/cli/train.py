@@ -101,8 +101,10 @@ def _evaluate_before(cfg: Any) -> None:
 
     import paddle.distributed as dist
 
+    from slim_det.distill.distiller import distiller_of
     from slim_det.metrics.evaluation import dygraph_predictor, evaluate
 
-    if dist.get_rank() == 0:
+    # Where there is a teacher, its hook measures the student as well.
+    if dist.get_rank() == 0 and distiller_of(cfg["model"]) is None:
         result = evaluate(cfg, dygraph_predictor(cfg["model"]), "dygraph", latency_runs=1)
         logging.getLogger("slim_det").info("before fine-tuning: %s", result)

@@ -43,7 +43,9 @@ def check_dataset(cfg: Any, name: str) -> int:
     if not images.is_dir():
         found = [p.name for p in root.iterdir() if p.is_dir()]
         raise DataError(f"{name}: image_dir '{images}' does not exist{nearest(images.name, found)}")
-    annotations = root / (fields.get("anno_path") or "")
+    if not fields.get("anno_path"):
+        raise DataError(f"{name}: no anno_path is given; expected a file of annotations")
+    annotations = root / fields["anno_path"]
     if not annotations.is_file():
         raise DataError(f"{name}: anno_path '{annotations}' does not exist")
     if kind == "COCODataSet":

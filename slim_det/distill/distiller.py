@@ -19,7 +19,14 @@ from slim_det.distill import gradients
 from slim_det.distill.bound_term import BoundTerm, bind
 from slim_det.distill.companions import Companions, make_peer
 from slim_det.distill.settings import Term
-from slim_det.distill.taps import Kept, Place, Taps, dry_run, forward_without_boxes
+from slim_det.distill.taps import (
+    Kept,
+    Place,
+    Taps,
+    dry_run,
+    forward_without_boxes,
+    yolo_outputs,
+)
 from slim_det.errors import ConfigError, TrainingError
 
 logger = logging.getLogger("slim_det")
@@ -103,6 +110,8 @@ class Distiller:
         self._handles = [
             self.student.register_forward_pre_hook(self._before_forward),
             self.student.register_forward_post_hook(self._after_forward),
+            *self._watch_outputs(self.student, "the student's"),
+            *self._watch_outputs(self.teacher, "the peer's"),
         ]
         object.__setattr__(self.student, _ATTRIBUTE, self)
 
@@ -144,6 +153,22 @@ class Distiller:
         for parameter in self.teacher.parameters():
             parameter.stop_gradient = True
         return Companions(adaptors) if adaptors else None
+
+    def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
+        """Hooks that look at raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""
+
+        def watch(name: str) -> Any:
+            def check(layer: Layer, inputs: Any, output: Tensor) -> None:
+                if model.training and paddle.is_grad_enabled():
+                    self._check_finite(output, {name: output})
+
+            return check
+
+        layers = dict(model.named_sublayers())
+        return [
+            layers[path].register_forward_post_hook(watch(f"{whose} '{path}'"))
+            for path in yolo_outputs(model)
+        ]
 
     def _is_teaching(self) -> bool:
         return self.student.training and paddle.is_grad_enabled()
@@ -215,7 +240,12 @@ class Distiller:
         total.backward()
 
     def _check_finite(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Stop before an optimizer has stepped. The parts are looked at only if the sum is bad."""
+        """Stop before an optimizer has stepped. The parts are looked at only if the sum is bad.
+
+        Args:
+            total: Any tensor that a bad part makes bad.
+            parts: What is named, by name; the first that is bad.
+        """
         if bool(paddle.isfinite(total).all()):
             return
         where, culprit = f"epoch {self.epoch}, step {self.step}", "the total loss is not finite"

@@ -46,7 +46,7 @@ def check_fit(
     found = []
     if compare_outputs:
         found += _class_differences(
-            _num_classes(student, student_cfg), _num_classes(teacher.model, teacher.cfg)
+            num_classes(student, student_cfg), num_classes(teacher.model, teacher.cfg)
         )
         found += _head_differences(student, teacher.model)
     found += _image_differences(student_cfg, teacher.cfg)
@@ -62,8 +62,13 @@ def _class_differences(student: int, teacher: int) -> list[str]:
     return [_differs("num_classes", student, teacher)] if student != teacher else []
 
 
-def _num_classes(model: paddle.nn.Layer, cfg: Mapping[str, Any]) -> int:
-    """Of the head, which may have a number of its own; else of the configuration."""
+def num_classes(model: paddle.nn.Layer, cfg: Mapping[str, Any]) -> int:
+    """Of the head, which may have a number of its own; else of the configuration.
+
+    Args:
+        model: A detector.
+        cfg: Its configuration.
+    """
     default = cfg.get("num_classes", _NUM_CLASSES)
     return int(getattr(_head(model), "num_classes", default))
 

@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 
 from slim_det.distill.distiller import Distiller
-from slim_det.distill.fit import check_fit
+from slim_det.distill.fit import check_fit, num_classes
 from slim_det.distill.losses import LOSSES
 from slim_det.distill.settings import read_terms
 from slim_det.distill.teacher import build_teacher
@@ -63,6 +63,6 @@ class Distill:
         teacher = build_teacher(self.teacher)
         on_outputs = any(LOSSES[term.loss].on_yolo_outputs for term in self.terms)
         check_fit(model, global_config, teacher, compare_outputs=on_outputs)
-        classes = int(global_config["num_classes"])
+        classes = num_classes(model, global_config)
         Distiller(model, teacher.model, self.terms, classes).attach()
         return model

@@ -1,4 +1,4 @@
-"""Saves checkpoints with their plan, whole or not at all, and remembers the best one."""
+"""Saves checkpoints with their plan and companions, and remembers the best one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_det import checkpoint
+from slim_det.distill.distiller import distiller_of
 from slim_det.hooks.base import Hook
 from slim_det.prune.plan import plan_of
 
@@ -15,7 +16,7 @@ logger = logging.getLogger("slim_det")
 
 
 class CheckpointSaver(Hook):
-    """Takes the place of ppdet's Checkpointer: the same files, the same names, plus the plan.
+    """Takes the place of ppdet's Checkpointer: the same files and names, plus plan and companions.
 
     Unlike ppdet's, a run that is resumed still knows its best AP, and an evaluation without
     any boxes counts as AP 0.
@@ -66,6 +67,10 @@ class CheckpointSaver(Hook):
         if self.trainer.use_ema:
             # ppdet has put the average into the model and the trained weights into status.
             state, ema_state = status["weight"], state
+        distiller = distiller_of(self.model)
+        if distiller is not None and distiller.companions is not None:
+            # First: a checkpoint that is there can be resumed.
+            distiller.companions.save(self.folder / name)
         checkpoint.save(
             self.folder / name,
             state,

@@ -31,13 +31,13 @@ class DistillPreflight(Hook):
             return
         try:
             check_dataset(cfg, "EvalDataset")
+            teacher, student = (
+                evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
+                for model in (distiller.teacher, self.trainer.model)
+            )
         except SlimDetError as error:
             logger.warning("the teacher cannot be measured: %s", error)
             return
-        teacher, student = (
-            evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
-            for model in (distiller.teacher, self.trainer.model)
-        )
         logger.info("teacher: %s", teacher)
         logger.info("student before training: %s", student)
         if teacher.ap < student.ap:

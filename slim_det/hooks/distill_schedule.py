@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
+
+import paddle
 
 from slim_det.distill.bound_term import BoundTerm
 from slim_det.distill.distiller import Distiller, distiller_of
-from slim_det.errors import ConfigError
+from slim_det.errors import ConfigError, TrainingError
 from slim_det.hooks.base import Hook
 
 logger = logging.getLogger("slim_det")
 
 
 class DistillSchedule(Hook):
-    """Tells a distiller which epoch and step it is, and trains and saves its companions.
+    """Tells a distiller which epoch and step it is, and trains its companions.
 
     Args:
         trainer: ppdet's Trainer, with a model that a distiller hangs on.
 
     Raises:
-        ConfigError: None does, the training is to be compiled, or the companions are to be trained in
-            mixed precision.
+        ConfigError: None does, the training is to be compiled, or the companions are to be
+            trained in mixed precision.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -44,7 +45,6 @@ class DistillSchedule(Hook):
                 "take losses between layers of equal width"
             )
         self.distiller: Distiller = distiller
-        self.folder = Path(cfg.save_dir) / cfg.filename
         self._weights: dict[str, float] = {}
 
     def before_training(self, status: dict[str, Any]) -> None:
@@ -73,10 +73,19 @@ class DistillSchedule(Hook):
             self.distiller.companions.step(status["learning_rate"])
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
-        """Save the companions beside the checkpoint of this epoch, if there is one."""
-        name = self.snapshot_name(status)
-        if name and self.is_main_process and self.distiller.companions is not None:
-            self.distiller.companions.save(self.folder / name)
+        """Stop before a checkpoint is saved that could not be loaded.
+
+        A loss is looked at before each step; this is after the last one.
+
+        Raises:
+            TrainingError: A tensor of the student holds values that are not finite.
+        """
+        for name, value in self.trainer.model.state_dict().items():
+            if not bool(paddle.isfinite(value).all()):
+                raise TrainingError(
+                    f"epoch {status['epoch_id']}: '{name}' is not finite after the last step; the "
+                    "last checkpoint stays as it was; try a smaller weight or learning rate"
+                )
 
 
 def _change(term: BoundTerm, before: float | None, weight: float, epoch: int) -> str:

@@ -80,6 +80,7 @@ def test_folders_and_files(shapes: Path) -> None:
     assert refusal(coco(gone)) == f"TrainDataset: dataset_dir '{gone}' does not exist"
     assert "did you mean 'images'?" in refusal(coco(shapes, image_dir="imgs"))
     assert "anno_path" in refusal(coco(shapes, anno_path="annotations"))
+    assert refusal(voc(shapes, anno_path=None)).startswith("TrainDataset: no anno_path is given")
     assert "label_list" in refusal(voc(shapes, label_list="labels.txt"))
 
 

@@ -185,20 +185,36 @@ def test_attach_and_detach() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "culprit"), [("teacher", "distill_l2 is nan"), ("student", "loss_1 is nan")]
+    ("part", "bias", "culprit"),
+    [
+        ("teacher", np.nan, "distill_l2 is nan"),
+        ("student", np.nan, "the student's 'yolo_head.yolo_output.1' is nan"),
+        ("student", 1e30, "loss_1 is infinite"),
+    ],
 )
-def test_nan_stops_with_epoch_step_and_culprit(part: str, culprit: str) -> None:
+def test_it_stops_with_epoch_step_and_culprit(part: str, bias: float, culprit: str) -> None:
     models = {"student": tiny_detector(1), "teacher": tiny_detector(2)}
     distiller = distilled(models["student"], models["teacher"], None, pairs=[pair("feature_l2")])
     distiller.detach()
     distiller = distilled(models["student"], models["teacher"], "l2")
     distiller.epoch, distiller.step = 3, 17
-    models[part].yolo_head.outputs[1].bias.set_value(np.full(6, np.nan, "float32"))
+    models[part].yolo_head.outputs[1].bias.set_value(np.full(6, bias, "float32"))
     with pytest.raises(TrainingError, match=f"epoch 3, step 17: {culprit}") as error:
         models["student"](make_batch())
     assert "\n" not in str(error.value)
     # Nothing has learned from it.
     assert all(p.grad is None for p in models["student"].parameters())
+
+
+def test_a_peer_is_watched_as_the_student_is() -> None:
+    """Before its own loss; a model that is evaluated may give what it likes."""
+    student, teacher = tiny_detector(1), tiny_detector(2)
+    distilled(student, teacher, "dml")
+    teacher.yolo_head.outputs[0].bias.set_value(np.full(6, np.nan, "float32"))
+    teacher.eval()
+    teacher(make_batch())
+    with pytest.raises(TrainingError, match="the peer's 'yolo_head.yolo_output.0' is nan"):
+        student(make_batch())
 
 
 def test_infinity_stops_in_any_step() -> None:

@@ -12,8 +12,10 @@ import paddle
 import pytest
 from paddle.utils import unique_name
 
-from slim_det.errors import ConfigError
+from slim_det.errors import ConfigError, TrainingError
+from slim_det.hooks.checkpoint_saver import CheckpointSaver
 from slim_det.hooks.distill_schedule import DistillSchedule
+from tests.commands import files_below
 from tests.distill.tiny_detectors import (
     arrays,
     distilled,
@@ -39,8 +41,9 @@ class FakeTrainer:
         settings = {"save_dir": str(folder), "filename": "run", "snapshot_epoch": 2, **cfg}
         self.cfg = SimpleNamespace(epoch=epochs, **settings)
         self.model, self.use_amp = model, bool(cfg.get("amp"))
+        self.use_ema = False
         self.seen: list[tuple[int, int, float]] = []
-        self.hook = DistillSchedule(self)
+        self.hook, self.saver = DistillSchedule(self), CheckpointSaver(self)
         self.optimizer = paddle.optimizer.Momentum(RATE, 0.9, parameters=model.parameters())
 
     def train(self, start: int = 0) -> None:
@@ -57,6 +60,7 @@ class FakeTrainer:
                 status["learning_rate"] = RATE
                 self.hook.on_step_end(status)
             self.hook.on_epoch_end(status)
+            self.saver.on_epoch_end(status)
             self.hook.on_epoch_begin(status)
             status["mode"] = "eval"
             self.model.eval()
@@ -75,8 +79,8 @@ class FakeTrainer:
         self.optimizer.clear_grad()
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+def companions(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.companions.pdparams"))
 
 
 def test_a_model_without_a_teacher_is_refused(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_epoch_and_step_are_set(tmp_path: Path) -> None:
     trainer = FakeTrainer(tmp_path, student)
     trainer.train(start=1)
     assert [seen[:2] for seen in trainer.seen] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert files(tmp_path) == []
+    assert companions(tmp_path) == []
 
 
 def test_the_teacher_runs_in_its_epochs_only(tmp_path: Path) -> None:
@@ -128,15 +132,15 @@ def test_companions_learn_and_are_saved(tmp_path: Path) -> None:
     after = arrays(distiller.companions.layer)
     assert not same(before, after)
     assert all(np.isfinite(value).all() for value in after.values()), "a rate of evaluation"
-    assert files(tmp_path) == ["1.companions.pdparams", "model_final.companions.pdparams"]
+    assert companions(tmp_path) == ["1.companions.pdparams", "model_final.companions.pdparams"]
 
 
 def test_other_processes_save_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = tiny_detector(1), tiny_detector(2, width=6)
     distilled(student, teacher, None, pairs=[pair("feature_l2")])
-    monkeypatch.setattr(DistillSchedule, "is_main_process", False)
+    monkeypatch.setattr(CheckpointSaver, "is_main_process", False)
     FakeTrainer(tmp_path, student, epochs=1).train()
-    assert files(tmp_path) == []
+    assert companions(tmp_path) == []
 
 
 def test_a_resumed_training_ends_at_the_same_weights(tmp_path: Path) -> None:
@@ -174,3 +178,17 @@ def test_compiled_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave to_static out") as error:
         FakeTrainer(tmp_path, student, to_static=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_student_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    """After the last step of an epoch, which no loss has seen; what was saved stays."""
+    student = tiny_detector(1)
+    distilled(student, tiny_detector(2), "l2", 1.0)
+    trainer = FakeTrainer(tmp_path, student, epochs=1)
+    trainer.train()
+    before = files_below(tmp_path)
+    name = "neck.tips.1.bias"
+    dict(student.named_parameters())[name].set_value(np.full([4], np.nan, "float32"))
+    with pytest.raises(TrainingError, match=f"epoch 3: '{name}' is not finite") as error:
+        trainer.hook.on_epoch_end({"mode": "train", "epoch_id": 3})
+    assert "\n" not in str(error.value) and files_below(tmp_path) == before
