@@ -12,7 +12,7 @@ from slim_det.config import load_config
 from slim_det.data.check import check_dataset
 from tests.commands import CONFIGS, ROOT
 
-BLOOD_CELLS = sorted(CONFIGS.glob("*_bccd*.yml"))
+BLOOD_CELLS = sorted(CONFIGS.glob("yolov3_*_bccd*.yml"))
 SHAPES = sorted(CONFIGS.glob("shapes*.yml"))
 
 
