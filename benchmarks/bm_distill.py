@@ -21,7 +21,6 @@ from typing import Any, Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-
 from slim_det.cli.process import prepare_process  # noqa: E402
 
 CONFIG = "configs/yolov3/yolov3_mobilenet_v1_bccd.yml"
@@ -43,6 +42,7 @@ def main() -> None:
     from slim_det import session
     from slim_det.config import load_config
     from slim_det.distill.distiller import distiller_of
+    from slim_det.distill.taps import forward_without_boxes
 
     cfg = load_config(args.config, ["worker_num=0"])
     session.set_device(cfg)
@@ -66,8 +66,7 @@ def main() -> None:
 
     def teach(batch: Any) -> None:
         with paddle.no_grad():
-            teacher = distiller.teacher
-            teacher.yolo_head(teacher.neck(teacher.backbone(batch)))
+            forward_without_boxes(distiller.teacher, batch)
 
     print(
         f"python {platform.python_version()}, paddle {paddle.__version__}, {platform.machine()} "

@@ -85,7 +85,7 @@ def _init_callbacks(trainer: Any) -> None:
     """`Trainer._init_callbacks`: ppdet's callbacks, and what watches a distilled training."""
     _init_callbacks_of_ppdet(trainer)
     if trainer.mode == "train" and distiller_of(trainer.model) is not None:
-        # In front: a checkpoint that is written is to find its companions beside it.
+        # In front: a student that is not finite is not saved.
         callbacks = [DistillSchedule(trainer), DistillPreflight(trainer), *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)

@@ -43,6 +43,12 @@ def command(
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+def done(run: Outcome) -> Outcome:
+    """The same, if the command went well."""
+    assert run.code == 0, run.err + run.out
+    return run
+
+
 def process_environment(**variables: str) -> dict[str, str]:
     """This process's environment, with the checkout importable."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **variables}

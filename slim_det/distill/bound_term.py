@@ -129,7 +129,7 @@ def bind(term: Term, student: Layer, teacher: Layer, num_classes: int) -> BoundT
         f"distill_{term.name}",
         term,
         loss,
-        Options(num_classes, 1.0 if term.temperature is None else term.temperature),
+        Options(num_classes, term.temperature),
         tuple(Place(path, loss.reads) for path in ours),
         tuple(Place(path, loss.reads) for path in theirs),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slim_det.distill.losses import LOSSES, Loss
@@ -211,7 +211,7 @@ def _named(terms: Sequence[Term]) -> list[Term]:
     for term in terms:
         name = term.loss if uses[term.loss] == 1 else f"{term.loss}_{seen[term.loss]}"
         seen[term.loss] += 1
-        named.append(Term(**{**vars(term), "name": name}))
+        named.append(replace(term, name=name))
     return named
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from slim_det import session
 from slim_det.config import load_config
-from tests.commands import Outcome, command, files_below
+from tests.commands import Outcome, command, done, files_below
 from tests.support import restored_config
 from tests.trained import Detector, make_detector
 
@@ -51,11 +51,6 @@ def same(left: Path, right: Path, suffix: str = ".pdparams") -> bool:
     """Whether a file of two checkpoints holds the same numbers, to the last bit."""
     ours, theirs = tensors(left, suffix), tensors(right, suffix)
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
-
-
-def done(run: Outcome) -> Outcome:
-    assert run.code == 0, run.err + run.out
-    return run
 
 
 def untrained(config: Path, path: Path) -> Path:

@@ -14,7 +14,7 @@ import yaml
 
 from slim_det import session
 from slim_det.config import load_config
-from tests.commands import Outcome, command, files_below
+from tests.commands import Outcome, command, done, files_below
 from tests.support import restored_config
 
 SCRIPT = Path(__file__).with_name("train_script.py")
@@ -65,16 +65,11 @@ def train(tiny: Path, slim: Path, folder: Path, *settings: str, **variables: str
     return command("-c", tiny, *arguments, script=SCRIPT, cwd=folder, **variables)
 
 
-def done(run: Outcome) -> str:
-    assert run.code == 0, run.err + run.out
-    return run.out
-
-
 def test_teacher_as_the_base(teacher: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
     """Nothing of the teacher's reaches the student but what it says: no weights, no schedule."""
     weights = teacher.with_suffix(".pdparams")
     slim = historical(tmp_path, teacher, weights, slim="Distill")
-    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams"))
+    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams")).out
     assert f"241 of 241 tensors from {whole}.pdparams" in out
     assert f"loaded 241 tensors from {weights}" in out
     assert "epoch 0: distill_split acts with weight 1000" in out
@@ -96,7 +91,7 @@ def test_cut_then_distilled(teacher: Path, tiny: Path, whole: Path, tmp_path: Pa
     pruner = {"criterion": "l1_norm", "pruned_params": TIPS, "pruned_ratios": [0.5, 0.7, 0.8]}
     more = {"slim": "DistillPrune", "pruner": "Pruner", "Pruner": pruner}
     slim = historical(tmp_path, teacher, weights, **more)
-    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams"))
+    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams")).out
     order = ("241 of 241 tensors", "pruned 3 groups", f"loaded 241 tensors from {weights}")
     assert sorted(order, key=out.index) == [*order]
     stem = tmp_path / "tiny" / "model_final"
@@ -116,10 +111,10 @@ def test_weights_at_an_address(teacher: Path, tiny: Path, tmp_path: Path) -> Non
     assert f"Distill.teacher: weights '{ADDRESS}' cannot be downloaded: " in run.err
     assert not (tmp_path / "tiny").exists()
     weights = teacher.with_suffix(".pdparams")
-    out = done(train(tiny, slim, tmp_path, f"Distill.teacher.weights={weights}", **home))
+    out = done(train(tiny, slim, tmp_path, f"Distill.teacher.weights={weights}", **home)).out
     assert f"loaded 241 tensors from {weights}" in out
     shutil.copy(weights, kept)
-    out = done(train(tiny, slim, tmp_path, **home))
+    out = done(train(tiny, slim, tmp_path, **home)).out
     assert f"'{ADDRESS}' cannot be reached; '{kept}' is used, unchecked" in out
     assert f"loaded 241 tensors from {kept}" in out
 

@@ -17,7 +17,7 @@ import pytest
 
 from slim_det.sensitivity import analysis, measure
 from slim_det.sensitivity.tails import DetectorProgram
-from tests.commands import Outcome, files_below
+from tests.commands import Outcome, done, files_below
 from tests.forks import Forks
 from tests.trained import Detector, copy_detector, thin_detector
 
@@ -47,11 +47,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
-
-
-def done(run: Outcome) -> Outcome:
-    assert run.code == 0, run.err + run.out
-    return run
 
 
 @pytest.fixture
