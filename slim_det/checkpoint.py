@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimizer state and plan, saved together and loaded by one loader."""
+"""Checkpoints: weights, optimizer state, plan and record, saved together, loaded by one loader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.errors import PlanError, WeightsError
+from slim_det.errors import PlanError, QuantError, WeightsError
 from slim_det.files import write_atomically
 from slim_det.layers import is_class_output
 from slim_det.optimizer_state import load_optimizer
@@ -25,9 +25,12 @@ from slim_det.prune.plan import (
     summary,
     tensor_shapes,
 )
+from slim_det.quantize.model import quantize_model
+from slim_det.quantize.record import QuantRecord, read_record, record_of
 
 logger = logging.getLogger("slim_det")
 
+RECORD_SUFFIX = ".quant.json"
 PLAN_SUFFIX = ".plan.json"
 
 
@@ -76,8 +79,19 @@ def stored_plan(weights: str | Path) -> Plan | None:
     return read_plan(path) if path.is_file() else None
 
 
+def record_path(stem: Path) -> Path:
+    """Where a checkpoint keeps its quantization record."""
+    return stem.with_name(stem.name + RECORD_SUFFIX)
+
+
+def stored_record(weights: str | Path) -> QuantRecord | None:
+    """The quantization record beside a checkpoint; None where the weights are of a float model."""
+    path = record_path(checkpoint_stem(weights))
+    return read_record(path) if path.is_file() else None
+
+
 def load_weights(model: paddle.nn.Layer, weights: str | Path) -> None:
-    """Replay the plan beside the weights, if any, and load every tensor.
+    """Replay the plan and the record beside the weights, if any, and load every tensor.
 
     Args:
         model: A freshly built model, or one that was cut by the same plan.
@@ -191,6 +205,7 @@ def save(
     optimizer: Any,
     last_epoch: int,
     plan: Plan | None = None,
+    record: QuantRecord | None = None,
     ema_state: dict[str, Any] | None = None,
     best: dict[str, Any] | None = None,
 ) -> None:
@@ -202,6 +217,7 @@ def save(
         optimizer: Its state goes to ``.pdopt``.
         last_epoch: Epochs done, kept in ``.pdopt``.
         plan: Goes to ``.plan.json``; None for a whole model.
+        record: Goes to ``.quant.json``; None for a float model.
         ema_state: With a moving average: the average, saved as ``.pdparams``, while ``state``
             goes to ``.pdema``.
         best: Figures of the best model so far, kept in ``.json``.
@@ -214,13 +230,16 @@ def save(
     files = {}
     if plan is not None:
         files[plan_path(stem)] = _text_saver(plan.to_json())
+    if record is not None:
+        files[record_path(stem)] = _text_saver(record.to_json())
     if best is not None:
         files[stem.with_name(stem.name + ".json")] = _text_saver(json.dumps(best) + "\n")
     for suffix, content in contents.items():
         files[stem.with_name(stem.name + suffix)] = _saver(content)
     write_atomically(files)
-    if plan is None:
-        plan_path(stem).unlink(missing_ok=True)
+    for path, content in ((plan_path(stem), plan), (record_path(stem), record)):
+        if content is None:
+            path.unlink(missing_ok=True)
     logger.info("saved %s", params_path(stem))
 
 
@@ -233,7 +252,21 @@ def _cut_state(model: paddle.nn.Layer, state: dict[str, np.ndarray]) -> None:
 
 
 def _replay(model: paddle.nn.Layer, stem: Path) -> None:
-    """Bring a model to the shape of a checkpoint."""
+    """Bring a model to the shape and the quantization of a checkpoint."""
+    _replay_plan(model, stem)
+    record, stored = record_of(model), stored_record(stem)
+    if stored is None:
+        return
+    if record is None:
+        quantize_model(model, stored)
+        logger.info("replayed %s: %d layers quantized", record_path(stem), len(stored.layers))
+    elif not record.quantizes_like(stored):
+        raise QuantError(
+            f"'{record_path(stem)}' quantizes otherwise than this run; resume without --slim_config"
+        )
+
+
+def _replay_plan(model: paddle.nn.Layer, stem: Path) -> None:
     plan, stored = plan_of(model), stored_plan(stem)
     if stored is None:
         return

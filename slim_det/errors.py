@@ -34,6 +34,10 @@ class DataError(SlimDetError):
     """A data set or an image is missing or unusable."""
 
 
+class QuantError(SlimDetError):
+    """A quantization is unreadable, contradicts the weights, or cannot be deployed."""
+
+
 class ExportError(SlimDetError):
     """An exported model is missing, incomplete, or differs from the model it came from."""
 

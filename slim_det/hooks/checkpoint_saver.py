@@ -11,6 +11,7 @@ from slim_det import checkpoint
 from slim_det.distill.distiller import distiller_of
 from slim_det.hooks.base import Hook
 from slim_det.prune.plan import plan_of
+from slim_det.quantize.record import record_of
 
 logger = logging.getLogger("slim_det")
 
@@ -77,6 +78,7 @@ class CheckpointSaver(Hook):
             self.trainer.optimizer,
             done,
             plan_of(self.model),
+            record_of(self.model),
             ema_state,
             best,
         )

@@ -1,0 +1,1 @@
+"""Quantization: int8 detectors, trained or calibrated, and their scales."""

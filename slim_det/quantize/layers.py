@@ -1,0 +1,106 @@
+"""A convolution that computes with rounded weights and inputs, as its int8 kernel will."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+from paddle.nn import Layer
+
+
+class QuantConv2D(paddle.nn.Conv2D):
+    """A `Conv2D` of a detector that simulates its int8 kernel.
+
+    It is made out of an existing layer, in place (`quantize_convolution`): parameters, names, hooks
+    and whoever holds the layer stay as they are. While a program is traced it is a float
+    convolution; the integers are written into the program by the export.
+
+    Batch norm is folded into the deployed weights. A range for every output channel scales with
+    its channel, so rounding before or after folding gives the same integers; a single range
+    does not, so there the weight is rounded as it will be folded.
+
+    Attributes:
+        activation: Quantizer of the input.
+        weights: Quantizer of the weight.
+    """
+
+    activation: Layer
+    weights: Layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; [N, Cin, H, W] to [N, Cout, H', W']."""
+        if not paddle.in_dynamic_mode():
+            return super().forward(x)
+        return F.conv2d(
+            self.activation(x),
+            self.rounded_weight(),
+            self.bias,
+            self._stride,
+            self._padding,
+            self._dilation,
+            self._groups,
+            self._data_format,
+        )
+
+    def rounded_weight(self) -> Tensor:
+        """The weight whose folded form is made of integers, [Cout, Cin / groups, kh, kw]."""
+        factor = None if self.weights.per_channel else self._fold_factor()
+        if factor is None:
+            return self.weights(self.weight)
+        factor = factor.reshape([-1, 1, 1, 1])
+        return self.weights(self.weight * factor) / factor
+
+    def folded_weight(self) -> np.ndarray:
+        """The weight with its batch norm folded into it, before rounding, float64."""
+        weight = self.weight.numpy().astype(np.float64)
+        factor = self._fold_factor()
+        return weight if factor is None else weight * factor.numpy().reshape(-1, 1, 1, 1)
+
+    def weight_ranges(self) -> np.ndarray:
+        """Ranges of the folded weight, float64 [Cout] or [1]."""
+        return np.asarray(self.weights.ranges(self.folded_weight()))
+
+    def _fold_factor(self) -> Tensor | None:
+        """What batch norm multiplies each output channel with, [Cout]; never zero."""
+        norm = self.norm
+        if norm is None:
+            return None
+        with paddle.no_grad():
+            factor = norm.weight / paddle.sqrt(norm._variance + norm._epsilon)
+            tiny = paddle.full_like(factor, 1e-12)
+            return paddle.where(factor.abs() < tiny, tiny, factor)
+
+    @property
+    def norm(self) -> Layer | None:
+        """The batch norm that is folded into this layer."""
+        return self.__dict__.get("_folded_norm")
+
+
+def quantize_convolution(
+    layer: paddle.nn.Conv2D, activation: Layer, weights: Layer, norm: Layer | None
+) -> None:
+    """Make a convolution simulate its int8 kernel from now on.
+
+    The layer stays the same object: ppdet's heads keep lists of their convolutions beside the
+    sublayers, and a layer that replaced this one would be missing there.
+
+    Args:
+        layer: The convolution.
+        activation: Quantizer of its input.
+        weights: Quantizer of its weight.
+        norm: Batch norm that alone reads its output; None for none.
+    """
+    layer.__class__ = QuantConv2D
+    layer.activation = activation
+    layer.weights = weights
+    # Not a sublayer: it belongs to another part of the model.
+    object.__setattr__(layer, "_folded_norm", norm)
+
+
+def release_convolution(layer: QuantConv2D) -> None:
+    """Make a layer a float convolution again."""
+    del layer.activation
+    del layer.weights
+    object.__delattr__(layer, "_folded_norm")
+    layer.__class__ = paddle.nn.Conv2D

@@ -1,0 +1,178 @@
+"""From a record to a model that simulates it, back, and to the scales that an engine is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import paddle
+
+from slim_det.errors import QuantError
+from slim_det.layers import layer_names
+from slim_det.quantize.layers import QuantConv2D, quantize_convolution, release_convolution
+from slim_det.quantize.quantizers import AbsMaxWeight, ObservedRange, SharedRange
+from slim_det.quantize.record import QuantLayer, QuantRecord, attach_record, record_of
+from slim_det.quantize.rounding import MIN_RANGE
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """Everything that an engine needs to know of one quantized convolution.
+
+    Attributes:
+        input_range: The integer of an input x is x / input_range * 127, rounded and clipped.
+        weight_ranges: Of the weight with its batch norm folded, float64 [Cout] or [1].
+        weight_bits: Of an integer weight.
+        activation_bits: Of an integer input.
+    """
+
+    input_range: float
+    weight_ranges: np.ndarray
+    weight_bits: int
+    activation_bits: int
+
+
+def quantize_model(
+    model: paddle.nn.Layer, record: QuantRecord, ranges: Mapping[str, float] | None = None
+) -> None:
+    """Make a model simulate what a record says, in place, and attach the record.
+
+    Args:
+        model: A float model.
+        record: What to quantize.
+        ranges: Module path -> range of that layer's input, from a calibration; without it they
+            are 1, until weights are loaded.
+
+    Raises:
+        QuantError: The model is quantized already, or is not the one of the record.
+    """
+    if record_of(model) is not None:
+        raise QuantError("the model is quantized already; start from float weights")
+    found = [_find(model, layer) for layer in record.layers]
+    quantizers: dict[str, paddle.nn.Layer] = {}
+    for layer, (module, norm) in zip(record.layers, found):
+        if layer.shares:
+            activation: paddle.nn.Layer = SharedRange(quantizers[layer.shares])
+        else:
+            start = max((ranges or {}).get(layer.name, 1.0), MIN_RANGE)
+            activation = _activation(record, f"{module.weight.name}.input_range", start)
+            quantizers[layer.name] = activation
+        quantize_convolution(module, activation, _weight_quantizer(record, module), norm)
+        module.activation.training = module.weights.training = module.training
+    attach_record(model, record)
+
+
+def keep_float(model: paddle.nn.Layer, names: Iterable[str], reason: str) -> None:
+    """Put layers of a quantized model back to float, and say so in its record.
+
+    Args:
+        model: A quantized model.
+        names: Module paths of quantized convolutions.
+        reason: For the record.
+    """
+    record = record_of(model)
+    if record is None:
+        raise QuantError("the model is not quantized")
+    back = set(names)
+    left = _without(record.layers, back)
+    layers = quantized_layers(model)
+    shared = {layer.name: layer.shares for layer in record.layers}
+    ranges = {name: layer.activation for name, layer in layers.items()}
+    for name in back:
+        release_convolution(layers[name])
+    for layer in left:
+        if shared[layer.name] and not layer.shares:
+            layers[layer.name].activation = ranges[shared[layer.name]]
+        elif layer.shares != shared[layer.name]:
+            layers[layer.name].activation = SharedRange(ranges[shared[layer.name]])
+    kept = {**record.kept_float, **{name: reason for name in back}}
+    attach_record(model, replace(record, layers=left, kept_float=kept))
+
+
+def quantized_layers(model: paddle.nn.Layer) -> dict[str, QuantConv2D]:
+    """Module path -> convolution, of every quantized layer in the order of the record."""
+    record = record_of(model)
+    if record is None:
+        return {}
+    weights = {path: weight for weight, path in layer_names(model).items()}
+    modules = dict(model.named_sublayers())
+    return {layer.name: modules[weights[layer.name].rpartition(".")[0]] for layer in record.layers}
+
+
+def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
+    """The scales of a quantized model.
+
+    Returns:
+        State-dict name of a convolution's weight -> its scales.
+
+    Raises:
+        QuantError: A range is missing, not finite or not positive.
+    """
+    record = record_of(model)
+    if record is None:
+        raise QuantError("the model is not quantized")
+    names = {path: weight for weight, path in layer_names(model).items()}
+    found = {}
+    for path, layer in quantized_layers(model).items():
+        scales = LayerScales(
+            input_range=layer.activation.range(),
+            weight_ranges=layer.weight_ranges(),
+            weight_bits=record.settings.weight_bits,
+            activation_bits=record.settings.activation_bits,
+        )
+        values = np.append(scales.weight_ranges, scales.input_range)
+        if not np.isfinite(values).all() or (values <= 0).any():
+            raise QuantError(
+                f"'{path}' has lost its scales (input range {scales.input_range:g}); expected "
+                "positive numbers: quantize again"
+            )
+        found[names[path]] = scales
+    return found
+
+
+def _find(
+    model: paddle.nn.Layer, layer: QuantLayer
+) -> tuple[paddle.nn.Conv2D, paddle.nn.Layer | None]:
+    """The convolution and the batch norm of an entry of a record."""
+    weights = {path: weight for weight, path in layer_names(model).items()}
+    modules = dict(model.named_sublayers())
+    module = modules.get(weights.get(layer.name, "").rpartition(".")[0])
+    norm = modules.get(layer.norm) if layer.norm else None
+    if type(module) is not paddle.nn.Conv2D or (layer.norm and norm is None):
+        raise QuantError(
+            f"the quantization record belongs to another model: it has no convolution "
+            f"'{layer.name}'" + (f" with batch norm '{layer.norm}'" if layer.norm else "")
+        )
+    return module, norm
+
+
+def _without(layers: list[QuantLayer], back: set[str]) -> list[QuantLayer]:
+    """The layers that are left; who shared the range of one that is gone gets one of its own."""
+    heirs: dict[str, str] = {}
+    left = []
+    for layer in layers:
+        if layer.name in back:
+            continue
+        shares = layer.shares
+        if shares in back:
+            shares = heirs.get(layer.shares, "")
+            heirs.setdefault(layer.shares, layer.name)
+        left.append(replace(layer, shares=shares))
+    return left
+
+
+def _activation(record: QuantRecord, name: str, start: float) -> paddle.nn.Layer:
+    settings = record.settings
+    return ObservedRange(
+        name,
+        start,
+        settings.activation_bits,
+        settings.moving_rate,
+        per_batch=settings.activation_type == "abs_max",
+    )
+
+
+def _weight_quantizer(record: QuantRecord, module: paddle.nn.Conv2D) -> paddle.nn.Layer:
+    settings = record.settings
+    return AbsMaxWeight(settings.weight_bits, settings.weight_type == "channel_wise_abs_max")

@@ -1,0 +1,131 @@
+"""What rounds a tensor in a simulated detector, and knows the range that the engine is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+
+from slim_det.quantize.rounding import MIN_RANGE, fake_quantize, fake_quantize_channels
+
+
+class ObservedRange(Layer):
+    """An activation's range: a moving average of the largest absolute value of each batch.
+
+    Args:
+        name: Of the parameter that holds the range.
+        start: The range to begin with, from a calibration.
+        bits: Of an integer.
+        rate: What the average keeps of itself at each step.
+        per_batch: Round each training batch to its own range (``abs_max``); the average is
+            kept all the same, for evaluation and export.
+    """
+
+    def __init__(
+        self, name: str, start: float, bits: int, rate: float = 0.9, per_batch: bool = False
+    ) -> None:
+        super().__init__()
+        self.bits = bits
+        self.rate = rate
+        self.per_batch = per_batch
+        self.frozen = False
+        self.limit = fixed_parameter(self, name, np.full([1], start, "float32"))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round ``values``; in training, follow their range first."""
+        limit = float(self.limit)
+        if self.training and not self.frozen:
+            seen = absolute_max(values)
+            limit = self.rate * limit + (1 - self.rate) * seen
+            self.limit.set_value(np.full([1], limit, "float32"))
+            if self.per_batch:
+                limit = seen
+        return fake_quantize(values, limit, self.bits)
+
+    def range(self) -> float:
+        """The range, of values before rounding."""
+        return float(self.limit)
+
+
+class SharedRange(Layer):
+    """The range of another convolution that reads the same tensor.
+
+    Args:
+        source: Its quantizer; it has run before in every forward.
+    """
+
+    def __init__(self, source: Layer) -> None:
+        super().__init__()
+        # Not a sublayer: a parameter is in the model's state once.
+        object.__setattr__(self, "source", source)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round ``values`` as the source does now, without following them a second time."""
+        following, self.source.training = self.source.training, False
+        try:
+            return self.source(values)
+        finally:
+            self.source.training = following
+
+    def range(self) -> float:
+        """The range of the source."""
+        return float(self.source.range())
+
+
+class AbsMaxWeight(Layer):
+    """A weight's range: its largest absolute value, of the tensor or of every output channel.
+
+    Args:
+        bits: Of an integer.
+        per_channel: A range for every output channel.
+    """
+
+    def __init__(self, bits: int, per_channel: bool) -> None:
+        super().__init__()
+        self.bits = bits
+        self.per_channel = per_channel
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round ``weight`` [Cout, ...]."""
+        if not self.per_channel:
+            return fake_quantize(weight, absolute_max(weight), self.bits)
+        return fake_quantize_channels(weight, channel_max(weight), self.bits)
+
+    def ranges(self, weight: np.ndarray) -> np.ndarray:
+        """The ranges that ``weight`` is rounded with, float64 [Cout] or [1]."""
+        largest = np.abs(weight.astype(np.float64)).reshape(weight.shape[0], -1).max(axis=1)
+        if not self.per_channel:
+            largest = largest.max(keepdims=True)
+        return np.maximum(largest, MIN_RANGE)
+
+
+def absolute_max(values: Tensor) -> float:
+    """Largest absolute value."""
+    with paddle.no_grad():
+        # Two reductions take half the time of an absolute value and one reduction.
+        return max(float(values.max()), -float(values.min()))
+
+
+def channel_max(weight: Tensor) -> Tensor:
+    """Largest absolute value of every output channel, float [Cout], never zero."""
+    with paddle.no_grad():
+        flat = weight.reshape([weight.shape[0], -1])
+        largest = paddle.maximum(flat.max(axis=1), -flat.min(axis=1))
+        return paddle.clip(largest, min=MIN_RANGE)
+
+
+def fixed_parameter(layer: Layer, name: str, value: np.ndarray) -> Tensor:
+    """A parameter that is saved and loaded but not trained, like a running statistic."""
+    parameter = layer.create_parameter(
+        shape=list(value.shape),
+        attr=paddle.ParamAttr(
+            # A second model of the process has a name of its own.
+            name=paddle.utils.unique_name.generate(name),
+            initializer=paddle.nn.initializer.Assign(value),
+            trainable=False,
+        ),
+        dtype="float32",
+    )
+    parameter.stop_gradient = True
+    return parameter

@@ -1,0 +1,141 @@
+"""Which convolutions of a model can be quantized, and why others stay in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import paddle
+
+from slim_det.errors import ConfigError, LayerError, QuantError
+from slim_det.layers import LayerFinder, layer_names
+from slim_det.quantize.record import QuantLayer
+from slim_det.quantize.settings import QuantSettings
+from slim_det.trace import Op, Trace
+
+CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+
+SKIPPED_BY_MODEL = "the model's code keeps it in float (raw outputs of the head)"
+SKIPPED_BY_USER = "named in 'skip'"
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The convolutions of a model.
+
+    Attributes:
+        layers: Those that are quantized, in the order in which they run.
+        kept_float: Module path -> why that layer is not.
+    """
+
+    layers: list[QuantLayer]
+    kept_float: dict[str, str]
+
+
+def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) -> Sites:
+    """Decide for every convolution whether it is quantized.
+
+    Args:
+        model: A float model.
+        trace: Its operators.
+        settings: What is asked for; ``skip`` names layers that stay in float.
+
+    Raises:
+        ConfigError: A name or glob of ``skip`` matches nothing.
+        QuantError: No convolution is left.
+    """
+    paths = layer_names(model)
+    skipped = _skipped(model, settings.skip)
+    modules = dict(model.named_sublayers())
+    readers = _readers(trace)
+    layers: list[QuantLayer] = []
+    kept: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for op in trace.ops:
+        weight = _weight_of(op, trace)
+        if not weight or weight not in paths:
+            continue
+        path = paths[weight]
+        if any(layer.name == path for layer in layers) or path in kept:
+            raise QuantError(f"'{path}' runs twice in the model; name it in 'skip'")
+        reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, readers)
+        if reason:
+            kept[path] = reason
+            continue
+        tensor = op.input("Input")
+        layers.append(QuantLayer(path, _norm_of(op, trace, readers), first.get(tensor, "")))
+        first.setdefault(tensor, path)
+    if not layers:
+        raise QuantError(
+            f"nothing to quantize: all {len(kept)} layers stay in float; expected at least one "
+            "convolution that 'skip' does not name"
+        )
+    return Sites(layers, kept)
+
+
+def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
+    """The convolution that a module path of a record means.
+
+    Raises:
+        LayerError: The model has no such layer.
+    """
+    for weight, known in layer_names(model).items():
+        if known == path:
+            return dict(model.named_sublayers())[weight.rpartition(".")[0]]
+    raise LayerError(f"the model has no layer '{path}'")
+
+
+def _skipped(model: paddle.nn.Layer, names: Iterable[str]) -> set[str]:
+    finder = LayerFinder(model)
+    found: set[str] = set()
+    for name in names:
+        try:
+            found.update(finder.find(name))
+        except LayerError as error:
+            raise ConfigError(f"skip: {error}") from error
+    return found
+
+
+def _weight_of(op: Op, trace: Trace) -> str:
+    """State-dict name of a layer's weight; '' for an operator without one."""
+    for slot in ("Filter", "W", "Y"):
+        name = trace.parameters.get(op.input(slot), "")
+        if name.endswith(".weight") and len(trace.shapes[op.input(slot)]) > 1:
+            return name
+    return ""
+
+
+def _reason(
+    op: Op, module: paddle.nn.Layer | None, skipped: bool, readers: dict[str, list[Op]]
+) -> str:
+    """Why a layer stays in float; '' where it is quantized."""
+    if skipped:
+        return SKIPPED_BY_USER
+    if op.type not in CONVOLUTIONS:
+        return f"{op.type} has no int8 kernel"
+    if getattr(module, "skip_quant", False):
+        return SKIPPED_BY_MODEL
+    if any(r.type == "deformable_conv" for r in readers.get(op.output("Output"), [])):
+        return "it places the samples of a deformable convolution"
+    if module is None or type(module) is not paddle.nn.Conv2D:
+        return f"its layer is a {type(module).__name__}, not a Conv2D"
+    if module._padding_mode != "zeros":
+        return f"it pads with '{module._padding_mode}'"
+    return ""
+
+
+def _readers(trace: Trace) -> dict[str, list[Op]]:
+    """Variable -> operators that read it."""
+    found: dict[str, list[Op]] = {}
+    for op in trace.ops:
+        for name in dict.fromkeys(n for names in op.inputs.values() for n in names):
+            found.setdefault(name, []).append(op)
+    return found
+
+
+def _norm_of(op: Op, trace: Trace, readers: dict[str, list[Op]]) -> str:
+    """Module path of the batch norm that alone reads a convolution; '' for none."""
+    consumers = readers.get(op.output("Output"), [])
+    if len(consumers) != 1 or consumers[0].type != "batch_norm":
+        return ""
+    return trace.parameters[consumers[0].input("Scale")].rpartition(".")[0]
