@@ -1,6 +1,11 @@
-"""Latency of exported models on one CPU thread, in turns: python benchmarks/bm_deploy.py DIR DIR.
+"""Latency of exported models on one CPU thread, in turns:
 
-The first folder is the one that the others are compared to.
+    python benchmarks/bm_deploy.py FLOAT_DIR INT8_DIR PRUNED_INT8_DIR
+
+The first folder is the one that the others are compared to. A model is exported for the size of
+``TestReader``; one override changes it, and the size that the artefact's reader resizes to:
+
+    slim-det export -c CONFIG -o weights=PATH 'TestReader.inputs_def.image_shape=[3,320,320]'
 """
 
 import argparse
@@ -15,7 +20,9 @@ from slim_det.cli.process import prepare_process
 
 def main() -> None:
     """Measure and print one row a model."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("artifacts", nargs="*", metavar="DIR", help="folders written by export")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
@@ -27,15 +34,18 @@ def main() -> None:
 
     import paddle
 
+    from slim_det.export.engine import cpu_has_int8
     from slim_det.export.latency import compare_latency
+    from slim_det.version import __version__
 
     print(
-        f"python {platform.python_version()}, paddle {paddle.__version__}, {platform.machine()} "
-        f"CPU, {args.threads} thread(s), median of {args.runs} runs in turns"
+        f"slim_det {__version__}, python {platform.python_version()}, paddle {paddle.__version__}, "
+        f"{platform.machine()} CPU with{'' if cpu_has_int8() else 'out'} int8 instructions, "
+        f"{args.threads} thread(s), median of {args.runs} runs in turns"
     )
     for row in compare_latency(args.artifacts, args.runs, args.threads):
         print(
-            f"{row.artifact}: {row.latency_ms:.2f} ms (p10 {row.p10_ms:.2f}, p90 "
+            f"{row.artifact} ({row.precision}): {row.latency_ms:.2f} ms (p10 {row.p10_ms:.2f}, p90 "
             f"{row.p90_ms:.2f}), {row.speedup:.2f}x"
         )
 

@@ -31,6 +31,7 @@ from slim_det.quantize.record import QuantRecord, read_record, record_of
 logger = logging.getLogger("slim_det")
 
 RECORD_SUFFIX = ".quant.json"
+_RANGES = (".activation.limit", ".activation.step")
 PLAN_SUFFIX = ".plan.json"
 
 
@@ -227,18 +228,55 @@ def save(
     contents: dict[str, Any] = {".pdopt": optimizer_state, ".pdparams": state}
     if ema_state is not None:
         contents = {".pdema": state, ".pdopt": optimizer_state, ".pdparams": ema_state}
+    extra = {} if best is None else {".json": _text_saver(json.dumps(best) + "\n")}
+    _write(stem, contents, plan, record, extra)
+
+
+def save_weights(
+    stem: Path,
+    state: dict[str, Any],
+    plan: Plan | None = None,
+    record: QuantRecord | None = None,
+) -> None:
+    """Write weights that no training goes on from, with plan and record, whole or not at all.
+
+    Args:
+        stem: Path without suffix.
+        state: State dict to save as ``.pdparams``.
+        plan: Goes to ``.plan.json``; None for a whole model.
+        record: Goes to ``.quant.json``; None for a float model.
+    """
+    _write(stem, {".pdparams": state}, plan, record, {})
+
+
+def _write(
+    stem: Path,
+    contents: dict[str, Any],
+    plan: Plan | None,
+    record: QuantRecord | None,
+    extra: dict[str, Any],
+) -> None:
+    """Write the files of a checkpoint, renamed in this order: plan, record, extra, contents.
+
+    Args:
+        stem: Path without suffix.
+        contents: Suffix -> what `paddle.save` writes.
+        plan: None where an older plan is to go.
+        record: None where an older record is to go.
+        extra: Suffix -> function that writes the file.
+    """
     files = {}
     if plan is not None:
         files[plan_path(stem)] = _text_saver(plan.to_json())
     if record is not None:
         files[record_path(stem)] = _text_saver(record.to_json())
-    if best is not None:
-        files[stem.with_name(stem.name + ".json")] = _text_saver(json.dumps(best) + "\n")
+    for suffix, writer in extra.items():
+        files[stem.with_name(stem.name + suffix)] = writer
     for suffix, content in contents.items():
         files[stem.with_name(stem.name + suffix)] = _saver(content)
     write_atomically(files)
-    for path, content in ((plan_path(stem), plan), (record_path(stem), record)):
-        if content is None:
+    for path, part in ((plan_path(stem), plan), (record_path(stem), record)):
+        if part is None:
             path.unlink(missing_ok=True)
     logger.info("saved %s", params_path(stem))
 
@@ -285,7 +323,7 @@ def _check_shapes(model: paddle.nn.Layer, state: dict[str, np.ndarray], stem: Pa
     if differences:
         raise WeightsError(
             f"weights '{params_path(stem)}' do not fit the model: {summary(differences)}"
-            f"{_class_hint(model, shapes)}{_plan_hint(stem, model)}"
+            f"{_class_hint(model, shapes)}{_plan_hint(stem, model, shapes)}"
         )
 
 
@@ -301,7 +339,12 @@ def _class_hint(model: paddle.nn.Layer, shapes: dict[str, tuple[int, ...]]) -> s
     return f"; the file is of {classes} classes, num_classes is {head.num_classes}"
 
 
-def _plan_hint(stem: Path, model: paddle.nn.Layer) -> str:
+def _plan_hint(
+    stem: Path, model: paddle.nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None
+) -> str:
+    """Which file is missing beside the weights, as far as it can be told."""
+    if any(name.endswith(_RANGES) for name in shapes or {}) and record_of(model) is None:
+        return f"; a quantized model's weights need '{record_path(stem).name}' beside them"
     if plan_path(stem).is_file() or plan_of(model) is not None:
         return ""
     return f"; a pruned model's weights need '{plan_path(stem).name}' beside them"

@@ -11,15 +11,19 @@ from ppdet.core.workspace import global_config, register
 from slim_det import checkpoint
 from slim_det.distill.distiller import distiller_of
 from slim_det.distill.strategy import Distill
+from slim_det.errors import ConfigError
 from slim_det.hooks.checkpoint_saver import CheckpointSaver
 from slim_det.hooks.distill_preflight import DistillPreflight
 from slim_det.hooks.distill_schedule import DistillSchedule
+from slim_det.hooks.quant_schedule import QuantSchedule
 from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
 from slim_det.plugin import script_overrides
 from slim_det.prune.pruner import Pruner
+from slim_det.quantize.record import record_of
+from slim_det.quantize.strategy import PTQ, QAT, post_quantizer_of
 
-COMPONENTS = (Pruner, Distill, PlainBackbone, ScaledYOLOv3FPN)
+COMPONENTS = (Pruner, Distill, QAT, PTQ, PlainBackbone, ScaledYOLOv3FPN)
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 
@@ -34,6 +38,7 @@ def register_components() -> None:
     ppdet_trainer.load_weight = _resume
     ppdet_trainer.Trainer.load_weights = _load_weights
     ppdet_trainer.Trainer.export = _export
+    ppdet_trainer.Trainer.post_quant = _post_quant
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
 
 
@@ -43,7 +48,9 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
     Args:
         cfg: ppdet's configuration.
         slim_config: Path of a slim file.
-        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well.
+        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well. Only
+            ``test`` takes float weights for a slim file with PTQ: PaddleDetection's
+            ``tools/post_quant.py`` calibrates them.
 
     Returns:
         ``cfg``, with the model under ``model``.
@@ -57,7 +64,7 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
     model = (
         session.model_for_training(cfg, slim)
         if mode == "train"
-        else session.model_with_weights(cfg, cfg.weights, slim)
+        else session.model_with_weights(cfg, cfg.weights, slim, calibrating=mode == "test")
     )
     cfg["model"] = model
     return cfg
@@ -82,11 +89,18 @@ def _resume(model: Any, weights: str, optimizer: Any = None, ema: Any = None) ->
 
 
 def _init_callbacks(trainer: Any) -> None:
-    """`Trainer._init_callbacks`: ppdet's callbacks, and what watches a distilled training."""
+    """`Trainer._init_callbacks`: ppdet's, and what watches a distilled or quantized training."""
     _init_callbacks_of_ppdet(trainer)
-    if trainer.mode == "train" and distiller_of(trainer.model) is not None:
+    if trainer.mode != "train":
+        return
+    ours: list[Any] = []
+    if distiller_of(trainer.model) is not None:
+        ours += [DistillSchedule(trainer), DistillPreflight(trainer)]
+    if record_of(trainer.model) is not None:
+        ours += [QuantSchedule(trainer)]
+    if ours:
         # In front: a student that is not finite is not saved.
-        callbacks = [DistillSchedule(trainer), DistillPreflight(trainer), *trainer._callbacks]
+        callbacks = [*ours, *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)
 
@@ -95,4 +109,23 @@ def _export(trainer: Any, output_dir: str = "output_inference") -> None:
     """`Trainer.export`: ppdet 2.6's own does not run on Paddle 3."""
     from slim_det.export.artifact import export_model
 
+    if post_quantizer_of(trainer.model) is not None and record_of(trainer.model) is None:
+        raise ConfigError(
+            "the model is still in float: PTQ has not calibrated it; expected tools/post_quant.py "
+            "or `slim-det quantize`"
+        )
+    export_model(trainer.model, trainer.cfg, output_dir)
+
+
+def _post_quant(trainer: Any, output_dir: str = "output_inference") -> None:
+    """`Trainer.post_quant`: calibrate as the slim file asks, then export the int8 model."""
+    from slim_det.export.artifact import export_model
+    from slim_det.quantize.post import quantize_post, require_float
+
+    require_float(trainer.model)
+    ptq = post_quantizer_of(trainer.model)
+    if ptq is None:
+        raise ConfigError("no calibration is described; expected --slim_config with slim: PTQ")
+    options = ptq.options(int(trainer.cfg["EvalReader"].get("batch_size", 1)))
+    quantize_post(trainer.model, trainer.cfg, ptq.settings, options)
     export_model(trainer.model, trainer.cfg, output_dir)

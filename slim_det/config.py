@@ -16,9 +16,10 @@ import yaml
 from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
+from slim_det.chain import check_override, expand_strategies, write_out_sections
 from slim_det.config_parts import check_parts
 from slim_det.config_scope import unset
-from slim_det.distill.slim_file import check_pruner_key, expand_strategies, read_distill
+from slim_det.distill.slim_file import read_distill
 from slim_det.errors import ConfigError, nearest
 from slim_det.safe_yaml import merge, one_line, read_tree
 
@@ -122,7 +123,7 @@ def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
         if name not in available:
             raise ConfigError(f"{path}: slim: unknown strategy {name!r}{nearest(name, available)}")
     chain = expand_strategies(strategies, str(path))
-    check_pruner_key(tree, str(path))
+    write_out_sections(tree, str(path))
     _check_components(tree, str(path))
     if "Distill" in chain:
         known = (global_config.get("Distill") or {}).get("teacher")
@@ -145,6 +146,7 @@ def apply_overrides(overrides: list[str]) -> None:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"-o {text}: expected Key=value or Key.sub=value")
+        check_override(key)
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -15,21 +15,23 @@ from ppdet.core.workspace import create, global_config
 
 from slim_det import checkpoint
 from slim_det.config import SlimConfig, image_size_hw, load_slim_config
-from slim_det.errors import ConfigError, PlanError, SlimDetError
+from slim_det.errors import ConfigError, PlanError, QuantError, SlimDetError
 from slim_det.layers import LayerFinder
 from slim_det.prune.groups import find_groups
 from slim_det.prune.plan import plan_of
 from slim_det.prune.pruner import Pruner
 from slim_det.prune.requests import select_groups
+from slim_det.quantize.record import QuantRecord, attach_record, record_of
+from slim_det.quantize.strategy import QAT, settings_that_differ
 from slim_det.safe_yaml import merge
 from slim_det.trace import trace_detector
 
 logger = logging.getLogger("slim_det")
 
-STRATEGIES = ["Pruner", "Distill", "DistillPrune"]
+STRATEGIES = ["Pruner", "Distill", "DistillPrune", "QAT", "PrunerQAT", "PTQ"]
 
-# They change the structure, and so the weights that fit; the others change the training only.
-_STRUCTURAL = ("Pruner",)
+# The others change the training only.
+_WITHOUT_TRAINING = ("Pruner", "PTQ")
 
 
 def set_device(cfg: Any) -> None:
@@ -83,11 +85,11 @@ def apply_strategies(
         model: With its weights; still whole.
         cfg: ppdet's configuration.
         slim: The slim file, merged into it.
-        training: Whether the model will be trained. If not, only what changes its structure is
-            applied, and no teacher is built.
+        training: Whether the model will be trained. If not, no teacher is built and nothing
+            is quantized: that is in the weights, or done by a calibration.
     """
     for name in slim.strategies:
-        if training or name in _STRUCTURAL:
+        if training or name in _WITHOUT_TRAINING:
             model = create(name)(model, image_size_hw(cfg))
     return model
 
@@ -103,33 +105,55 @@ def model_for_training(
         resume: Checkpoint that training will be resumed from; its plan wins.
 
     Raises:
+        ConfigError: ``slim`` names PTQ, which does not train.
         PlanError: ``slim`` asks for another cut than the weights have been given.
+        QuantError: ``slim`` asks for another quantization than the weights have been given, or
+            float weights are to be resumed with QAT.
     """
     model = build_model(cfg)
+    if slim is not None and "PTQ" in slim.strategies:
+        raise ConfigError(
+            f"{slim.path}: slim: 'PTQ' does not train; expected 'QAT', or `slim-det quantize "
+            f"--slim_config {slim.path}`"
+        )
     start = resume or cfg.get("pretrain_weights")
     if resume:
         checkpoint.load_weights(model, resume)
     elif start:
         checkpoint.load_pretrained(model, start)
+    if resume and slim is not None and "QAT" in slim.strategies and record_of(model) is None:
+        raise QuantError(
+            f"'{resume}' is of a float training and {slim.path} asks for QAT, so it cannot be gone "
+            f"on with; expected -o pretrain_weights={resume} instead of -r"
+        )
     return _changed_as_asked(model, cfg, slim, str(start), training=True)
 
 
 def model_with_weights(
-    cfg: Any, weights: str | None, slim: SlimConfig | None = None
+    cfg: Any, weights: str | None, slim: SlimConfig | None = None, calibrating: bool = False
 ) -> paddle.nn.Layer:
     """Build a model with trained weights, for evaluation, inference or export.
 
-    The plan beside the weights says how the model was cut. A slim file is needed only for
-    whole weights that are to be cut now, to see what the cut alone costs.
+    The plan and the record beside the weights say how the model was cut and quantized. A slim
+    file is needed only for whole weights that are to be cut now, to see what the cut alone costs.
+
+    Args:
+        cfg: ppdet's configuration.
+        weights: Checkpoint, with or without suffix.
+        slim: What the weights are expected to be, or how they are to be cut.
+        calibrating: Whether float weights are wanted where ``slim`` names PTQ.
 
     Raises:
         ConfigError: No weights are given.
         PlanError: ``slim`` asks for another cut than the weights have been given.
+        QuantError: ``slim`` asks for a quantization that the weights do not have.
     """
     if not weights:
         raise ConfigError("no weights are given; add -o weights=PATH")
     model = build_model(cfg)
     checkpoint.load_weights(model, weights)
+    if slim is not None and record_of(model) is None:
+        _check_float_weights(slim, weights, calibrating)
     return _changed_as_asked(model, cfg, slim, weights, training=False)
 
 
@@ -141,15 +165,55 @@ def make_pruner() -> Pruner:
 def _changed_as_asked(
     model: paddle.nn.Layer, cfg: Any, slim: SlimConfig | None, weights: str, training: bool
 ) -> paddle.nn.Layer:
-    """Apply a slim file; of a model that was cut already, its cut must agree with the file."""
+    """Apply a slim file; what the weights are cut and quantized like must agree with it."""
     if slim is None:
         return model
-    plan = plan_of(model)
+    plan, record = plan_of(model), record_of(model)
+    done = set()
     if plan is not None and "Pruner" in slim.strategies:
         _check_agrees(cfg, plan.settings, slim, weights)
-        left = tuple(name for name in slim.strategies if name != "Pruner")
-        slim = replace(slim, strategies=left)
-    return apply_strategies(model, cfg, slim, training)
+        done.add("Pruner")
+    if record is not None:
+        if "Pruner" in slim.strategies and plan is None:
+            raise QuantError(
+                f"'{weights}' are quantized and {slim.path} asks for a cut; cut float weights, "
+                "then quantize them"
+            )
+        if "QAT" in slim.strategies:
+            _check_quantized_alike(model, record, slim, weights)
+        done |= {"QAT", "PTQ"}
+    left = tuple(name for name in slim.strategies if name not in done)
+    return apply_strategies(model, cfg, replace(slim, strategies=left), training)
+
+
+def _check_float_weights(slim: SlimConfig, weights: str, calibrating: bool) -> None:
+    """Refuse to evaluate, run or export float weights as if they were quantized."""
+    if "QAT" in slim.strategies:
+        raise QuantError(
+            f"'{weights}' are float weights and {slim.path} asks for QAT; expected weights that "
+            f"`slim-det train --slim_config {slim.path}` has left, or `slim-det quantize`"
+        )
+    if "PTQ" in slim.strategies and not calibrating:
+        raise QuantError(
+            f"'{weights}' are float weights and {slim.path} asks for PTQ; expected `slim-det "
+            f"quantize --slim_config {slim.path}`, and then the weights that it leaves"
+        )
+
+
+def _check_quantized_alike(
+    model: paddle.nn.Layer, record: QuantRecord, slim: SlimConfig, weights: str
+) -> None:
+    """Refuse a slim file that contradicts the record; take over when it freezes what."""
+    asked: QAT = create("QAT")
+    differing = settings_that_differ(record.settings, asked.settings)
+    if differing:
+        raise QuantError(
+            f"'{weights}' are quantized otherwise than {slim.path} asks for: {differing[0]}; leave "
+            "--slim_config out, or start from float weights"
+        )
+    origin = {**record.origin, "method": "aware", **asked.schedule}
+    attach_record(model, replace(record, origin=origin))
+    logger.info("'%s' are already quantized as %s asks; their ranges are used", weights, slim.path)
 
 
 def _check_agrees(cfg: Any, settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:

@@ -14,8 +14,11 @@ import pytest
 from paddle.utils import unique_name
 
 from slim_det import checkpoint
-from slim_det.errors import PlanError, WeightsError
+from slim_det.errors import PlanError, QuantError, WeightsError
 from slim_det.prune.plan import Plan, apply_plan, plan_of, tensor_shapes
+from slim_det.quantize.model import quantize_model
+from slim_det.quantize.record import QuantLayer, QuantRecord, record_of
+from slim_det.quantize.settings import QuantSettings
 
 KEPT = np.array([0, 2, 5])
 
@@ -57,7 +60,8 @@ def momentum(net: Net) -> paddle.optimizer.Optimizer:
 
 
 def save(stem: Path, net: Net, last_epoch: int = 3, **more: Any) -> Path:
-    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, plan_of(net), **more)
+    plan, record = plan_of(net), record_of(net)
+    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, plan, record, **more)
     return stem
 
 
@@ -123,12 +127,12 @@ def test_weights_are_renamed_last(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", record)
-    net = make_cut()
+    net = make_quantized(make_cut())
     ema_state = net.state_dict() if averaged else None
     save(tmp_path / "x", net, ema_state=ema_state, best={"ap": 0.5})
     assert targets[-1] == "x.pdparams"
-    others = {"x.plan.json", "x.json", "x.pdopt", *(["x.pdema"] if averaged else [])}
-    assert set(targets[:-1]) == others
+    others = {"x.plan.json", "x.quant.json", "x.json", "x.pdopt"}
+    assert set(targets[:-1]) == others | ({"x.pdema"} if averaged else set())
 
 
 def test_average_and_weights_change_places(tmp_path: Path) -> None:
@@ -278,9 +282,8 @@ def test_resume_restores_the_moving_average(tmp_path: Path) -> None:
     )
     optimizer._learning_rate.step()
     optimizer._learning_rate.step()
-    checkpoint.save(
-        tmp_path / "x", trained.state_dict(), optimizer, 1, plan_of(net), average.state_dict()
-    )
+    state, averaged = trained.state_dict(), average.state_dict()
+    checkpoint.save(tmp_path / "x", state, optimizer, 1, plan_of(net), ema_state=averaged)
     ema = ModelEMA(net)
     other = paddle.optimizer.Momentum(
         paddle.optimizer.lr.StepDecay(0.1, 5), 0.9, parameters=net.parameters()
@@ -319,3 +322,77 @@ def test_address_that_was_downloaded_before(
         stem = checkpoint.checkpoint_stem("https://no.such/models/x.pdparams")
     assert stem == tmp_path / "x"
     assert "cannot be reached" in caplog.text and "unchecked" in caplog.text
+
+
+def make_record(*more: QuantLayer, **settings: Any) -> QuantRecord:
+    layers = [QuantLayer("backbone", "backbone.1"), QuantLayer("head"), *more]
+    return QuantRecord(QuantSettings(**settings), layers, {})
+
+
+def make_quantized(net: Net, **settings: Any) -> Net:
+    quantize_model(net, make_record(**settings), {"backbone": 2.0})
+    return net
+
+
+def output(net: Net) -> np.ndarray:
+    net.eval()
+    return net.head(net.backbone(paddle.linspace(-2, 2, 108).reshape([1, 3, 6, 6]))).numpy()
+
+
+@pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
+def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
+    """The record is replayed behind the plan; the ranges are tensors like any other."""
+    net = make_quantized(make())
+    stem = save(tmp_path / "1.5", net)
+    assert checkpoint.stored_record(stem) == record_of(net)
+    for load in (checkpoint.load_weights, checkpoint.load_pretrained, checkpoint.resume):
+        other = make_net()
+        assert not np.array_equal(output(other), output(net))
+        load(other, stem)
+        assert record_of(other) == record_of(net) and same(other, net)
+        assert other.backbone[0].activation.range() == 2
+        assert np.array_equal(output(other), output(net))
+
+
+def test_record_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
+    """Float weights saved over quantized ones are not quantized when they are loaded."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    net = make_net()
+    save(stem, net)
+    assert not checkpoint.record_path(stem).exists() and checkpoint.stored_record(stem) is None
+    checkpoint.load_weights(other := make_net(), stem)
+    assert record_of(other) is None and np.array_equal(output(other), output(net))
+
+
+def test_resume_refuses_another_quantization(tmp_path: Path) -> None:
+    """The same quantization goes on."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    net = make_quantized(make_net(), weight_bits=4)
+    with pytest.raises(QuantError, match=r"x\.quant\.json' quantizes otherwise .*; resume without"):
+        checkpoint.resume(net, stem, momentum(net))
+    net = make_quantized(make_net())
+    assert checkpoint.resume(net, stem, momentum(net)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [("{", "cannot be read"), (make_record(QuantLayer("a")).to_json(), "'a'")],
+)
+def test_record_that_does_not_fit(tmp_path: Path, text: str, phrase: str) -> None:
+    """The model is left as it was."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    checkpoint.record_path(stem).write_text(text)
+    net = make_net()
+    before = values(net), output(net)
+    with pytest.raises(QuantError, match=phrase):
+        checkpoint.load_weights(net, stem)
+    assert record_of(net) is None and values(net).keys() == before[0].keys()
+    assert np.array_equal(output(net), before[1])
+
+
+def test_quantized_weights_without_their_record(tmp_path: Path) -> None:
+    """The message speaks of the record, not of a plan."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    checkpoint.record_path(stem).unlink()
+    with pytest.raises(WeightsError, match=r"activation\.limit is only .*'x\.quant\.json' beside"):
+        checkpoint.load_weights(make_net(), stem)

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "measure AP of a checkpoint or of an exported model",
     "infer": "draw the boxes that a detector finds on pictures",
     "export": "write a model for Paddle Inference, and check it",
+    "quantize": "make an int8 detector from trained float weights and a few images",
     "inspect": "list what can be pruned and what it would save",
     "verify": "prove that a pruned model equals the whole one with zeroed channels",
     "sensitivity": "measure how much AP each layer loses at each ratio",

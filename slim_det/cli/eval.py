@@ -24,12 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print one line."""
     from slim_det.data.check import check_dataset
+    from slim_det.export.images import eval_at
+    from slim_det.export.predictor import Predictor
     from slim_det.metrics.evaluation import evaluate
 
     cfg, slim = read_configs(args)
     check_dataset(cfg, "EvalDataset")
     predict, engine = make_predictor(args, cfg, slim)
-    result = evaluate(cfg, predict, engine, args.artifact)
+    if not isinstance(predict, Predictor):
+        result = evaluate(cfg, predict, engine)
+        figures = result.as_dict()
+    else:
+        # An artefact is measured at the size that it was exported for.
+        with eval_at(cfg, predict.image_size_hw):
+            result = evaluate(cfg, predict, engine, args.artifact)
+        figures = {**result.as_dict(), "precision": predict.precision}
     print(result)
-    save_json(args, result.as_dict())
+    save_json(args, figures)
     return 0

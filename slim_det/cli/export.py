@@ -11,10 +11,11 @@ from slim_det.cli.common import (
     read_configs,
     save_json,
 )
+from slim_det.cli.export_lite import add_lite_arguments, check_lite_arguments, export_lite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of PaddleDetection's export script."""
+    """Declare the flags of PaddleDetection's export script, and those of int8 and Paddle-Lite."""
     add_config_arguments(parser)
     add_image_arguments(parser)
     parser.add_argument(
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the artefact goes to DIR/<configuration's name>",
     )
+    parser.add_argument(
+        "--no_eval",
+        action="store_true",
+        help="do not compare AP of an int8 model and its artefact on EvalDataset",
+    )
+    add_lite_arguments(parser)
     add_json_argument(parser)
 
 
@@ -31,12 +38,18 @@ def run(args: argparse.Namespace) -> int:
     from slim_det import session
     from slim_det.data.check import find_images
     from slim_det.export.artifact import export_model
+    from slim_det.quantize.record import record_of
 
     cfg, slim = read_configs(args)
     images = None
     if args.infer_img or args.infer_dir:
         images = find_images(args.infer_img, args.infer_dir)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
-    result = export_model(model, cfg, args.output_dir, images)
-    save_json(args, result.as_dict())
+    check_lite_arguments(args, "float32" if record_of(model) is None else "int8")
+    result = export_model(model, cfg, args.output_dir, images, not args.no_eval)
+    figures = result.as_dict()
+    lite = export_lite(args, model, cfg, result.artifact)
+    if lite is not None:
+        figures["lite"] = lite
+    save_json(args, figures)
     return 0

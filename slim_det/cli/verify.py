@@ -1,16 +1,22 @@
-"""`slim-det verify`: proof that a cut model equals the whole one with zeroed channels."""
+"""`slim-det verify`: a cut model against the whole one, or an artefact in each of its engines."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from slim_det.cli.common import (
     add_config_arguments,
+    add_image_arguments,
     add_json_argument,
     positive,
     read_configs,
     save_json,
+    table_console,
 )
+
+if TYPE_CHECKING:
+    from slim_det.export.stages import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,18 +24,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--image_size", type=positive, help="side of a square, in pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the image")
+    parser.add_argument(
+        "--artifact",
+        metavar="DIR",
+        help="compare this exported model, in every engine, with the weights it came from",
+    )
+    add_image_arguments(parser)
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="with --artifact: image files or a folder (default: the first of EvalDataset)",
+    )
+    parser.add_argument("--no_eval", action="store_true", help="do not measure AP")
+    parser.add_argument(
+        "--eval_images", type=positive, metavar="N", help="measure AP on the first N images only"
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare both models on every output of the head; exit code 1 where they differ."""
+    """Compare, print every stage; exit code 1 where one fails."""
+    return _verify_artifact(args) if args.artifact else _verify_cut(args)
+
+
+def _verify_cut(args: argparse.Namespace) -> int:
+    """Compare a cut model with the masked whole one on every output of the head."""
     from slim_det import session
     from slim_det.config import image_size_hw
-    from slim_det.errors import PlanError
+    from slim_det.errors import ConfigError, PlanError
     from slim_det.prune.masked import compare_with_masked
     from slim_det.prune.plan import plan_of
     from slim_det.prune.pruner import describe_cost
 
+    for flag in ("infer_img", "infer_dir", "images", "no_eval", "eval_images"):
+        if getattr(args, flag):
+            raise ConfigError(f"--{flag} compares an exported model; add --artifact DIR")
     cfg, slim = read_configs(args)
     size_hw = image_size_hw(cfg, args.image_size)
     cut = session.model_with_weights(cfg, cfg.get("weights"), slim)
@@ -37,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if plan is None:
         raise PlanError(
             f"'{cfg.weights}' are of a whole model: there is nothing to verify; add --slim_config, "
-            "or name the weights of a pruned model"
+            "or name the weights of a pruned model, or an exported one with --artifact"
         )
     stages = compare_with_masked(cut, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
@@ -46,3 +76,70 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'pass' if passed else 'FAIL'}  {describe_cost(plan)}")
     save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
     return 0 if passed else 1
+
+
+def _verify_artifact(args: argparse.Namespace) -> int:
+    """Compare an artefact with the model in each engine."""
+    from slim_det import session
+    from slim_det.data.check import check_dataset
+    from slim_det.export.verify import verify_artifact
+
+    cfg, slim = read_configs(args)
+    if not args.no_eval:
+        check_dataset(cfg, "EvalDataset")
+    images = _images(args, cfg)
+    model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    stages = verify_artifact(model, cfg, args.artifact, images, not args.no_eval, args.eval_images)
+    _print(stages)
+    passed = all(stage.passed is not False for stage in stages)
+    skipped = [stage.name for stage in stages if stage.passed is None]
+    left_out = f" ({', '.join(skipped)} skipped)" if skipped else ""
+    print(f"{'pass' if passed else 'FAIL'}  {args.artifact}{left_out}")
+    save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
+    return 0 if passed else 1
+
+
+def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
+    """The image files that are named, or the first of the evaluation images."""
+    from pathlib import Path
+
+    from slim_det.data.check import check_image, find_images
+    from slim_det.errors import ConfigError
+    from slim_det.export.images import eval_images
+
+    if args.images and (args.infer_img or args.infer_dir):
+        raise ConfigError("--images is another name for --infer_img and --infer_dir; give one")
+    if args.infer_img or args.infer_dir:
+        return find_images(args.infer_img, args.infer_dir)
+    if not args.images:
+        return eval_images("add --infer_img FILE or --infer_dir FOLDER")
+    found: list[str] = []
+    for path in args.images:
+        if Path(path).is_dir():
+            found += find_images(None, path)
+        else:
+            check_image(path)
+            found.append(path)
+    return found
+
+
+def _print(stages: list[Stage]) -> None:
+    """A table for people."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "max abs", "cosine", "AP", "", "note"):
+        numeric = name in ("max abs", "cosine", "AP")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "note")
+    for stage in stages:
+        verdict = {True: "pass", False: "FAIL", None: "skip"}[stage.passed]
+        figures = [
+            "-" if value is None else form.format(value)
+            for value, form in (
+                (stage.max_abs, "{:.1e}"),
+                (stage.cosine, "{:.7f}"),
+                (stage.ap, "{:.4f}"),
+            )
+        ]
+        table.add_row(stage.name, *figures, verdict, stage.note)
+    table_console().print(table)

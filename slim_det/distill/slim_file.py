@@ -10,53 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slim_det.errors import ConfigError, nearest
+from slim_det.errors import ConfigError
 
 HISTORICAL_LOSS = "DistillYOLOv3Loss"
-HISTORICAL_STRATEGY = "DistillPrune"
+
+# Other strategies of the same file; they are the student's.
+_BESIDE = ("Pruner", "QAT")
 
 # Everything else in a historical file is the teacher's configuration.
 SLIM_KEYS = frozenset(
-    {"slim", "slim_method", "distill_loss", HISTORICAL_LOSS, "pruner", "Pruner", "Distill"}
+    {"slim", "slim_method", "distill_loss", HISTORICAL_LOSS, "pruner", "Distill", *_BESIDE}
 )
 
 _SUPPORTED = (
     "supported are distill_loss: DistillYOLOv3Loss, and the losses of Distill.loss and "
     "Distill.pairs (l2, split, fsp, soft_label, feature_l2, cwd, dml)"
 )
-
-
-def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
-    """Write `DistillPrune` out, and see that strategies come in an order that works.
-
-    Args:
-        names: What ``slim`` says.
-        path: The file, for messages.
-
-    Raises:
-        ConfigError: `Distill` is named twice, or before `Pruner`.
-    """
-    found: list[str] = []
-    for name in names:
-        found += ["Pruner", "Distill"] if name == HISTORICAL_STRATEGY else [name]
-    if found.count("Distill") > 1:
-        raise ConfigError(f"{path}: slim: 'Distill' is named twice")
-    if {"Pruner", "Distill"} <= {*found} and found.index("Distill") < found.index("Pruner"):
-        raise ConfigError(
-            f"{path}: slim: 'Pruner' comes after 'Distill'; expected slim: [Pruner, Distill]"
-        )
-    return tuple(found)
-
-
-def check_pruner_key(tree: dict[str, Any], path: str) -> None:
-    """Take out ``pruner``, which names the component that prunes.
-
-    Raises:
-        ConfigError: It names another than `Pruner`.
-    """
-    name = tree.pop("pruner", None) or "Pruner"
-    if name != "Pruner":
-        raise ConfigError(f"{path}: pruner: '{name}' is not supported{nearest(name, ['Pruner'])}")
 
 
 def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) -> dict[str, Any]:
@@ -68,8 +37,8 @@ def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) 
         has_teacher: Whether the configuration names a teacher already.
 
     Returns:
-        Settings to merge into the student's configuration. Of a historical file only `Pruner`
-        and `Distill`, whose ``teacher`` is ``{"tree": CONFIGURATION, "weights": FILE}``.
+        Settings to merge into the student's configuration. Of a historical file only `Pruner`,
+        `QAT` and `Distill`, whose ``teacher`` is ``{"tree": CONFIGURATION, "weights": FILE}``.
 
     Raises:
         ConfigError: There is no teacher, or a loss or method is not supported.
@@ -79,7 +48,7 @@ def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) 
         raise ConfigError(f"{path}: Distill: expected a mapping of keys, found {distill!r}")
     distill = {**distill, **_historical_loss(tree, distill, path)}
     rest = {key: value for key, value in tree.items() if key not in SLIM_KEYS}
-    settings = {key: tree[key] for key in ("Pruner",) if key in tree}
+    settings = {key: tree[key] for key in _BESIDE if key in tree}
     if not distill.get("teacher") and "architecture" in rest:
         weights = rest.pop("pretrain_weights", None)
         distill["teacher"] = {"tree": rest, **({"weights": weights} if weights else {})}

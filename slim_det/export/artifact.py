@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from ppdet.core.workspace import create
 from ppdet.engine import export_utils
 
 from slim_det.config import image_size_hw
-from slim_det.cost import BYTES_PER_FLOAT, detector_cost
+from slim_det.cost import detector_cost
 from slim_det.errors import ConfigError, ExportError
-from slim_det.export.boxes import BoxAgreement, compare_boxes
-from slim_det.export.predictor import (
-    FACTS_FILE,
-    INFER_CFG,
-    MODEL_FILE,
-    PARAMS_FILE,
-    Predictor,
-)
-from slim_det.files import require_writable, sha256_of, write_json
-from slim_det.metrics.evaluation import class_names, dygraph_predictor, quiet_stdout
-from slim_det.program import deployment_program, save_detector
-from slim_det.prune.plan import plan_of
-from slim_det.version import __version__
+from slim_det.export.checks import check_boxes, check_integers, check_parameters
+from slim_det.export.deploy_program import trace_program
+from slim_det.export.facts import write_facts
+from slim_det.export.folding import fold_batch_norm
+from slim_det.export.images import eval_images
+from slim_det.export.images import image_batches as image_batches
+from slim_det.export.int8_program import program_scales, write_int8
+from slim_det.export.latency import random_batch
+from slim_det.export.metric_check import MetricCheck, check_metric
+from slim_det.export.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE, Predictor
+from slim_det.files import require_writable
+from slim_det.metrics.evaluation import class_names, median_latency_ms, quiet_stdout
+from slim_det.program import save_detector
+from slim_det.quantize.model import LayerScales
+from slim_det.quantize.record import record_of
 
 logger = logging.getLogger("slim_det")
 
-CHECKED_IMAGES = 8
-SCHEMA = "slim_det.artifact/1"
+LATENCY_RUNS = 10
+
+_REMEDY = "add --infer_img FILE or --infer_dir FOLDER"
+_KNOWN_FILES = {MODEL_FILE, PARAMS_FILE, INFER_CFG, FACTS_FILE, "model.pdiparams.info", "lite"}
 
 
 @dataclass(frozen=True)
@@ -46,35 +48,51 @@ class ExportResult:
 
     Attributes:
         artifact: Its folder.
+        precision: ``int8`` or ``float32``.
         size_mb: Bytes of model and parameters on disk, in megabytes (10^6 bytes).
         macs: Multiply-accumulates at the artefact's image size.
         params: Parameters, running statistics of batch norm included.
         image_size_hw: Height and width in pixels.
-        images_checked: Images whose boxes were compared with the model in training's engine.
+        latency_ms: Median of single-image runs on all cores; decoding and NMS included.
+        ap: AP of the artefact on ``EvalDataset``, fraction 0 to 1; None if not measured.
+        layers_float: Layers of an int8 model that stay in float.
+        images_checked: Images whose boxes were compared with the model in training's engine, or,
+            of an int8 model, that both were evaluated on.
         boxes: Boxes compared.
-        max_score_difference: Largest difference of a score.
-        max_pixel_difference: Largest difference of a corner, in pixels.
+        max_score_difference: Largest difference of a score; None where no boxes were compared.
+        max_pixel_difference: Largest difference of a corner, in pixels; None likewise.
     """
 
     artifact: str
+    precision: str
     size_mb: float
     macs: int
     params: int
     image_size_hw: tuple[int, int]
-    images_checked: int
-    boxes: int
-    max_score_difference: float
-    max_pixel_difference: float
+    latency_ms: float
+    ap: float | None = None
+    layers_float: tuple[str, ...] = ()
+    images_checked: int = 0
+    boxes: int = 0
+    max_score_difference: float | None = None
+    max_pixel_difference: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The result under its JSON keys."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Two lines for people."""
+        """One or two lines for people."""
+        line = (
+            f"exported {self.artifact} ({self.precision}, {self.size_mb:.2f} MB, {self.macs} MACs "
+            f"at {self.image_size_hw[0]}x{self.image_size_hw[1]}, {self.latency_ms:.1f} ms)"
+        )
+        if self.layers_float:
+            line += f"; in float: {', '.join(self.layers_float)}"
+        if self.max_score_difference is None:
+            return line
         return (
-            f"exported {self.artifact} ({self.size_mb:.2f} MB, {self.macs} MACs at "
-            f"{self.image_size_hw[0]}x{self.image_size_hw[1]})\n"
+            f"{line}\n"
             f"Paddle Inference agrees on {self.images_checked} images: {self.boxes} boxes, scores "
             f"within {self.max_score_difference:.1e}, corners within "
             f"{self.max_pixel_difference:.1e} pixels"
@@ -82,23 +100,34 @@ class ExportResult:
 
 
 def export_model(
-    model: paddle.nn.Layer, cfg: Any, output_dir: str | Path, images: list[str] | None = None
+    model: paddle.nn.Layer,
+    cfg: Any,
+    output_dir: str | Path,
+    images: list[str] | None = None,
+    measure_ap: bool = True,
 ) -> ExportResult:
     """Export a detector and publish it only if it is the model it came from.
 
+    A float model must give the same boxes in both engines; a quantized one the same AP within
+    half a point, from the very layers that its record names.
+
     Args:
-        model: A detector with trained weights.
+        model: A detector with trained weights, float or quantized.
         cfg: ppdet's configuration; ``TestReader`` says how images are prepared.
         output_dir: The artefact goes to a folder with the configuration's name below it.
-        images: Photographs to compare the engines on; by default the first of ``EvalDataset``,
-            or of ``TestDataset`` where that does not exist.
+        images: Photographs to compare the engines of a float model on; by default the first of
+            ``EvalDataset``.
+        measure_ap: Whether AP of a quantized model is compared.
 
     Raises:
-        ExportError: Shapes, size or boxes of the artefact differ from the model's.
+        ExportError: The artefact differs from the model, or the images cannot be read.
+        QuantError: The model has lost its scales.
         DataError: The names of the classes are missing or do not fit.
         ConfigError: The folder cannot be written to.
     """
     class_names(cfg)  # ppdet would write others where these cannot be read
+    record = record_of(model)
+    scales = None if record is None else program_scales(model)
     target = require_writable(output_dir) / cfg.filename
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)
@@ -106,23 +135,27 @@ def export_model(
     model.load_meanstd(cfg["TestReader"]["sample_transforms"])
     staging = Path(tempfile.mkdtemp(prefix=f".{cfg.filename}.", dir=output_dir))
     try:
-        _write(model, cfg, staging, size_hw)
-        _check_shapes(model, staging)
-        agreement, checked = _check_boxes(model, cfg, staging, images)
+        _write(model, cfg, staging, size_hw, scales)
+        if scales is None:
+            found, metric = _checked_float(model, cfg, staging, images), None
+        else:
+            metric = _checked_int8(model, cfg, staging, scales, measure_ap)
+            found = {"images_checked": metric.num_images, "ap": metric.artifact} if metric else {}
         cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
         result = ExportResult(
             artifact=str(target),
+            precision="float32" if record is None else "int8",
             size_mb=size / 1e6,
             macs=cost.macs,
             params=cost.params,
             image_size_hw=size_hw,
-            images_checked=checked,
-            boxes=agreement.boxes,
-            max_score_difference=agreement.max_score,
-            max_pixel_difference=agreement.max_pixels,
+            latency_ms=median_latency_ms(Predictor(staging), random_batch(size_hw), LATENCY_RUNS),
+            layers_float=() if record is None else tuple(record.kept_float),
+            **found,
         )
-        _write_facts(model, staging, result)
+        measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
+        write_facts(model, staging, measured, metric.as_dict() if metric else None)
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -130,9 +163,53 @@ def export_model(
     return result
 
 
-def _write(model: paddle.nn.Layer, cfg: Any, folder: Path, size_hw: tuple[int, int]) -> None:
+def _checked_float(
+    model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
+) -> dict[str, Any]:
+    """Compare shapes, size and boxes; what was found under the keys of the result."""
+    check_parameters(model, folder)
+    agreement, checked = check_boxes(model, cfg, Predictor(folder), images or eval_images(_REMEDY))
+    return {
+        "images_checked": checked,
+        "boxes": agreement.boxes,
+        "max_score_difference": agreement.max_score,
+        "max_pixel_difference": agreement.max_pixels,
+    }
+
+
+def _checked_int8(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: Path,
+    scales: Mapping[str, LayerScales],
+    measure_ap: bool,
+) -> MetricCheck | None:
+    """Compare layers, size and AP; None where AP was not to be measured."""
+    check_integers(model, folder, scales)
+    write_facts(model, folder)  # the predictor reads the engine's settings from there
+    if not measure_ap:
+        logger.info("AP of the int8 model was not measured (--no_eval)")
+        return None
+    metric = check_metric(model, cfg, folder, image_size_hw(cfg))
+    logger.info("%s", metric)
+    return metric
+
+
+def _write(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: Path,
+    size_hw: tuple[int, int],
+    scales: Mapping[str, LayerScales] | None = None,
+) -> None:
     model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
-    save_detector(model, size_hw, folder / "model")
+    if scales is None:
+        save_detector(model, size_hw, folder / "model")
+    else:
+        program = trace_program(model, size_hw)
+        fold_batch_norm(program)
+        write_int8(program, scales)
+        program.save(folder / "model")
     (folder / "model.pdiparams.info").unlink(missing_ok=True)
     cfg["TestDataset"] = create("TestDataset")()
     if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
@@ -148,104 +225,10 @@ def _write(model: paddle.nn.Layer, cfg: Any, folder: Path, size_hw: tuple[int, i
         export_utils.logger.setLevel(level)
 
 
-def _check_shapes(model: paddle.nn.Layer, folder: Path) -> None:
-    """Every parameter of the model is in the file, with its shape, and nothing else is."""
-    with deployment_program(), paddle.static.scope_guard(paddle.static.Scope()):
-        executor = paddle.static.Executor(paddle.CPUPlace())
-        program = paddle.static.load_inference_model(str(folder / "model"), executor)[0]
-    found = {var.name: tuple(var.shape) for var in program.list_vars() if _is_weight(var)}
-    expected = {param.name: tuple(param.shape) for param in model.parameters()}
-    for name in expected:
-        if found.get(name) != expected[name]:
-            raise ExportError(
-                f"the exported model differs: parameter {name} is {found.get(name)} in the file "
-                f"and {expected[name]} in the model"
-            )
-    floats = sum(int(np.prod(shape)) for shape in found.values())
-    size = (folder / PARAMS_FILE).stat().st_size
-    if not floats * BYTES_PER_FLOAT <= size <= floats * BYTES_PER_FLOAT + 256 * len(found):
-        raise ExportError(
-            f"the exported parameters take {size} bytes, expected {floats * BYTES_PER_FLOAT} "
-            f"for {len(found)} tensors"
-        )
-
-
-def _is_weight(var: Any) -> bool:
-    return bool(var.persistable) and var.name not in ("feed", "fetch")
-
-
-def _check_boxes(
-    model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
-) -> tuple[BoxAgreement, int]:
-    """Compare the boxes of both engines on real images."""
-    deployed, trained = Predictor(folder), dygraph_predictor(model)
-    agreements = []
-    for path, batch in image_batches(cfg, images or _default_images(cfg)):
-        left, right = deployed(dict(batch)), trained(dict(batch))
-        agreement = compare_boxes(left["bbox"], right["bbox"])
-        if not agreement.passed:
-            raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
-        agreements.append(agreement)
-    return (
-        BoxAgreement(
-            sum(a.boxes for a in agreements),
-            0,
-            max(a.max_score for a in agreements),
-            max(a.max_pixels for a in agreements),
-        ),
-        len(agreements),
-    )
-
-
-def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read images one by one as ``TestReader`` prepares them.
-
-    Yields:
-        (path, batch of one image).
-    """
-    dataset = create("TestDataset")()
-    dataset.set_images(images)
-    with quiet_stdout():
-        loader = create("TestReader")(dataset, 0)
-    paths = dataset.get_imid2path()
-    for batch in loader:
-        yield paths[int(np.asarray(batch["im_id"]).ravel()[0])], batch
-
-
-def _default_images(cfg: Any) -> list[str]:
-    try:
-        dataset = create("EvalDataset")()
-        dataset.parse_dataset()
-    except (OSError, ValueError, AssertionError, KeyError) as error:
-        raise ExportError(
-            f"no images to compare the engines on: EvalDataset cannot be read ({error}); "
-            "add --infer_img FILE or --infer_dir FOLDER"
-        ) from error
-    return [record["im_file"] for record in dataset.roidbs[:CHECKED_IMAGES]]
-
-
-def _write_facts(model: paddle.nn.Layer, folder: Path, result: ExportResult) -> None:
-    plan = plan_of(model)
-    facts = {
-        "schema": SCHEMA,
-        "slim_det": __version__,
-        "paddle": paddle.__version__,
-        "engine": {"name": "paddle_inference", "onednn": True},
-        "measured": {k: v for k, v in result.as_dict().items() if k != "artifact"},
-        "plan": json.loads(plan.to_json()) if plan else None,
-        "sha256": {name: sha256_of(folder / name) for name in (MODEL_FILE, PARAMS_FILE, INFER_CFG)},
-    }
-    if facts["plan"]:
-        facts["plan"] = {k: facts["plan"][k] for k in ("fingerprint", "settings", "cost", "groups")}
-    write_json(folder / FACTS_FILE, facts)
-
-
 def _require_replaceable(target: Path) -> None:
     """An earlier artefact may be replaced; a folder with anything else in it may not."""
-    known = {MODEL_FILE, PARAMS_FILE, INFER_CFG, FACTS_FILE, "model.pdiparams.info"}
-    others = (
-        sorted(p.name for p in target.iterdir() if p.name not in known) if target.exists() else []
-    )
+    found = target.iterdir() if target.exists() else ()
+    others = sorted(path.name for path in found if path.name not in _KNOWN_FILES)
     if others:
         raise ExportError(
             f"'{target}' holds files that are not of an artefact ({others[0]}); "

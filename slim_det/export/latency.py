@@ -24,6 +24,7 @@ class Latency:
         p10_ms: A tenth of the runs was faster.
         p90_ms: A tenth of the runs was slower.
         speedup: Median of the first model over this one's, of the same rounds.
+        precision: Of its kernels, ``int8`` or ``float32``.
     """
 
     artifact: str
@@ -31,6 +32,7 @@ class Latency:
     p10_ms: float
     p90_ms: float
     speedup: float
+    precision: str = "float32"
 
 
 def compare_latency(
@@ -64,8 +66,9 @@ def compare_latency(
             float(np.percentile(column, 10)),
             float(np.percentile(column, 90)),
             float(ratio),
+            predictor.precision,
         )
-        for folder, column, ratio in zip(artifacts, times.T, ratios)
+        for folder, column, ratio, predictor in zip(artifacts, times.T, ratios, predictors)
     ]
 
 

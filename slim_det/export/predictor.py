@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import logging
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from paddle import inference
 
 from slim_det.errors import ExportError
+from slim_det.export.deploy_program import DeployProgram
+from slim_det.export.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
+from slim_det.export.engine import engine_config as engine_config
+from slim_det.export.int8_program import remove_int8
 from slim_det.files import sha256_of
+
+logger = logging.getLogger("slim_det")
 
 MODEL_FILE = "model.pdmodel"
 PARAMS_FILE = "model.pdiparams"
@@ -20,16 +28,25 @@ INFER_CFG = "infer_cfg.yml"
 FACTS_FILE = "slim_det.json"
 PREDICTOR_FILES = (MODEL_FILE, PARAMS_FILE, INFER_CFG)
 
+_STEM = "model"
+
 
 class Predictor:
     """An exported detector.
 
     Args:
-        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``.
+        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``; the
+            engine's settings are in ``slim_det.json``, where there is one.
         threads: CPU threads; default all cores.
 
+    Attributes:
+        folder: The folder.
+        precision: ``int8`` or ``float32``, of the kernels: an int8 model is run in float, with
+            its rounded weights, where the CPU has no int8 instructions.
+        settings: Of ``infer_cfg.yml``.
+
     Raises:
-        ExportError: A file is missing, or the model cannot be loaded.
+        ExportError: A file is missing or damaged, or the model cannot be loaded.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
@@ -39,16 +56,17 @@ class Predictor:
                 raise ExportError(
                     f"artifact '{folder}' has no {name}; expected a folder written by export"
                 )
-        _check_unchanged(self.folder)
-        config = engine_config(
-            self.folder / MODEL_FILE, self.folder / PARAMS_FILE, threads or os.cpu_count() or 1
-        )
-        try:
-            self._predictor = inference.create_predictor(config)
-        except (RuntimeError, ValueError, LookupError, OSError) as error:
-            reason = " ".join(str(error).split())[-160:]
-            raise ExportError(f"artifact '{folder}' cannot be loaded: {reason}") from error
+        wanted = _runs_int8(self.folder)
+        int8 = wanted and cpu_has_int8()
+        self.precision = "int8" if int8 else "float32"
         self.settings = infer_settings(self.folder)
+        with contextlib.ExitStack() as stack:
+            stem = self.folder / _STEM
+            if wanted and not int8:
+                stem = stack.enter_context(_without_int8(stem))
+            self._engine = Engine(
+                stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8
+            )
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
@@ -70,14 +88,7 @@ class Predictor:
             ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
             ``bbox_num`` int32 [B].
         """
-        for name in self._predictor.get_input_names():
-            value = np.ascontiguousarray(np.asarray(batch[name]), dtype=np.float32)
-            self._predictor.get_input_handle(name).copy_from_cpu(value)
-        self._predictor.run()
-        outputs = [
-            self._predictor.get_output_handle(name).copy_to_cpu()
-            for name in self._predictor.get_output_names()
-        ]
+        outputs = list(self._engine(batch).values())
         boxes = next((o for o in outputs if o.ndim == 2), None)
         counts = next((o for o in outputs if o.ndim == 1), None)
         if boxes is None or counts is None:
@@ -85,38 +96,42 @@ class Predictor:
         return {"bbox": boxes, "bbox_num": counts}
 
 
-def engine_config(model: str | Path, params: str | Path, threads: int) -> inference.Config:
-    """The settings of Paddle Inference that make a float model fast on a CPU.
+def _runs_int8(folder: Path) -> bool:
+    """Whether the model is to be run with int8 kernels; what was exported must be unchanged.
 
-    Args:
-        model: ``.pdmodel`` file.
-        params: ``.pdiparams`` file.
-        threads: CPU threads.
+    Paddle may crash on a damaged file, so its checksum is compared first.
     """
-    config = inference.Config(str(model), str(params))
-    config.disable_gpu()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
-    config.enable_memory_optim()
-    config.disable_glog_info()
-    return config
-
-
-def _check_unchanged(folder: Path) -> None:
-    """Compare model and parameters with their checksums: Paddle may crash on damaged ones."""
     path = folder / FACTS_FILE
     if not path.is_file():
-        return
+        return False
     try:
-        checksums = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        checksums = facts["sha256"]
         changed = [n for n in (MODEL_FILE, PARAMS_FILE) if sha256_of(folder / n) != checksums[n]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        int8 = facts.get("engine", {}).get("int8", False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"'{path}' cannot be read: {error!r}") from error
     if changed:
         raise ExportError(
             f"artifact '{folder}': {changed[0]} is not the file that was exported (its SHA-256 is "
             f"not the one in {FACTS_FILE}); export again"
         )
+    return bool(int8)
+
+
+@contextlib.contextmanager
+def _without_int8(stem: Path) -> Iterator[Path]:
+    """The same network in float, in files that are there for as long as it is loaded."""
+    logger.info(
+        "this CPU has no int8 instructions (%s): '%s' runs in float",
+        ", ".join(INT8_INSTRUCTIONS),
+        stem.parent,
+    )
+    program = DeployProgram.load(stem)
+    remove_int8(program)
+    with tempfile.TemporaryDirectory(prefix="slim_det_float_") as folder:
+        program.save(Path(folder) / stem.name)
+        yield Path(folder) / stem.name
 
 
 def infer_settings(folder: str | Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import Layer
 
+from slim_det.quantize.rounding import MIN_RANGE
+
 
 class QuantConv2D(paddle.nn.Conv2D):
     """A `Conv2D` of a detector that simulates its int8 kernel.
@@ -45,7 +47,7 @@ class QuantConv2D(paddle.nn.Conv2D):
 
     def rounded_weight(self) -> Tensor:
         """The weight whose folded form is made of integers, [Cout, Cin / groups, kh, kw]."""
-        factor = None if self.weights.per_channel else self._fold_factor()
+        factor = None if self.weights.per_channel else fold_factor(self.norm)
         if factor is None:
             return self.weights(self.weight)
         factor = factor.reshape([-1, 1, 1, 1])
@@ -53,28 +55,39 @@ class QuantConv2D(paddle.nn.Conv2D):
 
     def folded_weight(self) -> np.ndarray:
         """The weight with its batch norm folded into it, before rounding, float64."""
-        weight = self.weight.numpy().astype(np.float64)
-        factor = self._fold_factor()
-        return weight if factor is None else weight * factor.numpy().reshape(-1, 1, 1, 1)
+        return folded_weight(self, self.norm)
 
     def weight_ranges(self) -> np.ndarray:
         """Ranges of the folded weight, float64 [Cout] or [1]."""
-        return np.asarray(self.weights.ranges(self.folded_weight()))
-
-    def _fold_factor(self) -> Tensor | None:
-        """What batch norm multiplies each output channel with, [Cout]; never zero."""
-        norm = self.norm
-        if norm is None:
-            return None
-        with paddle.no_grad():
-            factor = norm.weight / paddle.sqrt(norm._variance + norm._epsilon)
-            tiny = paddle.full_like(factor, 1e-12)
-            return paddle.where(factor.abs() < tiny, tiny, factor)
+        if not self.weights.per_channel:
+            return np.asarray(self.weights.ranges(self.folded_weight()))
+        ranges = np.asarray(self.weights.ranges(self.weight.numpy().astype(np.float64)))
+        factor = fold_factor(self.norm)
+        if factor is None:
+            return ranges
+        return np.maximum(ranges * np.abs(factor.numpy().astype(np.float64)), MIN_RANGE)
 
     @property
     def norm(self) -> Layer | None:
         """The batch norm that is folded into this layer."""
         return self.__dict__.get("_folded_norm")
+
+
+def fold_factor(norm: Layer | None) -> Tensor | None:
+    """What batch norm multiplies each output channel with, float [Cout]; never zero."""
+    if norm is None:
+        return None
+    with paddle.no_grad():
+        factor = norm.weight / paddle.sqrt(norm._variance + norm._epsilon)
+        tiny = paddle.full_like(factor, 1e-12)
+        return paddle.where(factor.abs() < tiny, tiny, factor)
+
+
+def folded_weight(layer: paddle.nn.Conv2D, norm: Layer | None) -> np.ndarray:
+    """A convolution's weight with a batch norm folded into it, float64, of the weight's shape."""
+    weight = layer.weight.numpy().astype(np.float64)
+    factor = fold_factor(norm)
+    return weight if factor is None else weight * factor.numpy().reshape(-1, 1, 1, 1)
 
 
 def quantize_convolution(

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
+from paddle.nn.layer.norm import _BatchNormBase
 
-from slim_det.errors import QuantError
+from slim_det.errors import QuantError, nearest
 from slim_det.layers import layer_names
-from slim_det.quantize.layers import QuantConv2D, quantize_convolution, release_convolution
-from slim_det.quantize.quantizers import AbsMaxWeight, ObservedRange, SharedRange
+from slim_det.quantize.layers import (
+    QuantConv2D,
+    folded_weight,
+    quantize_convolution,
+    release_convolution,
+)
+from slim_det.quantize.learned import LearnedClip, LearnedStep, LearnedWeightStep
+from slim_det.quantize.quantizers import AbsMaxWeight, FixedRange, ObservedRange, SharedRange
 from slim_det.quantize.record import QuantLayer, QuantRecord, attach_record, record_of
 from slim_det.quantize.rounding import MIN_RANGE
+from slim_det.quantize.settings import QuantSettings
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,9 @@ def quantize_model(
             activation: paddle.nn.Layer = SharedRange(quantizers[layer.shares])
         else:
             start = max((ranges or {}).get(layer.name, 1.0), MIN_RANGE)
-            activation = _activation(record, f"{module.weight.name}.input_range", start)
+            activation = _activation(record.settings, layer, module, start)
             quantizers[layer.name] = activation
-        quantize_convolution(module, activation, _weight_quantizer(record, module), norm)
+        quantize_convolution(module, activation, _weight_quantizer(record, module, norm), norm)
         module.activation.training = module.weights.training = module.training
     attach_record(model, record)
 
@@ -75,6 +84,10 @@ def keep_float(model: paddle.nn.Layer, names: Iterable[str], reason: str) -> Non
     if record is None:
         raise QuantError("the model is not quantized")
     back = set(names)
+    known = [layer.name for layer in record.layers]
+    for name in back:
+        if name not in known:
+            raise QuantError(f"'{name}' is not a quantized layer{nearest(name, known)}")
     left = _without(record.layers, back)
     layers = quantized_layers(model)
     shared = {layer.name: layer.shares for layer in record.layers}
@@ -98,6 +111,23 @@ def quantized_layers(model: paddle.nn.Layer) -> dict[str, QuantConv2D]:
     weights = {path: weight for weight, path in layer_names(model).items()}
     modules = dict(model.named_sublayers())
     return {layer.name: modules[weights[layer.name].rpartition(".")[0]] for layer in record.layers}
+
+
+@contextlib.contextmanager
+def signed_inputs(model: paddle.nn.Layer) -> Iterator[None]:
+    """While active, every input is rounded to integers with a sign, as Paddle-Lite does."""
+    record = record_of(model)
+    if record is None:
+        raise QuantError("the model is not quantized")
+    layers = list(quantized_layers(model).values())
+    before = [layer.activation for layer in layers]
+    try:
+        for layer in layers:
+            layer.activation = FixedRange(layer.activation.range(), record.settings.activation_bits)
+        yield
+    finally:
+        for layer, activation in zip(layers, before):
+            layer.activation = activation
 
 
 def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
@@ -139,7 +169,9 @@ def _find(
     modules = dict(model.named_sublayers())
     module = modules.get(weights.get(layer.name, "").rpartition(".")[0])
     norm = modules.get(layer.norm) if layer.norm else None
-    if type(module) is not paddle.nn.Conv2D or (layer.norm and norm is None):
+    if type(module) is not paddle.nn.Conv2D or (
+        layer.norm and not isinstance(norm, _BatchNormBase)
+    ):
         raise QuantError(
             f"the quantization record belongs to another model: it has no convolution "
             f"'{layer.name}'" + (f" with batch norm '{layer.norm}'" if layer.norm else "")
@@ -162,17 +194,32 @@ def _without(layers: list[QuantLayer], back: set[str]) -> list[QuantLayer]:
     return left
 
 
-def _activation(record: QuantRecord, name: str, start: float) -> paddle.nn.Layer:
-    settings = record.settings
+def _activation(
+    settings: QuantSettings, layer: QuantLayer, module: paddle.nn.Conv2D, start: float
+) -> paddle.nn.Layer:
+    name = f"{module.weight.name}.input_range"
+    bits = settings.input_bits(layer.unsigned)
+    if settings.activation_preprocess:
+        learned = {"PACT": LearnedClip, "LSQ": LearnedStep}[settings.activation_preprocess]
+        return learned(name, start, bits)
     return ObservedRange(
         name,
         start,
-        settings.activation_bits,
+        bits,
         settings.moving_rate,
         per_batch=settings.activation_type == "abs_max",
     )
 
 
-def _weight_quantizer(record: QuantRecord, module: paddle.nn.Conv2D) -> paddle.nn.Layer:
+def _weight_quantizer(
+    record: QuantRecord, module: paddle.nn.Conv2D, norm: paddle.nn.Layer | None
+) -> paddle.nn.Layer:
+    """What rounds a weight; a learned one starts from the weight as it is."""
     settings = record.settings
-    return AbsMaxWeight(settings.weight_bits, settings.weight_type == "channel_wise_abs_max")
+    per_channel = settings.weight_type == "channel_wise_abs_max"
+    observed = AbsMaxWeight(settings.weight_bits, per_channel)
+    if not settings.weight_preprocess:
+        return observed
+    start = observed.ranges(folded_weight(module, None if per_channel else norm))
+    name = f"{module.weight.name}.weight_step"
+    return LearnedWeightStep(name, start, settings.weight_bits, per_channel)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
 from paddle import Tensor
@@ -10,7 +12,33 @@ from paddle.nn import Layer
 from slim_det.quantize.rounding import MIN_RANGE, fake_quantize, fake_quantize_channels
 
 
-class ObservedRange(Layer):
+class InputRange(Layer):
+    """What rounds the input of one or more convolutions.
+
+    Attributes:
+        bits: Of an integer.
+    """
+
+    bits: int
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Learn from ``values`` what there is to learn, then round them."""
+        self.follow(values)
+        return self.rounded(values)
+
+    def follow(self, values: Tensor) -> None:
+        """Move the range; nothing here."""
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values`` with the range as it is."""
+        raise NotImplementedError
+
+    def range(self) -> float:
+        """The range, of values before rounding."""
+        raise NotImplementedError
+
+
+class ObservedRange(InputRange):
     """An activation's range: a moving average of the largest absolute value of each batch.
 
     Args:
@@ -30,43 +58,65 @@ class ObservedRange(Layer):
         self.rate = rate
         self.per_batch = per_batch
         self.frozen = False
+        self._seen: Any = None
         self.limit = fixed_parameter(self, name, np.full([1], start, "float32"))
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Round ``values``; in training, follow their range first."""
-        limit = float(self.limit)
+    def follow(self, values: Tensor) -> None:
+        """Move the average, in training and until it is frozen."""
+        self._seen = None
         if self.training and not self.frozen:
-            seen = absolute_max(values)
-            limit = self.rate * limit + (1 - self.rate) * seen
-            self.limit.set_value(np.full([1], limit, "float32"))
-            if self.per_batch:
-                limit = seen
-        return fake_quantize(values, limit, self.bits)
+            self._seen = absolute_max(values)
+            limit = self.rate * float(self.limit) + (1 - self.rate) * self._seen
+            self.limit.set_value(np.full([1], max(limit, MIN_RANGE), "float32"))
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values``, with their own range where that is asked for."""
+        own = self.per_batch and self._seen is not None
+        return fake_quantize(values, self._seen if own else float(self.limit), self.bits)
 
     def range(self) -> float:
         """The range, of values before rounding."""
         return float(self.limit)
 
 
-class SharedRange(Layer):
+class FixedRange(InputRange):
+    """A range that is a number and nothing else.
+
+    Args:
+        limit: The range.
+        bits: Of an integer.
+    """
+
+    def __init__(self, limit: float, bits: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.bits = bits
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values``."""
+        return fake_quantize(values, self.limit, self.bits)
+
+    def range(self) -> float:
+        """The range, of values before rounding."""
+        return self.limit
+
+
+class SharedRange(InputRange):
     """The range of another convolution that reads the same tensor.
 
     Args:
         source: Its quantizer; it has run before in every forward.
     """
 
-    def __init__(self, source: Layer) -> None:
+    def __init__(self, source: InputRange) -> None:
         super().__init__()
         # Not a sublayer: a parameter is in the model's state once.
         object.__setattr__(self, "source", source)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Round ``values`` as the source does now, without following them a second time."""
-        following, self.source.training = self.source.training, False
-        try:
-            return self.source(values)
-        finally:
-            self.source.training = following
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values`` as the source did, which is not moved a second time."""
+        rounded: Tensor = self.source.rounded(values)
+        return rounded
 
     def range(self) -> float:
         """The range of the source."""
@@ -110,22 +160,21 @@ def absolute_max(values: Tensor) -> float:
 def channel_max(weight: Tensor) -> Tensor:
     """Largest absolute value of every output channel, float [Cout], never zero."""
     with paddle.no_grad():
-        flat = weight.reshape([weight.shape[0], -1])
-        largest = paddle.maximum(flat.max(axis=1), -flat.min(axis=1))
+        # The largest absolute value in one pass.
+        largest = paddle.linalg.norm(weight.reshape([weight.shape[0], -1]), np.inf, axis=1)
         return paddle.clip(largest, min=MIN_RANGE)
 
 
 def fixed_parameter(layer: Layer, name: str, value: np.ndarray) -> Tensor:
     """A parameter that is saved and loaded but not trained, like a running statistic."""
-    parameter = layer.create_parameter(
-        shape=list(value.shape),
-        attr=paddle.ParamAttr(
-            # A second model of the process has a name of its own.
-            name=paddle.utils.unique_name.generate(name),
-            initializer=paddle.nn.initializer.Assign(value),
-            trainable=False,
-        ),
-        dtype="float32",
-    )
+    parameter = named_parameter(layer, name, value, trainable=False)
     parameter.stop_gradient = True
     return parameter
+
+
+def named_parameter(layer: Layer, name: str, value: np.ndarray, **attributes: Any) -> Tensor:
+    """A parameter of exactly this name, which is the same in every model of the process."""
+    initializer = paddle.nn.initializer.Assign(value)
+    attr = paddle.ParamAttr(name=name, initializer=initializer, **attributes)
+    with paddle.utils.unique_name.guard():
+        return layer.create_parameter(shape=list(value.shape), attr=attr, dtype="float32")

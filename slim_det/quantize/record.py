@@ -7,13 +7,13 @@ loaded, so that every command builds the same model.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paddle
 
-from slim_det.errors import QuantError
+from slim_det.errors import ConfigError, QuantError
 from slim_det.quantize.settings import QuantSettings, settings_from_dict
 from slim_det.version import __version__
 
@@ -30,11 +30,13 @@ class QuantLayer:
         norm: Module path of the batch norm that follows it and is folded into it; '' for none.
         shares: Module path of an earlier convolution that reads the same tensor, and so has the
             same range; '' where this is the first.
+        unsigned: Whether a ReLU made its input, so that the engine's integer has no sign.
     """
 
     name: str
     norm: str = ""
     shares: str = ""
+    unsigned: bool = False
 
 
 @dataclass
@@ -61,10 +63,7 @@ class QuantRecord:
             "slim_det": __version__,
             "settings": self.settings.as_dict(),
             "origin": self.origin,
-            "layers": [
-                {"name": layer.name, "norm": layer.norm, "shares": layer.shares}
-                for layer in self.layers
-            ],
+            "layers": [asdict(layer) for layer in self.layers],
             "kept_float": self.kept_float,
         }
         return json.dumps(content, indent=1) + "\n"
@@ -92,12 +91,45 @@ def read_record(path: str | Path) -> QuantRecord:
     try:
         return QuantRecord(
             settings=settings_from_dict(data["settings"]),
-            layers=[QuantLayer(**layer) for layer in data["layers"]],
-            kept_float=dict(data["kept_float"]),
+            layers=_layers(data["layers"]),
+            kept_float=_texts(data["kept_float"]),
             origin=dict(data["origin"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise QuantError(f"quantization record '{path}' is damaged: {error!r}") from error
+    except KeyError as error:
+        raise QuantError(f"quantization record '{path}' is damaged: no {error}") from error
+    except (ConfigError, TypeError, ValueError) as error:
+        raise QuantError(f"quantization record '{path}' is damaged: {error}") from error
+
+
+def _layers(found: list[dict[str, Any]]) -> list[QuantLayer]:
+    """The layers of a record, every one known once and sharing the range of an earlier one."""
+    layers = [_layer(entry) for entry in found]
+    owners: set[str] = set()
+    known: set[str] = set()
+    for layer in layers:
+        if not layer.name or layer.name in known:
+            raise ValueError(f"layer '{layer.name}' is there twice or has no name")
+        if layer.shares and layer.shares not in owners:
+            raise ValueError(f"'{layer.name}' shares the range of '{layer.shares}', which has none")
+        known.add(layer.name)
+        if not layer.shares:
+            owners.add(layer.name)
+    return layers
+
+
+def _layer(found: dict[str, Any]) -> QuantLayer:
+    if not isinstance(found, dict):
+        raise TypeError(f"{found!r} is not a layer")
+    texts = _texts({key: value for key, value in found.items() if key != "unsigned"})
+    if not isinstance(found["unsigned"], bool):
+        raise TypeError(f"unsigned: {found['unsigned']!r} is neither true nor false")
+    return QuantLayer(**texts, unsigned=found["unsigned"])
+
+
+def _texts(found: dict[str, str]) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise TypeError(f"{found!r} is not a mapping of texts")
+    return found
 
 
 def attach_record(model: paddle.nn.Layer, record: QuantRecord | None) -> None:

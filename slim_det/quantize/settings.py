@@ -32,6 +32,9 @@ class QuantSettings:
         moving_rate: What a moving average keeps of itself at each step.
         activation_preprocess: ``PACT`` or ``LSQ``: a range that is learned; None: observed.
         weight_preprocess: ``LSQ`` or None.
+        unsigned_inputs: Whether inputs that a ReLU made are rounded to 0 to 255, as oneDNN does
+            with them, and not to 0 to 127. Paddle-Lite has signed inputs only: train with false
+            for its sake.
         layer_types: Which layers may be quantized. A detector of ppdet has no quantizable
             ``Linear``; the name is accepted because PaddleDetection's files hold it.
         skip: Names or globs of layers that stay in float, on top of those that have to.
@@ -44,8 +47,17 @@ class QuantSettings:
     moving_rate: float = 0.9
     activation_preprocess: str | None = None
     weight_preprocess: str | None = None
+    unsigned_inputs: bool = True
     layer_types: tuple[str, ...] = ("Conv2D",)
     skip: tuple[str, ...] = ()
+
+    def input_bits(self, unsigned: bool) -> int:
+        """Bits of the signed integer that has as many steps above zero as an input's integer.
+
+        Args:
+            unsigned: Whether the input is never negative and so needs no sign.
+        """
+        return self.activation_bits + (unsigned and self.unsigned_inputs)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -57,11 +69,13 @@ def settings_from_dict(found: Mapping[str, Any]) -> QuantSettings:
     """The inverse of `QuantSettings.as_dict`.
 
     Raises:
-        TypeError: A key is missing its meaning.
+        TypeError: It is not a mapping of these settings.
+        ConfigError: A value is not valid.
     """
-    values = dict(found)
-    values["layer_types"], values["skip"] = tuple(values["layer_types"]), tuple(values["skip"])
-    return QuantSettings(**values)
+    readers = {field: reader for field, reader in _READERS.values()}
+    if not isinstance(found, Mapping) or found.keys() != readers.keys():
+        raise TypeError(f"settings are {sorted(readers)}")
+    return QuantSettings(**{field: readers[field](field, found[field]) for field in readers})
 
 
 def read_quant_config(config: Any, where: str = "QAT") -> QuantSettings:
@@ -142,6 +156,12 @@ def _read_rate(where: str, value: Any) -> float:
     return float(value)
 
 
+def _read_flag(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {value!r} is not valid; expected true or false")
+    return value
+
+
 def _read_layer_types(where: str, value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not names:
@@ -169,6 +189,7 @@ _READERS: dict[str, tuple[str, Any]] = {
         "weight_preprocess",
         lambda w, v: None if v is None else read_choice(w, v, ("LSQ",)),
     ),
+    "unsigned_inputs": ("unsigned_inputs", _read_flag),
     "quantizable_layer_type": ("layer_types", _read_layer_types),
     "skip": ("skip", read_skip),
 }

@@ -14,6 +14,10 @@ from slim_det.quantize.settings import QuantSettings
 from slim_det.trace import Op, Trace
 
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+DEFORMABLE = ("deformable_conv", "deformable_conv_v1")
+
+UNSIGNED_AFTER = ("relu", "relu6")
+"""Operators whose output oneDNN keeps in integers without a sign."""
 
 SKIPPED_BY_MODEL = "the model's code keeps it in float (raw outputs of the head)"
 SKIPPED_BY_USER = "named in 'skip'"
@@ -47,7 +51,8 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
     modules = dict(model.named_sublayers())
-    readers = _readers(trace)
+    readers, placing = _readers(trace), _placing(trace)
+    positive = {op.output() for op in trace.ops if op.type in UNSIGNED_AFTER}
     layers: list[QuantLayer] = []
     kept: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -56,14 +61,17 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
         if not weight or weight not in paths:
             continue
         path = paths[weight]
-        if any(layer.name == path for layer in layers) or path in kept:
+        if path in kept:
+            continue
+        if any(layer.name == path for layer in layers):
             raise QuantError(f"'{path}' runs twice in the model; name it in 'skip'")
-        reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, readers)
+        reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, placing)
         if reason:
             kept[path] = reason
             continue
         tensor = op.input("Input")
-        layers.append(QuantLayer(path, _norm_of(op, trace, readers), first.get(tensor, "")))
+        norm = _norm_of(op, trace, readers)
+        layers.append(QuantLayer(path, norm, first.get(tensor, ""), tensor in positive))
         first.setdefault(tensor, path)
     if not layers:
         raise QuantError(
@@ -105,9 +113,7 @@ def _weight_of(op: Op, trace: Trace) -> str:
     return ""
 
 
-def _reason(
-    op: Op, module: paddle.nn.Layer | None, skipped: bool, readers: dict[str, list[Op]]
-) -> str:
+def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, placing: set[str]) -> str:
     """Why a layer stays in float; '' where it is quantized."""
     if skipped:
         return SKIPPED_BY_USER
@@ -115,7 +121,7 @@ def _reason(
         return f"{op.type} has no int8 kernel"
     if getattr(module, "skip_quant", False):
         return SKIPPED_BY_MODEL
-    if any(r.type == "deformable_conv" for r in readers.get(op.output("Output"), [])):
+    if op.output("Output") in placing:
         return "it places the samples of a deformable convolution"
     if module is None or type(module) is not paddle.nn.Conv2D:
         return f"its layer is a {type(module).__name__}, not a Conv2D"
@@ -133,9 +139,33 @@ def _readers(trace: Trace) -> dict[str, list[Op]]:
     return found
 
 
+def _placing(trace: Trace) -> set[str]:
+    """Outputs of the convolutions that compute offsets and masks of deformable ones.
+
+    Between the two stand a bias, a split and a sigmoid.
+    """
+    makers = {name: op for op in trace.ops for names in op.outputs.values() for name in names}
+    deformable = [op for op in trace.ops if op.type in DEFORMABLE]
+    waiting = [op.input(slot) for op in deformable for slot in ("Offset", "Mask")]
+    seen: set[str] = set()
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in makers:
+            continue
+        seen.add(name)
+        if makers[name].type in CONVOLUTIONS:
+            found.add(name)
+        else:
+            waiting.extend(n for names in makers[name].inputs.values() for n in names)
+    return found
+
+
 def _norm_of(op: Op, trace: Trace, readers: dict[str, list[Op]]) -> str:
     """Module path of the batch norm that alone reads a convolution; '' for none."""
-    consumers = readers.get(op.output("Output"), [])
-    if len(consumers) != 1 or consumers[0].type != "batch_norm":
+    output = op.output("Output")
+    consumers = readers.get(output, [])
+    if output in trace.outputs or len(consumers) != 1 or consumers[0].type != "batch_norm":
         return ""
-    return trace.parameters[consumers[0].input("Scale")].rpartition(".")[0]
+    # A norm without a scale of its own has no such name.
+    return trace.parameters.get(consumers[0].input("Scale"), "").rpartition(".")[0]

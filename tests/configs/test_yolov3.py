@@ -21,6 +21,7 @@ from slim_det.layers import LayerFinder
 from slim_det.prune.groups import find_groups
 from slim_det.prune.pruner import Pruner
 from slim_det.prune.requests import select_groups
+from slim_det.quantize.sites import find_sites
 from slim_det.safe_yaml import read_tree
 from slim_det.trace import trace_detector
 from tests.commands import CONFIGS
@@ -31,6 +32,7 @@ SLIM = [path for path in FILES if "slim" in read_tree(path, check_only=True)]
 MODELS = [path for path in FILES if path not in SLIM]
 PRUNING = [path for path in SLIM if "Pruner" in read_tree(path, check_only=True)]
 DISTILLING = [path for path in SLIM if "Distill" in read_tree(path, check_only=True)]
+QUANTIZING = [path for path in SLIM if {"QAT", "PTQ"} & {*read_tree(path, check_only=True)}]
 
 # YOLOv3-MobileNetV1 at 608 pixels on COCO: MACs and parameters in the published conventions.
 PUBLISHED = {
@@ -65,7 +67,7 @@ def mobilenet(ppdet_registered: None) -> Iterator[tuple[Any, paddle.nn.Layer, An
 
 def test_both_kinds_are_there() -> None:
     assert len(SLIM) >= 7 and len(MODELS) >= 13
-    assert {*PRUNING, *DISTILLING} == {*SLIM} and DISTILLING
+    assert {*PRUNING, *DISTILLING, *QUANTIZING} == {*SLIM} and DISTILLING and QUANTIZING
 
 
 def test_training_is_set_up(built: tuple[Any, paddle.nn.Layer]) -> None:
@@ -151,3 +153,15 @@ def test_teacher_of_a_slim_file_can_be_built(slim: Path, ppdet_registered: None)
             teacher_cfg = plain_copy(load_config(teacher_file))
             teacher = session.build_model(load_config(teacher_file))
         check_fit(model, cfg, Teacher(teacher, teacher_cfg, settings["teacher"]["weights"]))
+
+
+@pytest.mark.parametrize("slim", QUANTIZING, ids=name_of)
+def test_slim_file_quantizes_all_but_the_outputs(mobilenet: tuple, slim: Path) -> None:
+    """Its settings are valid, and leave 47 of 50 convolutions."""
+    _, model, trace, _ = mobilenet
+    with restored_config():
+        found = session.read_slim(str(slim))
+        strategy = create(next(name for name in ("QAT", "PTQ") if name in found.strategies))
+    sites = find_sites(model, trace, strategy.settings)
+    assert len(sites.layers) == 47
+    assert [*sites.kept_float] == [f"yolo_head.yolo_output.{scale}" for scale in range(3)]

@@ -1,0 +1,203 @@
+"""`slim-det quantize`: an int8 detector from trained float weights and a few images."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slim_det.cli.common import (
+    add_config_arguments,
+    add_json_argument,
+    read_configs,
+    save_json,
+    table_console,
+)
+from slim_det.errors import ConfigError, QuantError
+
+if TYPE_CHECKING:
+    import paddle
+
+    from slim_det.config import SlimConfig
+    from slim_det.quantize.post import PostOptions
+    from slim_det.quantize.settings import QuantSettings
+
+CHECKPOINT = "quantized"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--observer", metavar="NAME",
+        help="how ranges are found: abs_max, avg, moving_average, kl, hist (default), mse, emd",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images", type=int, metavar="N",
+        help="calibrate on the first N images of TrainDataset (default 32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weight_type", metavar="TYPE", help="channel_wise_abs_max (default) or abs_max"
+    )
+    parser.add_argument(
+        "--skip", nargs="+", metavar="LAYER", help="names or globs of layers that stay in float"
+    )
+    parser.add_argument(
+        "--bias_correction", action="store_true", help="remove the mean error of every channel"
+    )
+    parser.add_argument(
+        "--max_drop", type=float, metavar="P",
+        help="put layers back to float until at most P points of the metric are lost",
+    )  # fmt: skip
+    parser.add_argument("--no_eval", action="store_true", help="do not measure the metric")
+    parser.add_argument("--report", action="store_true", help="print a table of all layers")
+    parser.add_argument(
+        "--output_dir", default="output_inference", metavar="DIR",
+        help="the artefact goes to DIR/<configuration's name>",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save_dir", metavar="DIR",
+        help=f"the weights go to DIR/<configuration's name>/{CHECKPOINT}.pdparams (default: "
+        "save_dir of the configuration)",
+    )  # fmt: skip
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate, quantize, search where asked, export, save, describe."""
+    from slim_det import checkpoint
+    from slim_det.data.check import check_dataset
+    from slim_det.export.artifact import export_model
+    from slim_det.files import require_writable
+    from slim_det.prune.plan import plan_of
+    from slim_det.quantize.float_search import POINTS, DeployedMetric, search_float_layers
+    from slim_det.quantize.post import quantize_post
+    from slim_det.quantize.report import layer_rows, report_table
+
+    _check_flags(args)
+    cfg, slim = read_configs(args)
+    if not args.no_eval:
+        check_dataset(cfg, "EvalDataset")
+    model, settings, options = _prepare(args, cfg, slim)
+    folder = Path(args.save_dir or cfg.save_dir) / cfg.filename
+    _check_names(model, settings, options)
+    for target in (folder, args.output_dir):
+        require_writable(target)
+    metric = None if args.no_eval else DeployedMetric(model, cfg)
+    whole = metric.in_float() if metric else None
+    if whole is not None:
+        print(f"float: {whole}")
+    post = quantize_post(model, cfg, settings, options)
+    if args.max_drop is not None and metric and whole:
+        search_float_layers(metric, post, whole.ap, args.max_drop)
+    rows = layer_rows(model, post.deviations)
+    if args.report:
+        table_console().print(report_table(rows))
+    exported = export_model(model, cfg, args.output_dir, measure_ap=not args.no_eval).as_dict()
+    stem = folder / CHECKPOINT
+    record = _record(model)
+    checkpoint.save_weights(stem, model.state_dict(), plan_of(model), record)
+    ap = exported.get("ap")
+    figures = {
+        **exported,
+        "checkpoint": str(checkpoint.params_path(stem)),
+        "ap": ap,
+        "ap_float": whole.ap if whole else None,
+        "drop": (whole.ap - ap) * POINTS if whole and ap is not None else None,
+        "latency_ms": exported.get("latency_ms"),
+        "latency_ms_float": whole.latency_ms if whole else None,
+        "observer": options.observer,
+        "images": options.images,
+        "layers": [row.as_dict() for row in rows],
+    }
+    print(_summary(figures, len(record.layers)))
+    save_json(args, figures)
+    return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Find out before anything is read whether the flags can be.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    if args.max_drop is not None and not 0 <= args.max_drop <= 100:
+        raise ConfigError(f"--max_drop {args.max_drop:g}: expected points of the metric, 0 to 100")
+    if args.max_drop is not None and args.no_eval:
+        raise ConfigError("--max_drop and --no_eval exclude each other: a drop must be measured")
+
+
+def _prepare(
+    args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
+) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
+    """The float model, and what is asked for; flags win over the slim file."""
+    from slim_det import checkpoint, session
+    from slim_det.quantize.post import PostOptions, require_float
+    from slim_det.quantize.settings import WEIGHT_TYPES, QuantSettings, read_choice
+    from slim_det.quantize.strategy import post_quantizer_of
+
+    if slim is not None and "PTQ" not in slim.strategies:
+        raise ConfigError(f"--slim_config '{slim.path}': expected slim: PTQ")
+    flags = {
+        key: value
+        for key, value in (
+            ("observer", args.observer),
+            ("images", args.images),
+            ("bias_correction", args.bias_correction or None),
+        )
+        if value is not None
+    }
+    replace(PostOptions(), **flags).check("--")
+    if args.weight_type:
+        read_choice("--weight_type", args.weight_type, WEIGHT_TYPES)
+    if cfg.get("weights") and checkpoint.stored_record(cfg.weights) is not None:
+        raise QuantError(f"'{cfg.weights}' are quantized already; expected float weights")
+    model = session.model_with_weights(cfg, cfg.get("weights"), slim, calibrating=True)
+    require_float(model)
+    described = post_quantizer_of(model)
+    settings, options = QuantSettings(), PostOptions()
+    if described is not None:
+        settings = described.settings
+        options = described.options(int(cfg["EvalReader"].get("batch_size", 1)))
+    if args.weight_type:
+        settings = replace(settings, weight_type=args.weight_type)
+    if args.skip:
+        settings = replace(settings, skip=(*settings.skip, *args.skip))
+    return model, settings, replace(options, **flags)
+
+
+def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
+    """Find out before the float model is measured whether layers and images are there."""
+    from slim_det.errors import LayerError
+    from slim_det.layers import LayerFinder
+    from slim_det.quantize.calibrate import calibration_source
+
+    finder = LayerFinder(model)
+    for name in settings.skip:
+        try:
+            finder.find(name)
+        except LayerError as error:
+            raise ConfigError(f"skip: {error}") from error
+    calibration_source(options.images)
+
+
+def _record(model: paddle.nn.Layer) -> Any:
+    from slim_det.quantize.record import record_of
+
+    return record_of(model)
+
+
+def _summary(figures: dict[str, Any], quantized: int) -> str:
+    """Two lines for people."""
+    kept = len(figures["layers_float"])
+    lines = [
+        f"{quantized} layers in int8, {kept} in float; {figures['observer']} on "
+        f"{figures['images']} images; {figures['checkpoint']}"
+    ]
+    if figures["drop"] is not None:
+        lines.append(
+            f"metric {figures['ap_float']:.4f} in float, {figures['ap']:.4f} in int8: "
+            f"{abs(figures['drop']):.2f} points {'less' if figures['drop'] >= 0 else 'more'}"
+        )
+    return "\n".join(lines)

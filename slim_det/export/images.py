@@ -1,0 +1,77 @@
+"""The images that an export is checked on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ppdet.core.workspace import create
+
+from slim_det.errors import ExportError
+from slim_det.metrics.evaluation import quiet_stdout
+
+logger = logging.getLogger("slim_det")
+
+CHECKED_IMAGES = 8
+
+
+def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read images one by one as ``TestReader`` prepares them.
+
+    Yields:
+        (path, batch of one image).
+    """
+    dataset = create("TestDataset")()
+    dataset.set_images(images)
+    with quiet_stdout():
+        loader = create("TestReader")(dataset, 0)
+    paths = dataset.get_imid2path()
+    for batch in loader:
+        yield paths[int(np.asarray(batch["im_id"]).ravel()[0])], batch
+
+
+def eval_images(remedy: str) -> list[str]:
+    """The first images of ``EvalDataset``.
+
+    Args:
+        remedy: What the user can do where it cannot be read.
+
+    Raises:
+        ExportError: It cannot be read.
+    """
+    try:
+        dataset = create("EvalDataset")()
+        dataset.parse_dataset()
+    except (OSError, ValueError, AssertionError, KeyError) as error:
+        raise ExportError(
+            f"no images to compare the engines on: EvalDataset cannot be read ({error}); {remedy}"
+        ) from error
+    return [record["im_file"] for record in dataset.roidbs[:CHECKED_IMAGES]]
+
+
+@contextlib.contextmanager
+def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
+    """While active, ``EvalReader`` resizes to the size that a model was exported for.
+
+    Args:
+        cfg: ppdet's configuration.
+        image_size_hw: Height and width in pixels.
+    """
+    steps = cfg["EvalReader"].get("sample_transforms") or []
+    found = [step["Resize"] for step in steps if step.get("Resize")]
+    before = [resize.get("target_size") for resize in found]
+    if any(size not in (list(image_size_hw), image_size_hw[0]) for size in before):
+        logger.info(
+            "EvalReader resizes to %s; the model was exported for %dx%d and is evaluated there",
+            *(before[0], *image_size_hw),
+        )
+    try:
+        for resize in found:
+            resize["target_size"] = list(image_size_hw)
+        yield
+    finally:
+        for resize, size in zip(found, before):
+            resize["target_size"] = size

@@ -1,0 +1,90 @@
+"""Paddle-Lite's converter and x86 runtime, as a script: Paddle and Paddle-Lite share no process.
+
+Loaded together they crash, so this file imports nothing of slim_det nor of Paddle, and may be run
+by another interpreter that has the package `paddlelite`::
+
+    python lite_runner.py convert MODEL PARAMS OUT_STEM TARGET FP16
+    python lite_runner.py run NB_FILE INPUTS.npz OUTPUTS.npz
+
+Arrays travel in `.npz` files: ``<run>/<input name>`` in, ``<run>/<place of the output>`` out.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from paddlelite.lite import MobileConfig, Opt, create_paddle_predictor
+
+
+def convert(model: str, params: str, out_stem: str, target: str, fp16: bool) -> str:
+    """Convert a program to Paddle-Lite's format, as ``OUT_STEM.nb``.
+
+    Args:
+        model: ``.pdmodel`` file.
+        params: ``.pdiparams`` file.
+        out_stem: The new file without ``.nb``.
+        target: ``arm`` or ``x86``.
+        fp16: Let the ARM kernels compute in half precision.
+
+    Returns:
+        The converter's version.
+    """
+    opt = Opt()
+    opt.set_model_file(model)
+    opt.set_param_file(params)
+    opt.set_optimize_out(out_stem)
+    opt.set_model_type("naive_buffer")
+    if fp16:
+        opt.enable_fp16()
+    opt.set_valid_places(target)
+    opt.run()
+    return str(opt.version())
+
+
+def run(nb_file: str, inputs: str, outputs: str) -> int:
+    """Run a converted model on every set of inputs.
+
+    Args:
+        nb_file: Converted for ``x86``.
+        inputs: Of one or more runs, each with every input of the model.
+        outputs: The new file.
+
+    Returns:
+        The number of runs.
+    """
+    config = MobileConfig()
+    config.set_model_from_file(nb_file)
+    predictor = create_paddle_predictor(config)
+    names = predictor.get_input_names()
+    found = {}
+    with np.load(inputs) as arrays:
+        count = len({key.split("/")[0] for key in arrays.files})
+        for number in range(count):
+            for place, name in enumerate(names):
+                value = np.ascontiguousarray(arrays[f"{number}/{name}"])
+                predictor.get_input(place).from_numpy(value)
+            predictor.run()
+            for place in range(len(predictor.get_output_names())):
+                # A view of memory that the next run writes to.
+                found[f"{number}/{place}"] = predictor.get_output(place).numpy().copy()
+    np.savez(outputs, **found)
+    return count
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; its result goes to the last line of stdout."""
+    command, *rest = arguments
+    if command == "convert":
+        model, params, out_stem, target, fp16 = rest
+        print(convert(model, params, out_stem, target, fp16 == "1"))
+    elif command == "run":
+        nb_file, inputs, outputs = rest
+        print(run(nb_file, inputs, outputs))
+    else:
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Prepares images as an artefact's `infer_cfg.yml` says, as PaddleDetection's deploy code does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ppdet.data.transform import operators
+
+from slim_det.errors import ExportError, nearest
+
+INPUTS = ("image", "im_shape", "scale_factor")
+
+_STEPS = {
+    "Resize": "Resize",
+    "NormalizeImage": "NormalizeImage",
+    "Permute": "Permute",
+    "Pad": "Pad",
+}
+
+
+class ArtifactReader:
+    """Reads image files in the way that an artefact asks for.
+
+    The file is decoded to RGB; then come the steps of ``Preprocess`` in their order.
+
+    Args:
+        settings: Of ``infer_cfg.yml`` (see `slim_det.export.predictor.infer_settings`).
+
+    Raises:
+        ExportError: A step is unknown or refuses its settings.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._decode = operators.Decode()
+        self._steps = [_step(entry) for entry in settings["Preprocess"]]
+
+    def __call__(self, path: str) -> dict[str, np.ndarray]:
+        """Read one image.
+
+        Returns:
+            ``image`` float32 [1, 3, H, W], ``im_shape`` (of the prepared image) and
+            ``scale_factor`` (prepared over original) float32 [1, 2], height first.
+        """
+        sample = self._decode.apply({"im_file": path})
+        for step in self._steps:
+            sample = step(sample)
+        return {key: np.asarray(sample[key], np.float32)[None] for key in INPUTS}
+
+
+def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Settings of ``infer_cfg.yml`` with another size, height and width in pixels."""
+    steps = [
+        {**step, "target_size": list(image_size_hw)} if step.get("type") == "Resize" else step
+        for step in settings["Preprocess"]
+    ]
+    return {**settings, "Preprocess": steps}
+
+
+def _step(entry: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function of one entry of ``Preprocess``."""
+    settings = dict(entry)
+    kind = settings.pop("type", None)
+    if kind == "PadStride":
+        stride = settings.get("stride", 0)
+        return lambda sample: {**sample, "image": pad_to_stride(sample["image"], stride)}
+    if kind not in _STEPS:
+        raise ExportError(
+            f"infer_cfg.yml: unknown step '{kind}'{nearest(str(kind), [*_STEPS, 'PadStride'])}"
+        )
+    try:
+        operator = getattr(operators, _STEPS[kind])(**settings)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"infer_cfg.yml: step '{kind}' refuses its settings: {error}") from error
+    return lambda sample: operator.apply(sample)
+
+
+def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
+    """Pad an image [C, H, W] with zeros, right and below, to a multiple of ``stride`` pixels."""
+    if stride <= 0:
+        return image
+    rows, columns = (-side % stride for side in image.shape[1:])
+    return np.pad(image, ((0, 0), (0, rows), (0, columns)))

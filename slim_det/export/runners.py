@@ -1,0 +1,174 @@
+"""The engines that a detector runs in, each as one function from prepared images to outputs."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from slim_det.distill.taps import Place, Taps, yolo_outputs
+from slim_det.errors import ExportError
+from slim_det.export.deploy_program import DeployProgram
+from slim_det.export.engine import Engine
+from slim_det.export.lite import RUNNER, Converter, run_quietly
+from slim_det.export.stages import Found
+from slim_det.program import deployment_program
+from slim_det.quantize.model import signed_inputs
+
+Batch = dict[str, np.ndarray]
+"""One image: ``image`` float32 [1, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [1, 2]."""
+
+Runner = Callable[[Sequence[Batch]], "list[Found]"]
+
+
+def dygraph_runner(model: paddle.nn.Layer) -> Runner:
+    """The model itself, in evaluation mode."""
+    places = [Place(path) for path in yolo_outputs(model)]
+    taps = Taps(model, places)
+    model.eval()
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        found = []
+        with paddle.no_grad(), taps.attached():
+            for batch in batches:
+                taps.open()
+                outputs = model({name: paddle.to_tensor(value) for name, value in batch.items()})
+                kept = taps.take()
+                raw = [np.asarray(kept[place]) for place in places]
+                found.append(Found(raw, np.asarray(outputs["bbox"])))
+        return found
+
+    return run
+
+
+def signed_runner(model: paddle.nn.Layer) -> Runner:
+    """A quantized model that rounds every input to integers with a sign."""
+    runner = dygraph_runner(model)
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        with signed_inputs(model):
+            return runner(batches)
+
+    return run
+
+
+def program_runner(program: DeployProgram) -> Runner:
+    """A program, operator by operator: neither oneDNN nor fused kernels."""
+    raw = raw_names(program)
+    names = list(dict.fromkeys([*raw, *program.fetches]))
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        with deployment_program(), paddle.static.scope_guard(program.scope):
+            executor = paddle.static.Executor(paddle.CPUPlace())
+            return [
+                _found(
+                    executor.run(
+                        program.program,
+                        feed={name: batch[name] for name in program.feeds},
+                        fetch_list=names,
+                        return_numpy=False,
+                    ),
+                    names,
+                    raw,
+                )
+                for batch in batches
+            ]
+
+    return run
+
+
+def engine_runner(
+    boxes: Callable[[Batch], Batch], program: DeployProgram, stem: Path, int8: bool
+) -> Runner:
+    """Paddle Inference, as it is shipped.
+
+    Args:
+        boxes: The artefact's predictor.
+        program: The artefact's program, of which the raw outputs are made a model of its own.
+        stem: That model, without suffix, in an existing folder.
+        int8: Whether int8 kernels are used.
+    """
+    raw = raw_names(program)
+    heads = None
+    if raw:
+        program.save(stem, ["image"], raw)
+        heads = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), int8=int8)
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        return [
+            Found(
+                list(heads({"image": batch["image"]}).values()) if heads else [],
+                boxes(batch)["bbox"],
+            )
+            for batch in batches
+        ]
+
+    return run
+
+
+def lite_runner(program: DeployProgram, stem: Path) -> Runner:
+    """Paddle-Lite on x86, in processes of its own.
+
+    Args:
+        program: What is converted.
+        stem: Its files, without suffix, in an existing folder.
+
+    Raises:
+        ExportError: It cannot be converted.
+    """
+    raw = raw_names(program)
+    names = list(dict.fromkeys([*raw, *program.fetches]))
+    program.save(stem, program.feeds, names)
+    nb_stem = stem.with_name(stem.name + "_x86")
+    Converter(sys.executable, True).convert(stem, nb_stem, "x86", False)
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        with tempfile.TemporaryDirectory(dir=stem.parent) as folder:
+            inputs, outputs = Path(folder) / "in.npz", Path(folder) / "out.npz"
+            arrays = {f"{i}/{k}": v for i, b in enumerate(batches) for k, v in b.items()}
+            np.savez(inputs, **arrays)
+            command = [sys.executable, str(RUNNER), "run", f"{nb_stem}.nb"]
+            run_quietly([*command, str(inputs), str(outputs)], "Paddle-Lite")
+            with np.load(outputs) as kept:
+                return [
+                    _found([kept[f"{i}/{place}"] for place in range(len(names))], names, raw)
+                    for i in range(len(batches))
+                ]
+
+    return run
+
+
+def twin_runner(program: DeployProgram, stem: Path) -> Runner:
+    """Paddle Inference without oneDNN, for a program in Paddle-Lite's form.
+
+    Args:
+        program: The program.
+        stem: Its files, without suffix, in an existing folder.
+    """
+    raw = raw_names(program)
+    program.save(stem, program.feeds, [*raw, *program.fetches])
+    engine = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), onednn=False)
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        outputs = [list(engine(batch).values()) for batch in batches]
+        return [Found(values[: len(raw)], values[len(raw)]) for values in outputs]
+
+    return run
+
+
+def raw_names(program: DeployProgram) -> list[str]:
+    """The head's raw outputs; none where the boxes are all that a program gives."""
+    return [name for name in program.raw_outputs if name not in program.fetches]
+
+
+def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:
+    """The outputs of one image."""
+    arrays = dict(zip(names, (np.asarray(value) for value in values)))
+    boxes = [a for name, a in arrays.items() if name not in raw and a.ndim == 2]
+    if not boxes:
+        raise ExportError("the program gives no boxes; was it exported with NMS?")
+    return Found([arrays[name] for name in raw], boxes[0])

@@ -1,0 +1,165 @@
+"""Takes a detector through every engine that it is deployed in, on real images."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from slim_det.config import image_size_hw
+from slim_det.export.contenders import REFERENCE, Contender, make_contenders
+from slim_det.export.images import eval_at, image_batches
+from slim_det.export.predictor import Predictor
+from slim_det.export.preprocess import INPUTS, ArtifactReader
+from slim_det.export.runners import Batch
+from slim_det.export.stages import Stage, compare_tensors, judge
+from slim_det.metrics.evaluation import eval_reader
+from slim_det.metrics.matching import make_scorer
+
+logger = logging.getLogger("slim_det")
+
+MAX_IMAGES = 16
+"""Images whose outputs are compared; more prove no more."""
+
+IMAGE_TOLERANCE = 1e-5
+"""Largest difference of a prepared pixel; readers differ in the last digit."""
+
+
+def verify_artifact(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: str | Path,
+    images: list[str],
+    with_eval: bool = True,
+    eval_images: int | None = None,
+) -> list[Stage]:
+    """Compare an artefact, in each engine, with the model it came from.
+
+    Args:
+        model: The model, with its weights; simulates its integers where it is quantized.
+        cfg: ppdet's configuration; ``TestReader`` prepares the images of the reference.
+        folder: The artefact.
+        images: Image files whose outputs are compared; of more than 16 the first 16.
+        with_eval: Measure AP on ``EvalDataset`` as well.
+        eval_images: Only on so many of its images, from the first.
+
+    Returns:
+        Stages ``preprocess``, ``dygraph``, ``exported program``, ``paddle inference``,
+        ``paddle-lite program`` where the artefact has one, and ``paddle-lite x86``.
+
+    Raises:
+        ExportError: The artefact is incomplete or damaged.
+    """
+    folder = Path(folder)
+    predictor = Predictor(folder)
+    reader = ArtifactReader(predictor.settings)
+    model.load_meanstd(cfg["TestReader"]["sample_transforms"])
+    if len(images) > MAX_IMAGES:
+        logger.info("outputs are compared on the first %d of %d images", MAX_IMAGES, len(images))
+    with tempfile.TemporaryDirectory(prefix="slim_det_verify_") as work:
+        contenders = make_contenders(model, cfg, folder, predictor, Path(work))
+        prepared = _run_images(contenders, cfg, images[:MAX_IMAGES], reader)
+        aps: dict[str, float] = {}
+        if with_eval:
+            with eval_at(cfg, image_size_hw(cfg)):
+                aps = _evaluate(contenders, cfg, reader, eval_images)
+    return [_preprocess_stage(model, cfg, prepared), *_stages(contenders, aps)]
+
+
+def _run_images(
+    contenders: list[Contender], cfg: Any, images: list[str], reader: ArtifactReader
+) -> list[tuple[Batch, Batch]]:
+    """Run everything on the images to compare; as both readers prepared them."""
+    paths, expected = [], []
+    for path, batch in image_batches(cfg, images):
+        paths.append(path)
+        expected.append({key: np.asarray(batch[key]) for key in INPUTS})
+    prepared = [reader(path) for path in paths]
+    for contender in contenders:
+        contender.found = contender.run(_input_of(contender, paths, expected, prepared))
+    return list(zip(expected, prepared))
+
+
+def _input_of(
+    contender: Contender, paths: list[str], expected: list[Batch], prepared: list[Batch]
+) -> list[Batch]:
+    """The images as a contender takes them."""
+    if contender.is_model:
+        return expected
+    return [contender.reader(path) for path in paths] if contender.reader else prepared
+
+
+def _evaluate(
+    contenders: list[Contender], cfg: Any, reader: ArtifactReader, limit: int | None
+) -> dict[str, float]:
+    """AP of every contender that is shown; the artefact's engines read image files themselves."""
+    dataset, loader = eval_reader(cfg)
+    count = min(limit or len(dataset), len(dataset))
+    scorer = make_scorer(cfg, dataset, count)
+    running = [c for c in contenders if c.shown and c.can_run]
+    with tqdm(total=count, desc="verify", unit="image", disable=None, leave=False) as bar:
+        for batch in loader:
+            start = scorer.num_images
+            scorer.add_batch(batch)
+            places = range(start, scorer.num_images)
+            own = list(_single_images(batch))[: len(places)]
+            paths = [dataset.roidbs[place]["im_file"] for place in places]
+            prepared = [reader(path) for path in paths]
+            for contender in running:
+                found = contender.run(_input_of(contender, paths, own, prepared))
+                contender.matches += [scorer.match(p, f.boxes) for p, f in zip(places, found)]
+            bar.update(len(places))
+            if scorer.num_images >= count:
+                break
+    return {c.name: scorer.ap(c.matches) for c in running if c.can_run}
+
+
+def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
+    """The images of a batch of a reader, one by one."""
+    arrays = {key: np.asarray(batch[key], np.float32) for key in INPUTS}
+    for place in range(len(arrays["image"])):
+        yield {key: value[place : place + 1] for key, value in arrays.items()}
+
+
+def _preprocess_stage(
+    model: paddle.nn.Layer, cfg: Any, prepared: list[tuple[Batch, Batch]]
+) -> Stage:
+    """What the artefact makes of an image file against what ``TestReader`` makes of it."""
+    is_fused = bool(cfg["TestReader"].get("fuse_normalize", False))
+    worst, least, fault = 0.0, 1.0, ""
+    for expected, own in prepared:
+        image = own["image"]
+        if is_fused:  # the exported program normalizes
+            image = image * np.asarray(model.scale) + np.asarray(model.bias)
+        tensors = [image, own["im_shape"], own["scale_factor"]]
+        largest, angle, wrong = compare_tensors(tensors, [expected[key] for key in INPUTS])
+        worst, least, fault = max(worst, largest), min(least, angle), fault or wrong
+    if not fault and worst > IMAGE_TOLERANCE:
+        fault = "infer_cfg.yml prepares images otherwise than TestReader"
+    return Stage("preprocess", worst, least, None, not fault and bool(prepared), fault)
+
+
+def _stages(contenders: list[Contender], aps: dict[str, float]) -> list[Stage]:
+    """The verdict on each contender, in order."""
+    by_name = {contender.name: contender for contender in contenders}
+    stages = []
+    for contender in filter(lambda c: c.shown, contenders):
+        name, reference = contender.name, by_name[contender.reference]
+        if contender.skipped:
+            stages.append(Stage(name, note=f"skipped: {contender.skipped}"))
+        elif contender.error or reference.error:
+            stages.append(Stage(name, passed=False, note=contender.error or reference.error))
+        else:
+            pair = (aps.get(name), aps.get(REFERENCE))
+            stages.append(
+                judge(
+                    name, contender.found, reference.found, contender.limits, pair, contender.note
+                )
+            )
+    return stages

@@ -1,0 +1,204 @@
+"""Ranges that are trained with the weights: PACT (1805.06085) and LSQ (1902.08153)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+from paddle.nn import Layer
+
+from slim_det.quantize.quantizers import InputRange, named_parameter
+from slim_det.quantize.rounding import MIN_RANGE, levels, rounded_channels, rounded_within
+
+CLIP_DECAY = 1e-4
+"""L2 decay of the clipping range of PACT, as in the paper: a range that clips nothing shrinks."""
+
+
+class _RoundClipped(PyLayer):
+    """Fake quantization within a learned range: what is clipped pulls at it (PACT, eq. 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, parameter: Tensor, limit: float, bits: int) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.limit = limit
+        ctx.wanted = not values.stop_gradient, not parameter.stop_gradient
+        return rounded_within(values, limit, bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (values,) = ctx.saved_tensor()
+        to_values, to_range = ctx.wanted
+        inside = _inside(values, ctx.limit, gradient)
+        pull = ((gradient - inside) * values.sign()).sum().reshape([1]) if to_range else None
+        return inside if to_values else None, pull
+
+
+class _RoundSteps(PyLayer):
+    """Fake quantization with learned steps; gradient of LSQ, section 2.1.
+
+    Of a value v that is rounded to r = q s, the step s gets (r - v) / s where v is within the
+    range, and r / s, the largest integer with its sign, where v is clipped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, step: Tensor, bits: int, scale: float) -> Tensor:
+        most = levels(bits)
+        if step.size == 1:
+            limit: Any = max(float(step) * most, MIN_RANGE)
+            rounded = rounded_within(values, limit, bits)
+        else:
+            limit = paddle.clip(step * most, min=MIN_RANGE)
+            rounded = rounded_channels(values, limit, bits)
+            limit = limit.reshape([-1] + [1] * (values.ndim - 1))
+        ctx.save_for_backward(values, rounded)
+        ctx.limit, ctx.scale, ctx.most = limit, scale, most
+        ctx.wanted = not values.stop_gradient, not step.stop_gradient
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        values, rounded = ctx.saved_tensor()
+        to_values, to_step = ctx.wanted
+        inside = _inside(values, ctx.limit, gradient)
+        pull = None
+        if to_step:
+            parts = (gradient * rounded - inside * values) * (ctx.scale * ctx.most / ctx.limit)
+            single = isinstance(ctx.limit, float)
+            pull = parts.sum().reshape([1]) if single else parts.flatten(1).sum(axis=1)
+        return inside if to_values else None, pull
+
+
+class _Learned(Layer):
+    """What has a trained range, which can be frozen."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the range stays as it is."""
+        return not any(parameter.optimize_attr["learning_rate"] for parameter in self.parameters())
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        # Its rate and not its gradient: so an optimizer keeps the state that a checkpoint of it
+        # has to have, and momentum that is left moves nothing.
+        for parameter in self.parameters():
+            parameter.optimize_attr["learning_rate"] = 0.0 if value else 1.0
+
+
+class LearnedClip(_Learned, InputRange):
+    """An activation's range that is trained: it is the value at which PACT clips, on both sides.
+
+    Args:
+        name: Of the parameter that holds the range.
+        start: The range to begin with, from a calibration.
+        bits: Of an integer.
+    """
+
+    def __init__(self, name: str, start: float, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.limit = trained_parameter(self, name, np.full([1], start, "float32"), CLIP_DECAY)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values``; the range learns, unless it is frozen."""
+        keep_positive(self.limit, MIN_RANGE)
+        return _RoundClipped.apply(values, self.limit, self.range(), self.bits)
+
+    def range(self) -> float:
+        """The range, of values before rounding."""
+        return max(float(self.limit), MIN_RANGE)
+
+
+class LearnedStep(_Learned, InputRange):
+    """An activation's range that is trained: LSQ learns the step between two integers.
+
+    The gradient is scaled by 1 / sqrt(N L), N values of an image and L the largest integer, so
+    that a step moves in proportion to its size as weights do.
+
+    Args:
+        name: Of the parameter that holds the step.
+        start: The range to begin with, from a calibration.
+        bits: Of an integer.
+    """
+
+    def __init__(self, name: str, start: float, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        value = np.full([1], start / levels(bits), "float32")
+        self.step = trained_parameter(self, name, value, 0.0)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round ``values`` [N, ...]; the step learns, unless it is frozen."""
+        keep_positive(self.step, MIN_RANGE / levels(self.bits))
+        count = values.size // max(values.shape[0], 1)
+        return _RoundSteps.apply(values, self.step, self.bits, gradient_scale(count, self.bits))
+
+    def range(self) -> float:
+        """The range, of values before rounding."""
+        return max(float(self.step) * levels(self.bits), MIN_RANGE)
+
+
+class LearnedWeightStep(_Learned):
+    """A weight's range that is trained by LSQ, of the tensor or of every output channel.
+
+    Args:
+        name: Of the parameter that holds the steps.
+        start: Ranges to begin with, float [Cout] or [1].
+        bits: Of an integer.
+        per_channel: A range for every output channel.
+    """
+
+    def __init__(self, name: str, start: np.ndarray, bits: int, per_channel: bool) -> None:
+        super().__init__()
+        self.bits = bits
+        self.per_channel = per_channel
+        value = (start / levels(bits)).astype("float32")
+        self.steps = trained_parameter(self, name, value, 0.0)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round ``weight`` [Cout, ...]."""
+        keep_positive(self.steps, MIN_RANGE / levels(self.bits))
+        scale = gradient_scale(weight.size // self.steps.size, self.bits)
+        return _RoundSteps.apply(weight, self.steps, self.bits, scale)
+
+    def ranges(self, weight: np.ndarray) -> np.ndarray:
+        """The ranges, float64 [Cout] or [1]; they do not depend on ``weight``."""
+        steps = self.steps.numpy().astype(np.float64)
+        return np.maximum(steps * levels(self.bits), MIN_RANGE)
+
+
+def gradient_scale(count: int, bits: int) -> float:
+    """What LSQ multiplies the gradient of a step with (section 2.2).
+
+    Args:
+        count: Values that the step rounds: of a weight, or of an activation of one image.
+        bits: Of an integer.
+    """
+    return 1.0 / math.sqrt(max(count, 1) * levels(bits))
+
+
+def keep_positive(parameter: Tensor, least: float) -> None:
+    """Put values back that an optimizer's step has carried below ``least``."""
+    with paddle.no_grad():
+        if float(parameter.min()) < least:
+            parameter.set_value(paddle.clip(parameter, min=least))
+
+
+def trained_parameter(layer: Layer, name: str, value: np.ndarray, decay: float) -> Tensor:
+    """A parameter that the optimizer trains, with an L2 decay of its own.
+
+    Args:
+        layer: Its layer.
+        name: Its name, under which optimizers keep their state.
+        value: To begin with.
+        decay: Wins over the decay that the optimizer has for weights; 0 for none.
+    """
+    return named_parameter(layer, name, value, regularizer=paddle.regularizer.L2Decay(decay))
+
+
+def _inside(values: Tensor, limit: Any, gradient: Tensor) -> Tensor:
+    """The gradient where nothing is clipped, zero elsewhere."""
+    return gradient * (values.abs() <= limit).astype(gradient.dtype)

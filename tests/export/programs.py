@@ -1,0 +1,54 @@
+"""Plain nets as deploy programs, and engines of programs that were never published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
+from slim_det.export.deploy_program import DeployProgram
+from slim_det.export.engine import Engine
+from slim_det.export.folding import fold_batch_norm
+from slim_det.export.int8_program import program_scales
+from slim_det.program import deployment_program
+from slim_det.quantize.model import LayerScales
+
+
+def program_of(layer: paddle.nn.Layer, shape: tuple[int, ...], folder: Path) -> DeployProgram:
+    """A layer that takes one tensor `x` of this shape, in evaluation mode."""
+    layer.eval()
+    with deployment_program():
+        spec = [InputSpec(list(shape), "float32", "x")]
+        function = paddle.jit.to_static(layer.forward, input_spec=spec, full_graph=True)
+        paddle.jit.save(function, str(folder / "traced"))
+    return DeployProgram.load(folder / "traced")
+
+
+def folded_with_scales(
+    layer: paddle.nn.Layer, shape: tuple[int, ...], folder: Path
+) -> tuple[DeployProgram, dict[str, LayerScales]]:
+    """The program of a quantized layer, batch norm folded, and its scales."""
+    program = program_of(layer, shape, folder)
+    fold_batch_norm(program)
+    return program, program_scales(layer)
+
+
+def engine_of(program: DeployProgram, folder: Path, **settings: Any) -> Engine:
+    """An engine on one thread."""
+    program.save(folder / "engine")
+    files = (folder / f"engine.{suffix}" for suffix in ("pdmodel", "pdiparams"))
+    return Engine(*files, threads=1, **settings)
+
+
+def run_one(program: DeployProgram, x: np.ndarray, folder: Path, **settings: Any) -> np.ndarray:
+    """The only output of a program with one input."""
+    (output,) = engine_of(program, folder, **settings)({"x": x}).values()
+    return output
+
+
+def operators(program: DeployProgram) -> list[str]:
+    """Types of its operators, in order."""
+    return [op.type for op in program.block.ops if op.type not in ("feed", "fetch")]

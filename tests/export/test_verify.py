@@ -1,0 +1,239 @@
+"""A sound artefact passes every stage; each injected fault is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_det.export import contenders
+from slim_det.export.lite import has_paddlelite
+from slim_det.export.stages import Stage
+from slim_det.export.verify import verify_artifact
+from tests.commands import Outcome
+from tests.export import faults
+from tests.export.exported import Exported, export_pair, record_for
+from tests.trained import Detector, thin_detector
+
+pytestmark = pytest.mark.usefixtures("fresh_config")
+
+KINDS = ("float", "int8", "pruned float", "pruned int8")
+
+
+@pytest.fixture(scope="module")
+def detector(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Path, shapes: Path, ppdet_registered: None
+) -> Detector:
+    return thin_detector(tmp_path_factory.mktemp("verify") / "thin", tiny, shapes)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, detector: Detector, r578: Path
+) -> Callable[[str], Exported]:
+    """Artefacts of each of `KINDS`, made when first asked for."""
+    made: dict[str, Exported] = {}
+    records = []
+
+    def get(kind: str) -> Exported:
+        if kind not in made:
+            records.append(records[0] if records else record_for(detector.config))
+            cut = "pruned " if kind.startswith("pruned") else ""
+            folder = tmp_path_factory.mktemp("exported")
+            pair = export_pair(folder, detector.config, records[0], r578 if cut else None)
+            made[f"{cut}float"], made[f"{cut}int8"] = pair
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def no_lite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave Paddle-Lite out, for speed."""
+    monkeypatch.setattr(contenders, "has_paddlelite", lambda: False)
+
+
+def verify(made: Exported, folder: Path, detector: Detector, **options: Any) -> list[Stage]:
+    images = [str(path) for path in sorted(detector.images.iterdir())[:2]]
+    cfg, model = made.load()
+    return verify_artifact(model, cfg, folder, images, **{"with_eval": False, **options})
+
+
+def failed(stages: list[Stage]) -> list[str]:
+    return [stage.name for stage in stages if stage.passed is False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sound_artifact_passes(
+    exported: Callable[[str], Exported], detector: Detector, kind: str, no_lite: None
+) -> None:
+    made = exported(kind)
+    stages = verify(made, made.artifact, detector)
+    assert failed(stages) == [], [str(stage) for stage in stages]
+    by_name = {stage.name: stage for stage in stages}
+    assert list(by_name) == [
+        "preprocess",
+        "dygraph",
+        "exported program",
+        "paddle inference",
+        "paddle-lite x86",
+    ]
+    assert by_name["preprocess"].max_abs == by_name["dygraph"].max_abs == 0.0
+    least = 0.99 if "int8" in kind else 0.99999
+    assert all(s.cosine > least for s in stages if s.passed is not None)
+    skipped = by_name["paddle-lite x86"]
+    assert skipped.passed is None and skipped.note.startswith("skipped")
+
+
+PROGRAM_FAULTS = {
+    "two output channels swapped": faults.swap_output_channels,
+    "a bias zeroed": faults.zero_bias,
+    "image channels swapped": faults.swap_image_channels,
+}
+INT8_FAULTS = {
+    "a weight's scale doubled": faults.double_weight_scale,
+    "an input's scale doubled": faults.double_input_scale,
+}
+CASES = [
+    *((kind, fault) for kind in ("float", "int8") for fault in PROGRAM_FAULTS),
+    *(("int8", fault) for fault in INT8_FAULTS),
+    *((kind, "two output channels swapped") for kind in ("pruned float", "pruned int8")),
+    ("pruned int8", "a weight's scale doubled"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fault"), CASES)
+def test_fault_in_the_program(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    kind: str,
+    fault: str,
+    no_lite: None,
+) -> None:
+    change = {**PROGRAM_FAULTS, **INT8_FAULTS}[fault]
+    made = exported(kind)
+    folder = faults.changed_program(made.artifact, tmp_path / "faulty", change)
+    found = failed(verify(made, folder, detector))
+    assert "exported program" in found and not {"preprocess", "dygraph"} & set(found)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_reading_and_writing_is_no_fault(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    kind: str,
+    no_lite: None,
+) -> None:
+    """What the injected faults add to the artefact is the fault alone."""
+    made = exported(kind)
+    folder = faults.changed_program(made.artifact, tmp_path / "same", faults.change_nothing)
+    assert failed(verify(made, folder, detector)) == []
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("change", [faults.normalize_twice, faults.swap_mean_and_deviation])
+def test_fault_in_the_preparation_of_images(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    kind: str,
+    change: Callable[[Any], None],
+    no_lite: None,
+) -> None:
+    made = exported(kind)
+    folder = faults.changed_settings(made.artifact, tmp_path / "faulty", change)
+    found = failed(verify(made, folder, detector))
+    assert {"preprocess", "exported program", "paddle inference"} <= set(found)
+
+
+def test_artifact_of_other_precision(
+    exported: Callable[[str], Exported], detector: Detector, no_lite: None
+) -> None:
+    """Float weights against the int8 artefact, and the other way round."""
+    for left, right in (("float", "int8"), ("int8", "float")):
+        stages = verify(exported(left), exported(right).artifact, detector)
+        assert "exported program" in failed(stages)
+
+
+def test_ap_is_that_of_eval(
+    exported: Callable[[str], Exported], detector: Detector, no_lite: None
+) -> None:
+    """Of all images, and of the first few."""
+    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+
+    made = exported("float")
+    stages = verify(made, made.artifact, detector, with_eval=True)
+    cfg, model = made.load()
+    truth = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1).ap
+    assert 0.9 < truth
+    aps = [stage.ap for stage in stages]
+    assert aps[0] is None and aps[-1] is None
+    assert aps[1:-1] == pytest.approx([truth] * 3, abs=1e-6)
+    few = verify(made, made.artifact, detector, with_eval=True, eval_images=2)
+    assert few[1].ap is not None and failed(few) == []
+
+
+def test_command(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    cli: Callable[..., Outcome],
+    no_lite: None,
+) -> None:
+    """Exit code and figures of a sound artefact and of a faulty one."""
+    made = exported("int8")
+    faulty = faults.changed_program(made.artifact, tmp_path / "faulty", faults.zero_bias)
+    for folder, code in ((made.artifact, 0), (faulty, 1)):
+        outcome = cli(
+            *("verify", "-c", made.config, "-o", f"weights={made.weights}"),
+            *("--artifact", folder, "--images", detector.images, "--no_eval"),
+            *("--json", tmp_path / "figures.json"),
+        )
+        assert outcome.code == code, outcome.out + outcome.err
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert figures["passed"] is (code == 0)
+        keys = {"name", "max_abs", "cosine", "ap", "passed", "note"}
+        assert all(set(stage) == keys for stage in figures["stages"])
+        assert ("FAIL" in outcome.out) is (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (("--no_eval",), "add --artifact DIR"),
+        (("--artifact", "gone", "--no_eval"), "artifact 'gone' has no model.pdmodel"),
+        (("--artifact", "gone", "--images", "x", "--infer_img", "y"), "give one"),
+        (("--artifact", "gone", "--no_eval", "--images", "x.jpg"), "'x.jpg' does not exist"),
+    ],
+)
+def test_command_that_is_refused(
+    exported: Callable[[str], Exported],
+    cli: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    phrase: str,
+) -> None:
+    made = exported("float")
+    monkeypatch.chdir(tmp_path)
+    outcome = cli("verify", "-c", made.config, "-o", f"weights={made.weights}", *flags)
+    assert outcome.code == 2 and phrase in outcome.err, outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_paddle_lite_agrees(
+    exported: Callable[[str], Exported], detector: Detector, kind: str
+) -> None:
+    if not has_paddlelite():
+        pytest.skip("paddlelite is not installed")
+    made = exported(kind)
+    stage = verify(made, made.artifact, detector, with_eval=True, eval_images=2)[-1]
+    assert stage.name == "paddle-lite x86" and stage.passed, stage
+    assert stage.cosine > 0.999 and stage.ap is not None
+    assert ("7-bit twin" in stage.note) is (kind == "int8")
