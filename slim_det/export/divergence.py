@@ -110,6 +110,8 @@ def layer_errors(
     """
     layers = _compared_layers(model)
     tensors = {name: tensor for name, tensor in _outputs(model, p).items() if name in layers}
+    if not tensors:
+        return {}
     signal, noise = (dict.fromkeys(tensors, 0.0) for _ in range(2))
     predict = dygraph_predictor(model)
     engine = _engine(p, list(tensors.values()))

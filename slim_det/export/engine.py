@@ -13,6 +13,7 @@ from typing import TextIO
 
 import numpy as np
 from paddle import inference
+from paddle.base import core
 
 from slim_det.errors import ExportError
 
@@ -52,6 +53,7 @@ class Engine:
             model_file, params_file, threads or os.cpu_count() or 1, int8, onednn
         )
         try:
+            _require_program(Path(model_file))
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
@@ -106,6 +108,17 @@ def engine_config(
     config.enable_memory_optim()
     config.disable_glog_info()
     return config
+
+
+def _require_program(path: Path) -> None:
+    """Read a program as Python does: the engine crashes the process on what is not one.
+
+    Raises:
+        ValueError: It is not a program.
+        OSError: It cannot be read.
+    """
+    if not core.ProgramDesc(path.read_bytes()).num_blocks():
+        raise ValueError("the file is empty")
 
 
 @functools.cache

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.errors import ExportError
+from slim_det.errors import ExportError, QuantError
 from slim_det.export.deploy_program import DeployProgram
 from slim_det.program import deployment_program
-from slim_det.quantize.model import LayerScales, scales_of
+from slim_det.quantize.layers import QuantConv2D
+from slim_det.quantize.model import LayerScales, quantized_layers, scales_of
 from slim_det.quantize.rounding import levels, to_integers
 
 ENGINE_BITS = 8
@@ -28,8 +29,13 @@ def program_scales(model: paddle.nn.Layer) -> dict[str, LayerScales]:
     """The scales of a quantized model by the names that its weights have in a program.
 
     Raises:
-        QuantError: The model is not quantized, or has lost a range.
+        QuantError: The model is not quantized, or a layer of its record has no range.
     """
+    for path, layer in quantized_layers(model).items():
+        if not isinstance(layer, QuantConv2D):
+            raise QuantError(
+                f"'{path}' is quantized in the record and has no scales: quantize again"
+            )
     parameters = dict(model.named_parameters())
     return {parameters[name].name: scales for name, scales in scales_of(model).items()}
 

@@ -59,7 +59,6 @@ class Predictor:
         wanted = _runs_int8(self.folder)
         int8 = wanted and cpu_has_int8()
         self.precision = "int8" if int8 else "float32"
-        self.settings = infer_settings(self.folder)
         with contextlib.ExitStack() as stack:
             stem = self.folder / _STEM
             if wanted and not int8:
@@ -67,6 +66,7 @@ class Predictor:
             self._engine = Engine(
                 stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8
             )
+        self.settings = infer_settings(self.folder)
 
     @property
     def image_size_hw(self) -> tuple[int, int]:

@@ -19,10 +19,14 @@ from slim_det.quantize.model import LayerScales
 
 def program_of(layer: paddle.nn.Layer, shape: tuple[int, ...], folder: Path) -> DeployProgram:
     """A layer that takes one tensor `x` of this shape, in evaluation mode."""
+    return traced(layer, InputSpec(list(shape), "float32", "x"), folder)
+
+
+def traced(layer: paddle.nn.Layer, spec: Any, folder: Path) -> DeployProgram:
+    """A layer with one argument."""
     layer.eval()
     with deployment_program():
-        spec = [InputSpec(list(shape), "float32", "x")]
-        function = paddle.jit.to_static(layer.forward, input_spec=spec, full_graph=True)
+        function = paddle.jit.to_static(layer.forward, input_spec=[spec], full_graph=True)
         paddle.jit.save(function, str(folder / "traced"))
     return DeployProgram.load(folder / "traced")
 

@@ -14,7 +14,7 @@ import pytest
 from slim_det import session
 from slim_det.config import load_config
 from slim_det.errors import ExportError
-from slim_det.export import artifact
+from slim_det.export import artifact, checks
 from slim_det.export.artifact import export_model, image_batches
 from slim_det.export.predictor import Predictor
 from slim_det.files import sha256_of
@@ -54,6 +54,10 @@ def test_artifact_is_the_model(
     assert facts["sha256"] == {name: sha256_of(written / name) for name in facts["sha256"]}
     assert facts["plan"]["cost"]["after"]["macs"] == result.macs
     assert facts["plan"]["fingerprint"] == plan_of(model).fingerprint
+    assert facts["precision"] == "float32" == result.precision and facts["quantization"] is None
+    assert facts["engine"] == {"name": "paddle_inference", "onednn": True, "int8": False}
+    assert result.ap is None is facts["metric"] and result.latency_ms > 0
+    assert result.layers_float == ()
     size = sum((written / n).stat().st_size for n in ("model.pdmodel", "model.pdiparams"))
     assert result.size_mb == pytest.approx(size / 1e6)
     assert [path.name for path in folder.iterdir()] == ["tiny"]
@@ -83,7 +87,7 @@ def test_nothing_is_published_that_differs(
     cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Boxes are compared before the folder gets its name."""
-    right = artifact.dygraph_predictor
+    right = checks.dygraph_predictor
 
     def moved(net: paddle.nn.Layer) -> Any:
         def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -92,7 +96,7 @@ def test_nothing_is_published_that_differs(
 
         return predict
 
-    monkeypatch.setattr(artifact, "dygraph_predictor", moved)
+    monkeypatch.setattr(checks, "dygraph_predictor", moved)
     monkeypatch.setattr("slim_det.export.boxes.MIN_SCORE", 0.0)
     with pytest.raises(ExportError, match=f"finds other boxes on '{one[0]}'"):
         export_model(model, cfg, tmp_path, one)

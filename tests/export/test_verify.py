@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from slim_det.export import contenders
 from slim_det.export.lite import has_paddlelite
 from slim_det.export.stages import Stage
 from slim_det.export.verify import verify_artifact
-from tests.commands import Outcome
+from tests.commands import CONFIGS, Outcome
 from tests.export import faults
 from tests.export.exported import Exported, export_pair, record_for
+from tests.support import ROOT
 from tests.trained import Detector, thin_detector
 
 pytestmark = pytest.mark.usefixtures("fresh_config")
@@ -56,10 +58,16 @@ def no_lite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "has_paddlelite", lambda: False)
 
 
+def images_of(detector: Detector) -> list[str]:
+    """Two images."""
+    return [str(path) for path in sorted(detector.images.iterdir())[:2]]
+
+
 def verify(made: Exported, folder: Path, detector: Detector, **options: Any) -> list[Stage]:
-    images = [str(path) for path in sorted(detector.images.iterdir())[:2]]
     cfg, model = made.load()
-    return verify_artifact(model, cfg, folder, images, **{"with_eval": False, **options})
+    return verify_artifact(
+        model, cfg, folder, images_of(detector), **{"with_eval": False, **options}
+    )
 
 
 def failed(stages: list[Stage]) -> list[str]:
@@ -170,7 +178,7 @@ def test_ap_is_that_of_eval(
     stages = verify(made, made.artifact, detector, with_eval=True)
     cfg, model = made.load()
     truth = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1).ap
-    assert 0.9 < truth
+    assert 0.5 < truth
     aps = [stage.ap for stage in stages]
     assert aps[0] is None and aps[-1] is None
     assert aps[1:-1] == pytest.approx([truth] * 3, abs=1e-6)
@@ -191,7 +199,7 @@ def test_command(
     for folder, code in ((made.artifact, 0), (faulty, 1)):
         outcome = cli(
             *("verify", "-c", made.config, "-o", f"weights={made.weights}"),
-            *("--artifact", folder, "--images", detector.images, "--no_eval"),
+            *("--artifact", folder, "--no_eval", "--images", *images_of(detector)),
             *("--json", tmp_path / "figures.json"),
         )
         assert outcome.code == code, outcome.out + outcome.err
@@ -226,14 +234,34 @@ def test_command_that_is_refused(
     assert len(outcome.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("kind", ["float", "int8"])
-def test_paddle_lite_agrees(
-    exported: Callable[[str], Exported], detector: Detector, kind: str
-) -> None:
-    if not has_paddlelite():
-        pytest.skip("paddlelite is not installed")
-    made = exported(kind)
+@pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not installed")
+def test_paddle_lite_agrees(exported: Callable[[str], Exported], detector: Detector) -> None:
+    made = exported("float")
     stage = verify(made, made.artifact, detector, with_eval=True, eval_images=2)[-1]
     assert stage.name == "paddle-lite x86" and stage.passed, stage
-    assert stage.cosine > 0.999 and stage.ap is not None
-    assert ("7-bit twin" in stage.note) is (kind == "int8")
+    assert stage.cosine > 0.99999 and stage.ap is not None
+
+
+@pytest.mark.slow
+def test_trained_detector(
+    tmp_path: Path, bccd: Path, bccd_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector that someone trained: every engine within half a point, every fault found."""
+    config = CONFIGS / "yolov3_mobilenet_v1_bccd.yml"
+    monkeypatch.chdir(ROOT)
+    images = [str(path) for path in sorted((bccd / "JPEGImages").iterdir())[:8]]
+    exact, integers = export_pair(tmp_path, config, record_for(config))
+    for made in (exact, integers):
+        cfg, model = made.load()
+        stages = verify_artifact(model, cfg, made.artifact, images)
+        assert failed(stages) == [], stages
+        assert has_paddlelite() == (stages[-1].passed is not None)
+        assert all(stage.cosine > 0.999 for stage in stages if stage.passed is not None)
+        aps = [stage.ap for stage in stages[1:4]]
+        assert max(aps) - min(aps) <= 0.005
+    monkeypatch.setattr(contenders, "has_paddlelite", lambda: False)
+    cfg, model = integers.load()
+    for number, change in enumerate([*PROGRAM_FAULTS.values(), *INT8_FAULTS.values()]):
+        folder = faults.changed_program(integers.artifact, tmp_path / str(number), change)
+        assert failed(verify_artifact(model, cfg, folder, images, with_eval=False)), change
+        shutil.rmtree(folder)

@@ -106,7 +106,9 @@ def test_chains(cli: Cli, steady: Path, whole: Path, tmp_path: Path, before: tup
         "Pruner": {"criterion": "l1_norm", "pruned_ratios": "r578"},
         "Distill": {"teacher": {"config": str(steady), "weights": str(whole)}, "loss": "l2"},
     }
-    slim = qat(tmp_path / "s.yml", *before, **{name: sections[name] for name in before})
+    config = LEARNED if "Distill" in before else {}
+    chosen = {name: sections[name] for name in before}
+    slim = qat(tmp_path / "s.yml", *before, config=config, **chosen)
     out = done(cli("train", "-c", steady, "--slim_config", slim, "-o", f"save_dir={tmp_path}")).out
     marks = {"Pruner": "pruned 18 groups", "Distill": f"loaded 241 tensors from {whole}"}
     order = [*(marks[name] for name in before), "47 layers simulate int8"]

@@ -40,15 +40,15 @@ def run(quantizer: Any, values: Any, gradient: Any) -> tuple[np.ndarray, np.ndar
 VALUES = [[-9.0, -7.0, -2.3, 0.0, 0.4, 6.6, 7.5, 20.0]]
 ROUNDED = [[-7.0, -7.0, -2.0, 0.0, 0.0, 7.0, 7.0, 7.0]]
 GRADIENT = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]]
-INSIDE = [[0.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0]]
+INSIDE = [[0.0, 0.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0]]
 
 
 def test_clip_by_hand() -> None:
-    """What is clipped pulls at the range, with its sign; the rest passes straight through."""
+    """What is clipped, or on the edge, pulls at the range; the rest passes straight through."""
     clip = LearnedClip("a", 7.0, 4)
     out, grad = run(clip, VALUES, GRADIENT)
     assert out.tolist() == ROUNDED and grad.tolist() == INSIDE
-    assert clip.limit.grad.tolist() == [-1.0 + 7.0 + 8.0]
+    assert clip.limit.grad.tolist() == [-1.0 - 2.0 + 7.0 + 8.0]
 
 
 def test_step_by_hand() -> None:
@@ -56,8 +56,8 @@ def test_step_by_hand() -> None:
     step = LearnedStep("a", 7.0, 4)
     out, grad = run(step, VALUES, GRADIENT)
     assert out.tolist() == ROUNDED and grad.tolist() == INSIDE
-    within = 2.0 * 0.0 + 3.0 * 0.3 + 5.0 * -0.4 + 6.0 * 0.4
-    beyond = -7.0 * 1.0 + 7.0 * 7.0 + 7.0 * 8.0
+    within = 3.0 * 0.3 + 5.0 * -0.4 + 6.0 * 0.4
+    beyond = -7.0 * 1.0 - 7.0 * 2.0 + 7.0 * 7.0 + 7.0 * 8.0
     assert step.step.grad.item() == pytest.approx((within + beyond) / np.sqrt(8 * 7), rel=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_shared_range_learns_from_both_readers() -> None:
     shared = SharedRange(source)
     run(source, VALUES, GRADIENT)
     run(shared, VALUES, GRADIENT)
-    assert source.limit.grad.tolist() == [28.0]
+    assert source.limit.grad.tolist() == [24.0]
     assert list(shared.parameters()) == [] and shared.range() == 7.0
 
 

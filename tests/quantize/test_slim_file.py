@@ -16,8 +16,9 @@ from slim_det.config import SlimConfig, load_config, load_slim_config
 from slim_det.errors import ConfigError, QuantError
 from slim_det.prune.plan import plan_of, tensor_shapes
 from slim_det.quantize.model import quantized_layers
+from slim_det.quantize.post import PostOptions
 from slim_det.quantize.record import record_of
-from slim_det.quantize.strategy import QAT, post_quantizer_of
+from slim_det.quantize.strategy import PTQ, QAT, post_quantizer_of
 
 TIP = "neck.yolo_block.0.tip.conv.weight"
 CONFIG = {"weight_bits": 8, "activation_bits": 8, "dtype": "int8"}
@@ -197,6 +198,47 @@ def test_post_quant_script_gets_a_float_model(cfg: Any, whole: Path, tmp_path: P
     assert (options.observer, options.percent, options.images) == ("hist", 0.999, 40)
     with pytest.raises(QuantError, match="asks for PTQ"):
         build_slim_model(cfg, str(path), mode="eval")
+
+
+class FakeTrainer:
+    """What `Trainer.post_quant` and `Trainer.export` read."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.cfg = model, {"EvalReader": {"batch_size": 4}}
+
+
+def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ppdet.engine.trainer
+
+    from slim_det.export import artifact
+    from slim_det.quantize import post
+
+    done: list[Any] = []
+    monkeypatch.setattr(post, "quantize_post", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr(artifact, "export_model", lambda *arguments: done.append(arguments))
+    trainer = FakeTrainer(PTQ(observer="mse")(paddle.nn.Conv2D(1, 1, 1), (96, 96)))
+    ppdet.engine.trainer.Trainer.post_quant(trainer, "folder")
+    calibrated, exported = done
+    assert calibrated[3] == PostOptions("mse", images=40)
+    assert exported == (trainer.model, trainer.cfg, "folder")
+
+
+def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: Any) -> None:
+    from slim_det.components import _post_quant
+
+    with pytest.raises(ConfigError, match="expected --slim_config with slim: PTQ"):
+        _post_quant(FakeTrainer(paddle.nn.Conv2D(1, 1, 1)))
+    model = session.model_with_weights(cfg, str(quantized))
+    with pytest.raises(QuantError, match="quantized already"):
+        _post_quant(FakeTrainer(model))
+
+
+def test_a_float_model_is_not_exported_as_a_calibrated_one() -> None:
+    from slim_det.components import _export
+
+    trainer = FakeTrainer(PTQ()(paddle.nn.Conv2D(1, 1, 1), (96, 96)))
+    with pytest.raises(ConfigError, match="still in float: PTQ has not calibrated it"):
+        _export(trainer)
 
 
 def test_overrides_reach_the_strategy(cfg: Any, tmp_path: Path) -> None:
