@@ -38,7 +38,8 @@ FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
 # Integers differ by one where a sum ends close to a half; the same model gives 0.9999.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
-LITE_PROGRAM_LIMITS = Limits(cosine=0.999)
+# Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
+LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
 TWIN_LIMITS = Limits(cosine=0.999, ap=None)
 # The engine rounds otherwise than the model: to 255 steps behind a ReLU, or not at all.
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)

@@ -148,18 +148,18 @@ def write_lite(
         ``fp16``, ``opt_version``, ``program_sha256``.
 
     Raises:
-        ExportError: The artefact cannot be read, or a conversion fails; there is no ``lite``
-            folder then.
+        ExportError: The artefact cannot be read, or a conversion fails; the artefact is then as
+            it was.
     """
     artifact = Path(artifact_dir)
     facts = _read_facts(artifact)
     target_dir = artifact / LITE_DIR
     staging = Path(tempfile.mkdtemp(prefix=f".{artifact.name}.lite.", dir=artifact.parent))
     try:
-        shutil.rmtree(target_dir, ignore_errors=True)
         write_program(staging / "model")
         found = _convert_all(staging, form, request)
         os.chmod(staging, 0o755)
+        shutil.rmtree(target_dir, ignore_errors=True)
         os.replace(staging, target_dir)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

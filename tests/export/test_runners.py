@@ -1,0 +1,131 @@
+"""One small network through Paddle's executor, Paddle Inference and Paddle-Lite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle.static import InputSpec
+
+from slim_det.errors import ExportError
+from slim_det.export import runners
+from slim_det.export.deploy_program import DeployProgram
+from slim_det.export.lite import has_paddlelite
+from slim_det.export.lite_program import write_lite_int8, write_out_leaky_relu
+from slim_det.export.runners import lite_runner, program_runner, twin_runner
+from slim_det.export.stages import cosine
+from slim_det.program import deployment_program
+from slim_det.quantize.model import LayerScales
+
+needs_lite = pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not installed")
+
+
+class Net(paddle.nn.Layer):
+    """Two convolutions; the mean over the map stands for boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = paddle.nn.Conv2D(3, 8, 3, stride=2, padding=1, bias_attr=False)
+        self.second = paddle.nn.Conv2D(8, 16, 1, bias_attr=False)
+
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+        raw = self.second(paddle.nn.functional.leaky_relu(self.first(image), 0.1))
+        return raw.mean(axis=[2, 3])
+
+
+@pytest.fixture
+def net() -> Net:
+    paddle.seed(0)
+    with paddle.utils.unique_name.guard():
+        return Net()
+
+
+@pytest.fixture
+def program(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeployProgram:
+    """The network as a program; its raw output is that of the second convolution."""
+    with deployment_program():
+        spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
+        function = paddle.jit.to_static(net.forward, input_spec=spec, full_graph=True)
+        paddle.jit.save(function, str(tmp_path / "net"))
+    loaded = DeployProgram.load(tmp_path / "net")
+    convolution = [op for op in loaded.block.ops if op.type == "conv2d"][1]
+    last = convolution.output("Output")[0]
+    monkeypatch.setattr(runners, "raw_names", lambda p: [last])
+    return loaded
+
+
+def pictures(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    sizes = {name: np.ones((1, 2), np.float32) for name in ("im_shape", "scale_factor")}
+    return [
+        {"image": rng.normal(size=(1, 3, 16, 16)).astype("float32"), **sizes} for _ in range(count)
+    ]
+
+
+def make_int8(net: Net, program: DeployProgram, weight_bits: int) -> None:
+    batches = pictures(3)
+    inputs = [np.concatenate([b["image"] for b in batches])]
+    first = net.first(paddle.to_tensor(inputs[0]))
+    inputs.append(paddle.nn.functional.leaky_relu(first, 0.1).numpy())
+    scales = {}
+    for layer, value in zip((net.first, net.second), inputs):
+        weight = np.abs(layer.weight.numpy()).reshape(layer.weight.shape[0], -1).max(1)
+        scales[layer.weight.name] = LayerScales(float(np.abs(value).max()), weight, 8, 8)
+    write_lite_int8(program, scales, weight_bits)
+
+
+def test_no_images(program: DeployProgram) -> None:
+    assert program_runner(program)([]) == []
+
+
+def test_executor_is_the_network(net: Net, program: DeployProgram) -> None:
+    batches = pictures(2)
+    for batch, found in zip(batches, program_runner(program)(batches)):
+        image = paddle.to_tensor(batch["image"])
+        raw = net.second(paddle.nn.functional.leaky_relu(net.first(image), 0.1)).numpy()
+        assert found.raw[0] == pytest.approx(raw, abs=1e-6)
+        assert found.boxes == pytest.approx(raw.mean(axis=(2, 3)), abs=1e-6)
+
+
+def test_program_without_boxes(program: DeployProgram) -> None:
+    program.fetches = runners.raw_names(program)
+    with pytest.raises(ExportError, match="gives no boxes"):
+        program_runner(program)(pictures(1))
+
+
+@needs_lite
+def test_paddle_lite_in_float(program: DeployProgram, tmp_path: Path) -> None:
+    """Every image of a call, in order, though all share the memory of one output."""
+    batches = pictures(3)
+    expected = program_runner(program)(batches)
+    found = lite_runner(program, tmp_path / "lite")(batches)
+    assert len(found) == 3
+    for left, right in zip(found, expected):
+        assert left.raw[0] == pytest.approx(right.raw[0], abs=1e-5)
+        assert left.boxes == pytest.approx(right.boxes, abs=1e-5)
+    assert not np.allclose(found[0].raw[0], found[1].raw[0])
+
+
+@needs_lite
+def test_seven_bit_twin(net: Net, program: DeployProgram, tmp_path: Path) -> None:
+    """Paddle-Lite's x86 kernels give the integers of Paddle Inference, and nearly the network."""
+    batches = pictures(3)
+    exact = program_runner(program)(batches)
+    make_int8(net, program, weight_bits=7)
+    write_out_leaky_relu(program)
+    inference = twin_runner(program, tmp_path / "twin")(batches)
+    lite = lite_runner(program, tmp_path / "lite")(batches)
+    for left, right, whole in zip(lite, inference, exact):
+        assert cosine(left.raw[0], right.raw[0]) > 0.9999
+        assert 0.99 < cosine(right.raw[0], whole.raw[0]) < 1.0
+
+
+@needs_lite
+def test_model_that_paddle_lite_refuses(program: DeployProgram, tmp_path: Path) -> None:
+    run = lite_runner(program, tmp_path / "lite")
+    (tmp_path / "lite_x86.nb").write_bytes(b"not a model")
+    with pytest.raises(ExportError, match="Paddle-Lite failed") as caught:
+        run(pictures(1))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,124 @@
+"""Verdicts on hand-set outputs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim_det.export.stages import Found, Limits, Stage, compare_tensors, cosine, judge
+
+BOX = np.array([[0, 0.9, 10, 10, 20, 20]], np.float32)
+NOTHING = np.zeros((0, 6), np.float32)
+LIMITS = Limits(cosine=0.99, same_boxes=True)
+
+
+def found(*values: float, boxes: np.ndarray = BOX) -> Found:
+    return Found([np.array(values, np.float32)], boxes)
+
+
+def test_no_image_is_a_failure() -> None:
+    stage = judge("engine", [], [], LIMITS)
+    assert stage.passed is False and "no image" in stage.note
+
+
+def test_equal_outputs() -> None:
+    stage = judge("engine", [found(1, 2)], [found(1, 2)], LIMITS, (0.5, 0.5), "oneDNN")
+    assert stage.passed and (stage.max_abs, stage.cosine, stage.ap) == (0.0, 1.0, 0.5)
+    assert stage.note.startswith("oneDNN; 1 boxes, 0 without a partner")
+
+
+def test_known_cosines() -> None:
+    assert cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(math.sqrt(0.5))
+    assert cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])) == -1.0
+    assert cosine(np.zeros(3), np.zeros(3)) == 1.0
+    assert cosine(np.zeros(3), np.ones(3)) == 0.0
+
+
+def test_worst_of_all_outputs_and_images() -> None:
+    good = found(1, 0)
+    bad = Found([np.array([1.0, 1.0], np.float32)], BOX)
+    stage = judge("engine", [good, bad], [good, good], Limits(0.9))
+    assert stage.max_abs == 1.0 and stage.cosine == pytest.approx(math.sqrt(0.5))
+    assert stage.passed is False and stage.note == "cosine below 0.9"
+
+
+def test_cosine_at_the_limit_passes() -> None:
+    reference, other = found(1, 0), found(3, 4)
+    angle = cosine(other.raw[0], reference.raw[0])
+    assert judge("engine", [other], [reference], Limits(angle)).passed
+    assert not judge("engine", [other], [reference], Limits(np.nextafter(angle, 1.0))).passed
+
+
+@pytest.mark.parametrize(
+    ("raw", "fault"),
+    [
+        ([np.ones(3)], r"shapes are [[3]], expected [[2]]"),
+        ([], r"shapes are [], expected [[2]]"),
+        ([np.array([np.nan, 1.0])], "values are not finite"),
+        ([np.array([np.inf, 1.0])], "values are not finite"),
+    ],
+)
+def test_outputs_that_cannot_be_compared(raw: list[np.ndarray], fault: str) -> None:
+    stage = judge("engine", [Found(raw, BOX)], [found(1, 2)], LIMITS)
+    assert stage.passed is False and fault in stage.note
+    assert stage.as_dict()["max_abs"] is None  # infinity is not JSON
+    json.dumps(stage.as_dict(), allow_nan=False)
+
+
+def test_other_boxes_where_they_have_to_be_the_same() -> None:
+    left, right = found(1, 2, boxes=NOTHING), found(1, 2)
+    assert judge("engine", [left], [right], LIMITS).passed is False
+    assert judge("engine", [left], [right], Limits(0.99)).passed
+
+
+@pytest.mark.parametrize(("ap", "passed"), [(0.5, True), (0.5049, True), (0.5051, False)])
+def test_half_a_point_of_ap(ap: float, passed: bool) -> None:
+    stage = judge("engine", [found(1)], [found(1)], LIMITS, (ap, 0.5))
+    assert stage.passed is passed
+    assert judge("engine", [found(1)], [found(1)], Limits(0.9, ap=None), (ap, 0.5)).passed
+
+
+def test_ap_that_was_not_measured() -> None:
+    stage = judge("engine", [found(1)], [found(1)], LIMITS)
+    assert stage.passed and stage.ap is None
+
+
+def test_detector_without_raw_outputs() -> None:
+    """Judged by its boxes or AP; without either there is no verdict that passes."""
+    alone = Found([], BOX)
+    stage = judge("engine", [alone], [alone], LIMITS)
+    assert stage.passed and stage.cosine is None and stage.max_abs is None
+    assert judge("engine", [alone], [alone], Limits(0.9), (0.5, 0.5)).passed
+    assert judge("engine", [alone], [alone], Limits(0.9)).passed is False
+
+
+def test_no_tensors() -> None:
+    assert compare_tensors([], []) == (0.0, 1.0, "")
+
+
+@given(
+    st.lists(st.integers(-1000, 1000), min_size=1, max_size=20).filter(any),
+    st.floats(0.125, 128.0),
+)
+def test_a_factor_changes_no_angle(values: list[int], factor: float) -> None:
+    tensor = np.array(values, np.float64)
+    scaled = cosine(tensor * factor, tensor)
+    assert scaled <= 1.0
+    assert scaled == pytest.approx(1.0)
+
+
+def test_stage_as_json() -> None:
+    stage = Stage("engine", 0.25, 0.5, None, None, "skipped")
+    assert stage.as_dict() == {
+        "name": "engine",
+        "max_abs": 0.25,
+        "cosine": 0.5,
+        "ap": None,
+        "passed": None,
+        "note": "skipped",
+    }
