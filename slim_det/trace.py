@@ -11,7 +11,7 @@ from typing import Any
 import paddle
 
 from slim_det.errors import ConfigError
-from slim_det.program import deployment_program, detector_spec
+from slim_det.programs.tracing import deployment_program, detector_spec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from paddle.static import InputSpec
 
 from slim_det.errors import ConfigError
-from slim_det.program import deployment_program
+from slim_det.programs.tracing import deployment_program
 from slim_det.trace import Op, trace_detector, trace_layer
 from tests.support import trace_plain
 

@@ -43,6 +43,20 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--infer_dir", metavar="DIR", help="every image of a folder")
 
 
+def add_gap_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--max_gap`` and ``--no_eval``: how an int8 artefact is compared with its model."""
+    parser.add_argument(
+        "--max_gap",
+        type=points,
+        default=0.5,
+        metavar="P",
+        help="points of AP that may lie between an int8 artefact and the model (default 0.5)",
+    )
+    parser.add_argument(
+        "--no_eval", action="store_true", help="do not measure AP of an int8 model on EvalDataset"
+    )
+
+
 def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
     """Read ``-c``, ``--slim_config`` and ``-o`` (which wins), and select the device."""
     from slim_det import session
@@ -97,6 +111,14 @@ def table_console(width: int = 200) -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=width)
+
+
+def points(text: str) -> float:
+    """Points of a metric, 0 to 100, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise ValueError(text)
+    return number
 
 
 def positive(text: str) -> int:

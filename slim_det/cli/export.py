@@ -6,6 +6,7 @@ import argparse
 
 from slim_det.cli.common import (
     add_config_arguments,
+    add_gap_arguments,
     add_image_arguments,
     add_json_argument,
     read_configs,
@@ -24,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the artefact goes to DIR/<configuration's name>",
     )
-    parser.add_argument(
-        "--no_eval",
-        action="store_true",
-        help="do not compare AP of an int8 model and its artefact on EvalDataset",
-    )
+    add_gap_arguments(parser)
     add_lite_arguments(parser)
     add_json_argument(parser)
 
@@ -46,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         images = find_images(args.infer_img, args.infer_dir)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     check_lite_arguments(args, "float32" if record_of(model) is None else "int8")
-    result = export_model(model, cfg, args.output_dir, images, not args.no_eval)
+    max_gap = None if args.no_eval else args.max_gap
+    result = export_model(model, cfg, args.output_dir, images, max_gap)
     figures = result.as_dict()
     lite = export_lite(args, model, cfg, result.artifact)
     if lite is not None:

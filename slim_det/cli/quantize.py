@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_det.cli.common import (
     add_config_arguments,
+    add_gap_arguments,
     add_json_argument,
     read_configs,
     save_json,
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_drop", type=float, metavar="P",
         help="put layers back to float until at most P points of the metric are lost",
     )  # fmt: skip
-    parser.add_argument("--no_eval", action="store_true", help="do not measure the metric")
+    add_gap_arguments(parser)
     parser.add_argument("--report", action="store_true", help="print a table of all layers")
     parser.add_argument(
         "--output_dir", default="output_inference", metavar="DIR",
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     rows = layer_rows(model, post.deviations)
     if args.report:
         table_console().print(report_table(rows))
-    exported = export_model(model, cfg, args.output_dir, measure_ap=not args.no_eval).as_dict()
+    max_gap = None if args.no_eval else args.max_gap
+    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
     stem = folder / CHECKPOINT
     record = _record(model)
     checkpoint.save_weights(stem, model.state_dict(), plan_of(model), record)

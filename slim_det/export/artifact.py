@@ -19,18 +19,18 @@ from slim_det.config import image_size_hw
 from slim_det.cost import detector_cost
 from slim_det.errors import ConfigError, ExportError
 from slim_det.export.checks import check_boxes, check_integers, check_parameters
-from slim_det.export.deploy_program import trace_program
 from slim_det.export.facts import write_facts
-from slim_det.export.folding import fold_batch_norm
 from slim_det.export.images import eval_images
 from slim_det.export.images import image_batches as image_batches
-from slim_det.export.int8_program import program_scales, write_int8
 from slim_det.export.latency import random_batch
-from slim_det.export.metric_check import MetricCheck, check_metric
+from slim_det.export.metric_check import MAX_GAP, MetricCheck, check_metric
 from slim_det.export.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.files import require_writable
 from slim_det.metrics.evaluation import class_names, median_latency_ms, quiet_stdout
-from slim_det.program import save_detector
+from slim_det.programs.deploy_program import trace_program
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import program_scales, write_int8
+from slim_det.programs.tracing import save_detector
 from slim_det.quantize.model import LayerScales
 from slim_det.quantize.record import record_of
 
@@ -104,12 +104,12 @@ def export_model(
     cfg: Any,
     output_dir: str | Path,
     images: list[str] | None = None,
-    measure_ap: bool = True,
+    max_gap: float | None = MAX_GAP,
 ) -> ExportResult:
     """Export a detector and publish it only if it is the model it came from.
 
-    A float model must give the same boxes in both engines; a quantized one the same AP within
-    half a point, from the very layers that its record names.
+    A float model must give the same boxes in both engines; a quantized one nearly the same AP,
+    from the very layers that its record names.
 
     Args:
         model: A detector with trained weights, float or quantized.
@@ -117,7 +117,7 @@ def export_model(
         output_dir: The artefact goes to a folder with the configuration's name below it.
         images: Photographs to compare the engines of a float model on; by default the first of
             ``EvalDataset``.
-        measure_ap: Whether AP of a quantized model is compared.
+        max_gap: Points of AP between a quantized model and its artefact; None: AP is not measured.
 
     Raises:
         ExportError: The artefact differs from the model, or the images cannot be read.
@@ -139,7 +139,7 @@ def export_model(
         if scales is None:
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
-            metric = _checked_int8(model, cfg, staging, scales, measure_ap)
+            metric = _checked_int8(model, cfg, staging, scales, max_gap)
             found = {"images_checked": metric.num_images, "ap": metric.artifact} if metric else {}
         cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
@@ -182,15 +182,15 @@ def _checked_int8(
     cfg: Any,
     folder: Path,
     scales: Mapping[str, LayerScales],
-    measure_ap: bool,
+    max_gap: float | None,
 ) -> MetricCheck | None:
     """Compare layers, size and AP; None where AP was not to be measured."""
     check_integers(model, folder, scales)
     write_facts(model, folder)  # the predictor reads the engine's settings from there
-    if not measure_ap:
+    if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
         return None
-    metric = check_metric(model, cfg, folder, image_size_hw(cfg))
+    metric = check_metric(model, cfg, folder, image_size_hw(cfg), max_gap)
     logger.info("%s", metric)
     return metric
 

@@ -10,11 +10,11 @@ import paddle
 
 from slim_det.errors import ExportError
 from slim_det.export.boxes import BoxAgreement, compare_boxes
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.images import image_batches
-from slim_det.export.int8_program import float_layers, int8_layers
 from slim_det.export.predictor import MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.metrics.evaluation import dygraph_predictor
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import float_layers, int8_layers
 
 _STEM = Path(MODEL_FILE).stem
 _HEADER_BYTES = 256

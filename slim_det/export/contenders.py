@@ -12,8 +12,6 @@ import paddle
 
 from slim_det.config import image_size_hw
 from slim_det.errors import SlimDetError
-from slim_det.export.deploy_program import DeployProgram
-from slim_det.export.int8_program import int8_layers, program_scales, remove_int8
 from slim_det.export.lite import LITE_DIR, has_paddlelite
 from slim_det.export.lite_forms import lite_twin, twin_size
 from slim_det.export.predictor import Predictor
@@ -29,6 +27,8 @@ from slim_det.export.runners import (
     twin_runner,
 )
 from slim_det.export.stages import Found, Limits
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import int8_layers, program_scales, remove_int8
 from slim_det.quantize.record import record_of
 
 REFERENCE = "dygraph"

@@ -13,11 +13,11 @@ import numpy as np
 import paddle
 
 from slim_det.errors import ExportError
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.engine import Engine, cpu_has_int8
 from slim_det.export.images import image_batches
 from slim_det.layers import layer_names
 from slim_det.metrics.evaluation import dygraph_predictor
+from slim_det.programs.deploy_program import DeployProgram
 from slim_det.quantize.record import record_of
 from slim_det.quantize.sites import convolution_of
 

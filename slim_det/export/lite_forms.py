@@ -10,11 +10,11 @@ from typing import Any
 import paddle
 
 from slim_det.config import image_size_hw
-from slim_det.export.deploy_program import DeployProgram, trace_program
-from slim_det.export.folding import fold_batch_norm
-from slim_det.export.int8_program import ENGINE_BITS, program_scales
-from slim_det.export.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.export.predictor import MODEL_FILE, PARAMS_FILE
+from slim_det.programs.deploy_program import DeployProgram, trace_program
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import ENGINE_BITS, program_scales
+from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.quantize.record import record_of
 
 TWIN_BITS = 7

@@ -12,11 +12,11 @@ import paddle
 
 from slim_det.distill.taps import Place, Taps, yolo_outputs
 from slim_det.errors import ExportError
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.engine import Engine
 from slim_det.export.lite import RUNNER, Converter, run_quietly
 from slim_det.export.stages import Found
-from slim_det.program import deployment_program
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import signed_inputs
 
 Batch = dict[str, np.ndarray]

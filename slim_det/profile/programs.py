@@ -14,7 +14,7 @@ from paddle.static import InputSpec
 
 from slim_det.export.predictor import engine_config
 from slim_det.profile.shapes import ConvShape
-from slim_det.program import deployment_program
+from slim_det.programs.tracing import deployment_program
 
 FEED_CHANNELS = 16
 PLAIN_CHANNELS = 4

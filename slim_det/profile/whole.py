@@ -21,7 +21,7 @@ from slim_det.profile.measure import counted, measure
 from slim_det.profile.programs import Runner
 from slim_det.profile.shapes import ConvShape, conv_shapes
 from slim_det.profile.table import LatencyTable, this_machine
-from slim_det.program import save_detector
+from slim_det.programs.tracing import save_detector
 from slim_det.prune.plan import plan_of
 from slim_det.prune.pruner import Pruner
 from slim_det.prune.ratios import PRESETS

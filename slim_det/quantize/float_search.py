@@ -16,11 +16,11 @@ from tqdm import tqdm
 from slim_det.config import image_size_hw
 from slim_det.errors import QuantError
 from slim_det.export.artifact import image_batches
-from slim_det.export.deploy_program import trace_program
 from slim_det.export.engine import Engine
-from slim_det.export.folding import fold_batch_norm
-from slim_det.export.int8_program import program_scales, write_int8
 from slim_det.metrics.evaluation import EvalResult, evaluate
+from slim_det.programs.deploy_program import trace_program
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import program_scales, write_int8
 from slim_det.quantize.bias_correction import shift_of, uncorrected
 from slim_det.quantize.calibrate import deployed_mode
 from slim_det.quantize.deviation import Deviation, only_quantized

@@ -22,7 +22,7 @@ from paddle import inference
 from slim_det.errors import ExportError, LayerError
 from slim_det.export.predictor import engine_config
 from slim_det.metrics.image_matches import boxes_by_image
-from slim_det.program import deployment_program, save_detector
+from slim_det.programs.tracing import deployment_program, save_detector
 
 if TYPE_CHECKING:
     from slim_det.sensitivity.candidates import Cut, Target

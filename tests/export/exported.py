@@ -13,10 +13,10 @@ import yaml
 from slim_det import checkpoint, session
 from slim_det.config import image_size_hw, load_config
 from slim_det.data import CLASS_NAMES
-from slim_det.export.deploy_program import DeployProgram, trace_program
-from slim_det.export.folding import fold_batch_norm
-from slim_det.export.int8_program import program_scales, write_int8
 from slim_det.files import sha256_of, write_json
+from slim_det.programs.deploy_program import DeployProgram, trace_program
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import program_scales, write_int8
 from slim_det.prune.plan import plan_of
 from slim_det.quantize.calibrate import calibration_images, collect
 from slim_det.quantize.model import quantize_model

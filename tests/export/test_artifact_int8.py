@@ -15,13 +15,13 @@ import pytest
 from slim_det.errors import ExportError, QuantError
 from slim_det.export import artifact, metric_check, predictor
 from slim_det.export.artifact import export_model
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.engine import cpu_has_int8
-from slim_det.export.int8_program import float_layers, int8_layers, program_scales
 from slim_det.export.latency import compare_latency, random_batch
 from slim_det.export.predictor import Predictor
 from slim_det.files import sha256_of
 from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import float_layers, int8_layers, program_scales
 from slim_det.quantize.model import keep_float, quantized_layers
 from slim_det.quantize.record import attach_record, record_of
 from tests.commands import Outcome, files_below
@@ -187,7 +187,7 @@ def test_layer_that_was_put_back_to_float(
 ) -> None:
     cfg, model = loaded
     keep_float(model, ["neck.yolo_block.0.tip"], "to see")
-    result = export_model(model, cfg, tmp_path, measure_ap=False)
+    result = export_model(model, cfg, tmp_path, max_gap=None)
     weight = dict(model.named_parameters())["neck.yolo_block.0.tip.conv.weight"].name
     program = DeployProgram.load(Path(result.artifact) / "model")
     assert weight in float_layers(program) and weight not in int8_layers(program)
@@ -230,7 +230,7 @@ def test_file_and_record_that_disagree(
     with pytest.raises(
         ExportError, match=rf"'{name}.conv.weight' is {found} in the file and {other} in the model"
     ):
-        export_model(model, cfg, tmp_path, measure_ap=False)
+        export_model(model, cfg, tmp_path, max_gap=None)
     assert files_below(tmp_path) == {}
 
 

@@ -11,14 +11,14 @@ import pytest
 from paddle.static import InputSpec
 
 from slim_det.errors import ExportError
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.divergence import first_divergence, layer_errors, pick_layer
-from slim_det.export.folding import fold_batch_norm
-from slim_det.export.int8_program import program_scales, write_int8
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import program_scales, write_int8
 from slim_det.quantize.model import quantize_model
 from slim_det.quantize.record import QuantLayer, QuantRecord
 from slim_det.quantize.settings import QuantSettings
-from tests.export.programs import traced
+from tests.programs.nets import traced
 from tests.quantize.small_nets import SmallNet, small_net
 
 LAYERS = [QuantLayer("first", "norm"), QuantLayer("left", unsigned=True)]

@@ -25,7 +25,7 @@ from slim_det.export.lite import (
     write_lite,
 )
 from slim_det.files import sha256_of
-from slim_det.program import deployment_program
+from slim_det.programs.tracing import deployment_program
 from tests.commands import files_below
 
 OPT = """#!/bin/sh

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from paddle.nn import BatchNorm2D, Conv2D, Sequential
 
-from slim_det.export.folding import fold_batch_norm
-from tests.export.programs import operators, program_of, run_one
+from slim_det.programs.folding import fold_batch_norm
+from tests.programs.nets import operators, program_of, run_one
 from tests.quantize.nets import make_net, picture
 from tests.support import fill_with
 

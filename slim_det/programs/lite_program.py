@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.export.deploy_program import DeployProgram
-from slim_det.export.int8_program import ENGINE_BITS, check_scales, integer_weight
-from slim_det.program import deployment_program
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import ENGINE_BITS, check_scales, integer_weight
+from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import LayerScales
 
 

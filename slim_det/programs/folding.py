@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.export.deploy_program import CONVOLUTIONS, DeployProgram
-from slim_det.program import deployment_program
+from slim_det.programs.deploy_program import CONVOLUTIONS, DeployProgram
+from slim_det.programs.tracing import deployment_program
 
 
 @deployment_program()

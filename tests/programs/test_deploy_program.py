@@ -9,8 +9,8 @@ import paddle
 import pytest
 
 from slim_det.errors import ExportError
-from slim_det.export.deploy_program import DeployProgram
-from tests.export.programs import engine_of, operators, program_of, run_one
+from slim_det.programs.deploy_program import DeployProgram
+from tests.programs.nets import engine_of, operators, program_of, run_one
 from tests.quantize.nets import make_net, picture
 
 SHAPE = (1, 2, 5, 5)

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 
 from slim_det.errors import ExportError
-from slim_det.program import deployment_program, save_detector
+from slim_det.programs.tracing import deployment_program, save_detector
 
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 """Operators that int8 engines have a kernel for."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from paddle.nn import Conv2D, Sequential
 
 from slim_det.errors import ExportError, QuantError
-from slim_det.export.deploy_program import DeployProgram
-from slim_det.export.int8_program import (
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import (
     float_layers,
     int8_layers,
     program_scales,
@@ -25,7 +25,7 @@ from slim_det.export.int8_program import (
 from slim_det.quantize.model import keep_float, quantize_model
 from slim_det.quantize.record import QuantLayer, QuantRecord
 from slim_det.quantize.settings import QuantSettings
-from tests.export.programs import folded_with_scales, operators, program_of, run_one
+from tests.programs.nets import folded_with_scales, operators, program_of, run_one
 from tests.quantize.nets import make_net, make_quantized, picture
 from tests.support import fill_with
 

@@ -14,8 +14,8 @@ import numpy as np
 import paddle
 
 from slim_det.errors import ExportError, QuantError
-from slim_det.export.deploy_program import DeployProgram
-from slim_det.program import deployment_program
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.layers import QuantConv2D
 from slim_det.quantize.model import LayerScales, quantized_layers, scales_of
 from slim_det.quantize.rounding import levels, to_integers

@@ -9,11 +9,11 @@ import numpy as np
 import paddle
 from paddle.static import InputSpec
 
-from slim_det.export.deploy_program import DeployProgram
 from slim_det.export.engine import Engine
-from slim_det.export.folding import fold_batch_norm
-from slim_det.export.int8_program import program_scales
-from slim_det.program import deployment_program
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.folding import fold_batch_norm
+from slim_det.programs.int8_program import program_scales
+from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import LayerScales
 
 

@@ -1,0 +1,1 @@
+"""Edits of an exported program: batch norm folded, integers written, forms of other engines."""
