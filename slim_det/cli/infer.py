@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Detect, draw and list the boxes."""
     from slim_det.data.check import find_images
     from slim_det.errors import ConfigError
-    from slim_det.export.artifact import image_batches
+    from slim_det.export.images import image_batches
     from slim_det.files import require_writable
     from slim_det.metrics.evaluation import class_names
 

@@ -16,7 +16,7 @@ from slim_det.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from slim_det.export.stages import Stage
+    from slim_det.verify.stages import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def _verify_artifact(args: argparse.Namespace) -> int:
     """Compare an artefact with the model in each engine."""
     from slim_det import session
     from slim_det.data.check import check_dataset
-    from slim_det.export.verify import verify_artifact
+    from slim_det.verify.artifact import verify_artifact
 
     cfg, slim = read_configs(args)
     if not args.no_eval:

@@ -21,7 +21,6 @@ from slim_det.errors import ConfigError, ExportError
 from slim_det.export.checks import check_boxes, check_integers, check_parameters
 from slim_det.export.facts import write_facts
 from slim_det.export.images import eval_images
-from slim_det.export.images import image_batches as image_batches
 from slim_det.export.latency import random_batch
 from slim_det.export.metric_check import MAX_GAP, MetricCheck, check_metric
 from slim_det.export.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE, Predictor

@@ -15,7 +15,6 @@ import yaml
 
 from slim_det.errors import ExportError
 from slim_det.export.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
-from slim_det.export.engine import engine_config as engine_config
 from slim_det.files import sha256_of
 from slim_det.programs.deploy_program import DeployProgram
 from slim_det.programs.int8_program import remove_int8

@@ -12,7 +12,7 @@ from paddle import inference
 from paddle.base.layer_helper import LayerHelper
 from paddle.static import InputSpec
 
-from slim_det.export.predictor import engine_config
+from slim_det.export.engine import engine_config
 from slim_det.profile.shapes import ConvShape
 from slim_det.programs.tracing import deployment_program
 

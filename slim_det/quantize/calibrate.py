@@ -13,7 +13,7 @@ from ppdet.core.workspace import create
 from tqdm import tqdm
 
 from slim_det.errors import ConfigError, DataError, QuantError
-from slim_det.export.artifact import image_batches
+from slim_det.export.images import image_batches
 from slim_det.metrics.evaluation import quiet_stdout
 from slim_det.quantize.record import QuantLayer
 from slim_det.quantize.sites import convolution_of

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from slim_det.config import image_size_hw
 from slim_det.errors import QuantError
-from slim_det.export.artifact import image_batches
 from slim_det.export.engine import Engine
+from slim_det.export.images import image_batches
 from slim_det.metrics.evaluation import EvalResult, evaluate
 from slim_det.programs.deploy_program import trace_program
 from slim_det.programs.folding import fold_batch_norm

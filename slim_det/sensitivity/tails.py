@@ -20,7 +20,7 @@ import paddle
 from paddle import inference
 
 from slim_det.errors import ExportError, LayerError
-from slim_det.export.predictor import engine_config
+from slim_det.export.engine import engine_config
 from slim_det.metrics.image_matches import boxes_by_image
 from slim_det.programs.tracing import deployment_program, save_detector
 

@@ -15,7 +15,8 @@ from slim_det import session
 from slim_det.config import load_config
 from slim_det.errors import ExportError
 from slim_det.export import artifact, checks
-from slim_det.export.artifact import export_model, image_batches
+from slim_det.export.artifact import export_model
+from slim_det.export.images import image_batches
 from slim_det.export.predictor import Predictor
 from slim_det.files import sha256_of
 from slim_det.prune.plan import plan_of, resize_parameter

@@ -16,7 +16,8 @@ from paddle.static import InputSpec
 from slim_det.cli.export_lite import add_lite_arguments, check_lite_arguments
 from slim_det.errors import ConfigError, ExportError
 from slim_det.export import lite
-from slim_det.export.lite import (
+from slim_det.files import sha256_of
+from slim_det.lite.convert import (
     Converter,
     LiteRequest,
     find_converter,
@@ -24,7 +25,6 @@ from slim_det.export.lite import (
     opt_command,
     write_lite,
 )
-from slim_det.files import sha256_of
 from slim_det.programs.tracing import deployment_program
 from tests.commands import files_below
 

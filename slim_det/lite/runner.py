@@ -3,8 +3,8 @@
 Loaded together they crash, so this file imports nothing of slim_det nor of Paddle, and may be run
 by another interpreter that has the package `paddlelite`::
 
-    python lite_runner.py convert MODEL PARAMS OUT_STEM TARGET FP16
-    python lite_runner.py run NB_FILE INPUTS.npz OUTPUTS.npz
+    python runner.py convert MODEL PARAMS OUT_STEM TARGET FP16
+    python runner.py run NB_FILE INPUTS.npz OUTPUTS.npz
 
 Arrays travel in `.npz` files: ``<run>/<input name>`` in, ``<run>/<place of the output>`` out.
 """

@@ -13,14 +13,14 @@ import paddle
 from tqdm import tqdm
 
 from slim_det.config import image_size_hw
-from slim_det.export.contenders import REFERENCE, Contender, make_contenders
 from slim_det.export.images import eval_at, image_batches
 from slim_det.export.predictor import Predictor
-from slim_det.export.preprocess import INPUTS, ArtifactReader
-from slim_det.export.runners import Batch
-from slim_det.export.stages import Stage, compare_tensors, judge
 from slim_det.metrics.evaluation import eval_reader
 from slim_det.metrics.matching import make_scorer
+from slim_det.verify.contenders import REFERENCE, Contender, make_contenders
+from slim_det.verify.preprocess import INPUTS, ArtifactReader
+from slim_det.verify.runners import Batch
+from slim_det.verify.stages import Stage, compare_tensors, judge
 
 logger = logging.getLogger("slim_det")
 

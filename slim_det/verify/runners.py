@@ -13,11 +13,11 @@ import paddle
 from slim_det.distill.taps import Place, Taps, yolo_outputs
 from slim_det.errors import ExportError
 from slim_det.export.engine import Engine
-from slim_det.export.lite import RUNNER, Converter, run_quietly
-from slim_det.export.stages import Found
+from slim_det.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.programs.deploy_program import DeployProgram
 from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import signed_inputs
+from slim_det.verify.stages import Found
 
 Batch = dict[str, np.ndarray]
 """One image: ``image`` float32 [1, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [1, 2]."""

@@ -25,7 +25,7 @@ logger = logging.getLogger("slim_det")
 
 LITE_DIR = "lite"
 TARGETS = ("arm", "x86")
-RUNNER = Path(__file__).with_name("lite_runner.py")
+RUNNER = Path(__file__).with_name("runner.py")
 X86_INT8_NOTE = (
     "Paddle-Lite's x86 kernels compute int8 convolutions wrongly: run this file on ARM, and "
     "Paddle Inference on x86"

@@ -12,11 +12,14 @@ import paddle
 
 from slim_det.config import image_size_hw
 from slim_det.errors import SlimDetError
-from slim_det.export.lite import LITE_DIR, has_paddlelite
-from slim_det.export.lite_forms import lite_twin, twin_size
 from slim_det.export.predictor import Predictor
-from slim_det.export.preprocess import ArtifactReader, at_size
-from slim_det.export.runners import (
+from slim_det.lite.convert import LITE_DIR, has_paddlelite
+from slim_det.lite.forms import lite_twin, twin_size
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import int8_layers, program_scales, remove_int8
+from slim_det.quantize.record import record_of
+from slim_det.verify.preprocess import ArtifactReader, at_size
+from slim_det.verify.runners import (
     Batch,
     Runner,
     dygraph_runner,
@@ -26,10 +29,7 @@ from slim_det.export.runners import (
     signed_runner,
     twin_runner,
 )
-from slim_det.export.stages import Found, Limits
-from slim_det.programs.deploy_program import DeployProgram
-from slim_det.programs.int8_program import int8_layers, program_scales, remove_int8
-from slim_det.quantize.record import record_of
+from slim_det.verify.stages import Found, Limits
 
 REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"

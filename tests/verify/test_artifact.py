@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from slim_det.export import contenders
-from slim_det.export.lite import has_paddlelite
-from slim_det.export.stages import Stage
-from slim_det.export.verify import verify_artifact
+from slim_det.lite.convert import has_paddlelite
+from slim_det.verify.artifact import verify_artifact
+from slim_det.verify.stages import Stage
 from tests.commands import CONFIGS, Outcome
 from tests.export import faults
 from tests.export.exported import Exported, export_pair, record_for

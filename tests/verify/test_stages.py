@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.export.stages import Found, Limits, Stage, compare_tensors, cosine, judge
+from slim_det.verify.stages import Found, Limits, Stage, compare_tensors, cosine, judge
 
 BOX = np.array([[0, 0.9, 10, 10, 20, 20]], np.float32)
 NOTHING = np.zeros((0, 6), np.float32)
