@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.export.test_int8_program import SHAPE
 
 from slim_det.errors import ExportError
 from slim_det.export import engine
 from slim_det.export.engine import Engine, cpu_has_int8, silent_streams
 from slim_det.programs.int8_program import write_int8
-from tests.programs.nets import engine_of, folded_with_scales
+from tests.programs.nets import SHAPE, engine_of, folded_with_scales
 from tests.quantize.nets import make_quantized, picture
 
 

@@ -15,8 +15,8 @@ from paddle.static import InputSpec
 
 from slim_det.cli.export_lite import add_lite_arguments, check_lite_arguments
 from slim_det.errors import ConfigError, ExportError
-from slim_det.export import lite
 from slim_det.files import sha256_of
+from slim_det.lite import convert
 from slim_det.lite.convert import (
     Converter,
     LiteRequest,
@@ -157,9 +157,9 @@ def test_folder_that_is_no_artifact(tmp_path: Path) -> None:
 
 
 def test_converter_of_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite, "has_paddlelite", lambda: True)
+    monkeypatch.setattr(convert, "has_paddlelite", lambda: True)
     assert find_converter() == Converter(sys.executable, True)
-    monkeypatch.setattr(lite, "has_paddlelite", lambda: False)
+    monkeypatch.setattr(convert, "has_paddlelite", lambda: False)
     assert find_converter() is None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.nn import Conv2D, Sequential
 from paddle.static import InputSpec
 
 from slim_det.export.engine import Engine
@@ -14,7 +15,29 @@ from slim_det.programs.deploy_program import DeployProgram
 from slim_det.programs.folding import fold_batch_norm
 from slim_det.programs.int8_program import program_scales
 from slim_det.programs.tracing import deployment_program
-from slim_det.quantize.model import LayerScales
+from slim_det.quantize.model import LayerScales, quantize_model
+from slim_det.quantize.record import QuantLayer, QuantRecord
+from slim_det.quantize.settings import QuantSettings
+from tests.support import fill_with
+
+SHAPE = (1, 2, 5, 5)
+
+# Input range 12.7: a step of 0.1, clipped at 12.7.
+PIXELS = np.array([[3.14, 20.0], [-0.26, 1.0]], np.float32).reshape(1, 2, 1, 2)
+
+
+def one_convolution(
+    weight: Any, input_range: float, kernel: int = 1, **quantization: Any
+) -> paddle.nn.Layer:
+    """A quantized convolution without bias or batch norm."""
+    values = np.array(weight, np.float32)
+    values = values.reshape(len(values), -1, kernel, kernel)
+    net = Sequential(Conv2D(values.shape[1], len(values), kernel, bias_attr=False))
+    fill_with(net, {"0.weight": values})
+    record = QuantRecord(QuantSettings(**quantization), [QuantLayer("0")], {})
+    quantize_model(net, record, {"0": input_range})
+    net.eval()
+    return net
 
 
 def program_of(layer: paddle.nn.Layer, shape: tuple[int, ...], folder: Path) -> DeployProgram:

@@ -11,7 +11,6 @@ import paddle
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from paddle.nn import Conv2D, Sequential
 
 from slim_det.errors import ExportError, QuantError
 from slim_det.programs.deploy_program import DeployProgram
@@ -22,28 +21,17 @@ from slim_det.programs.int8_program import (
     remove_int8,
     write_int8,
 )
-from slim_det.quantize.model import keep_float, quantize_model
-from slim_det.quantize.record import QuantLayer, QuantRecord
-from slim_det.quantize.settings import QuantSettings
-from tests.programs.nets import folded_with_scales, operators, program_of, run_one
+from slim_det.quantize.model import keep_float
+from tests.programs.nets import (
+    PIXELS,
+    SHAPE,
+    folded_with_scales,
+    one_convolution,
+    operators,
+    program_of,
+    run_one,
+)
 from tests.quantize.nets import make_net, make_quantized, picture
-from tests.support import fill_with
-
-SHAPE = (1, 2, 5, 5)
-
-
-def one_convolution(
-    weight: Any, input_range: float, kernel: int = 1, **quantization: Any
-) -> paddle.nn.Layer:
-    """A quantized convolution without bias or batch norm."""
-    values = np.array(weight, np.float32)
-    values = values.reshape(len(values), -1, kernel, kernel)
-    net = Sequential(Conv2D(values.shape[1], len(values), kernel, bias_attr=False))
-    fill_with(net, {"0.weight": values})
-    record = QuantRecord(QuantSettings(**quantization), [QuantLayer("0")], {})
-    quantize_model(net, record, {"0": input_range})
-    net.eval()
-    return net
 
 
 def int8_of(
@@ -54,8 +42,6 @@ def int8_of(
     return program, scales
 
 
-# Input range 12.7: a step of 0.1, clipped at 12.7.
-PIXELS = np.array([[3.14, 20.0], [-0.26, 1.0]], np.float32).reshape(1, 2, 1, 2)
 ONE_BY_ONE = {
     # Ranges 1.27 and 2.54, steps 0.01 and 0.02: integers [127, -50], [2, 127].
     # Pixel 1 is [3.1, -0.3], pixel 2 is [12.7, 1.0].

@@ -9,12 +9,19 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from tests.export.test_int8_program import PIXELS, SHAPE, one_convolution
 
 from slim_det.errors import ExportError
 from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.quantize.model import signed_inputs
-from tests.programs.nets import folded_with_scales, operators, program_of, run_one
+from tests.programs.nets import (
+    PIXELS,
+    SHAPE,
+    folded_with_scales,
+    one_convolution,
+    operators,
+    program_of,
+    run_one,
+)
 from tests.quantize.nets import make_net, make_quantized, picture
 
 ROUND = "fake_quantize_moving_average_abs_max"

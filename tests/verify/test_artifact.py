@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from slim_det.export import contenders
 from slim_det.lite.convert import has_paddlelite
+from slim_det.verify import contenders
 from slim_det.verify.artifact import verify_artifact
 from slim_det.verify.stages import Stage
 from tests.commands import CONFIGS, Outcome
-from tests.export import faults
 from tests.export.exported import Exported, export_pair, record_for
 from tests.support import ROOT
 from tests.trained import Detector, thin_detector
+from tests.verify import faults
 
 pytestmark = pytest.mark.usefixtures("fresh_config")
 

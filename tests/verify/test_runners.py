@@ -10,12 +10,12 @@ import pytest
 from paddle.static import InputSpec
 
 from slim_det.errors import ExportError
-from slim_det.export import runners
 from slim_det.lite.convert import has_paddlelite
 from slim_det.programs.deploy_program import DeployProgram
 from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import LayerScales
+from slim_det.verify import runners
 from slim_det.verify.runners import lite_runner, program_runner, twin_runner
 from slim_det.verify.stages import cosine
 
