@@ -18,7 +18,7 @@ COMMANDS = {
     "export": "write a model for Paddle Inference, and check it",
     "quantize": "make an int8 detector from trained float weights and a few images",
     "inspect": "list what can be pruned and what it would save",
-    "verify": "prove that a pruned model equals the whole one with zeroed channels",
+    "verify": "prove that a cut model, or an exported one, is the model it came from",
     "sensitivity": "measure how much AP each layer loses at each ratio",
     "ratios": "choose how much of each layer to cut so that a budget is met",
     "profile": "measure a latency table of convolutions, and check it on whole models",
