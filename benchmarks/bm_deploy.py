@@ -34,6 +34,7 @@ def main() -> None:
 
     import paddle
 
+    from slim_det.errors import SlimDetError
     from slim_det.export.engine import cpu_has_int8
     from slim_det.export.latency import compare_latency
     from slim_det.version import __version__
@@ -43,7 +44,11 @@ def main() -> None:
         f"{platform.machine()} CPU with{'' if cpu_has_int8() else 'out'} int8 instructions, "
         f"{args.threads} thread(s), median of {args.runs} runs in turns"
     )
-    for row in compare_latency(args.artifacts, args.runs, args.threads):
+    try:
+        rows = compare_latency(args.artifacts, args.runs, args.threads)
+    except SlimDetError as error:
+        sys.exit(f"bm_deploy: error: {error}")
+    for row in rows:
         print(
             f"{row.artifact} ({row.precision}): {row.latency_ms:.2f} ms (p10 {row.p10_ms:.2f}, p90 "
             f"{row.p90_ms:.2f}), {row.speedup:.2f}x"

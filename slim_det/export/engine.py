@@ -74,7 +74,11 @@ class Engine:
         for name in self.inputs:
             value = np.ascontiguousarray(np.asarray(feeds[name]), dtype=np.float32)
             self._predictor.get_input_handle(name).copy_from_cpu(value)
-        self._predictor.run()
+        try:
+            self._predictor.run()
+        except (RuntimeError, ValueError, LookupError, SystemError) as error:
+            reason = " ".join(str(error).split())[-160:]
+            raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
         return {
             name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self.outputs
         }

@@ -67,6 +67,7 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
             rounded[key] = _round_input(p, p.block.ops.index(op), *key)
         op._rename_input(key[0], rounded[key])
         _store_weight(p, op, weight, found)
+    _round_concatenated(p, rounded)
 
 
 def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
@@ -135,6 +136,21 @@ def remove_int8(p: DeployProgram) -> None:
         p.block._remove_op(p.block.ops.index(op))
         for name in [*names, output]:
             p.block._remove_var(name)
+
+
+def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], str]) -> None:
+    """Round what is concatenated for an int8 convolution, to the range of the whole.
+
+    An input that no int8 convolution reads, because its other readers stay in float, has no scale
+    of its own, and the engine then concatenates integers of different kinds, or fails to.
+    """
+    known = {name for name, _ in rounded}
+    limits = dict(rounded.keys())
+    for op in [op for op in p.block.ops if op.type == "concat"]:
+        limit = limits.get(op.output("Out")[0])
+        for name in op.input("X") if limit is not None else ():
+            if name not in known:
+                op._rename_input(name, _round_input(p, p.block.ops.index(op), name, limit))
 
 
 def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:

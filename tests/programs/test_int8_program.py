@@ -11,6 +11,7 @@ import paddle
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from paddle.nn import Conv2D
 
 from slim_det.errors import ExportError, QuantError
 from slim_det.programs.deploy_program import DeployProgram
@@ -21,7 +22,9 @@ from slim_det.programs.int8_program import (
     remove_int8,
     write_int8,
 )
-from slim_det.quantize.model import keep_float
+from slim_det.quantize.model import keep_float, quantize_model
+from slim_det.quantize.record import QuantLayer, QuantRecord
+from slim_det.quantize.settings import QuantSettings
 from tests.programs.nets import (
     PIXELS,
     SHAPE,
@@ -266,3 +269,35 @@ def test_range_that_a_model_has_lost() -> None:
     net.left.activation.limit.set_value(np.zeros(1, np.float32))
     with pytest.raises(QuantError, match="'left' has lost its scales"):
         program_scales(net)
+
+
+class TwoBranches(paddle.nn.Layer):
+    """A branch that stays in float and one in int8, concatenated for a third convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.left, self.right = Conv2D(16, 16, 1), Conv2D(16, 16, 1), Conv2D(32, 16, 1)
+        self.last = Conv2D(16, 16, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Join both."""
+        left = paddle.nn.functional.leaky_relu(self.left(x), 0.1)
+        joined = paddle.concat([left, paddle.nn.functional.relu(self.kept(x))], axis=1)
+        return self.last(paddle.nn.functional.leaky_relu(self.right(joined), 0.1))
+
+
+def test_float_branch_of_a_concat(tmp_path: Path) -> None:
+    """The engine joins integers of one kind, though nobody else rounds the float branch."""
+    paddle.seed(0)
+    net = TwoBranches()
+    layers = [QuantLayer("left"), QuantLayer("right")]
+    quantize_model(net, QuantRecord(QuantSettings(), layers, {}), {"left": 3.0, "right": 2.0})
+    net.eval()
+    x = np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype("float32")
+    program, _ = int8_of(net, x.shape, tmp_path)
+    joined = next(op for op in program.block.ops if op.type == "concat")
+    assert [name.endswith(".dequantized") for name in joined.input("X")] == [True, True]
+    expected = net(paddle.to_tensor(x)).numpy()
+    assert np.abs(run_one(program, x, tmp_path, int8=True) - expected).max() < 0.03
+    # On average: a value on the edge between two integers may fall to either side.
+    assert np.abs(run_one(program, x, tmp_path, onednn=False) - expected).mean() < 1e-4
