@@ -148,7 +148,9 @@ def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], st
     limits = dict(rounded.keys())
     for op in [op for op in p.block.ops if op.type == "concat"]:
         limit = limits.get(op.output("Out")[0])
-        for name in op.input("X") if limit is not None else ():
+        if limit is None:
+            continue
+        for name in op.input("X"):
             if name not in known:
                 op._rename_input(name, _round_input(p, p.block.ops.index(op), name, limit))
 

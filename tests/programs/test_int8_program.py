@@ -300,4 +300,4 @@ def test_float_branch_of_a_concat(tmp_path: Path) -> None:
     expected = net(paddle.to_tensor(x)).numpy()
     assert np.abs(run_one(program, x, tmp_path, int8=True) - expected).max() < 0.03
     # On average: a value on the edge between two integers may fall to either side.
-    assert np.abs(run_one(program, x, tmp_path, onednn=False) - expected).mean() < 1e-4
+    assert np.abs(run_one(program, x, tmp_path, onednn=False) - expected).mean() < 1e-3
