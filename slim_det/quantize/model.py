@@ -23,6 +23,7 @@ from slim_det.quantize.quantizers import AbsMaxWeight, FixedRange, ObservedRange
 from slim_det.quantize.record import QuantLayer, QuantRecord, attach_record, record_of
 from slim_det.quantize.rounding import MIN_RANGE
 from slim_det.quantize.settings import QuantSettings
+from slim_det.quantize.sites import weighted_modules
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def quantize_model(
     """
     if record_of(model) is not None:
         raise QuantError("the model is quantized already; start from float weights")
-    found = [_find(model, layer) for layer in record.layers]
+    weighted, modules = weighted_modules(model), dict(model.named_sublayers())
+    found = [_find(layer, weighted, modules) for layer in record.layers]
     quantizers: dict[str, paddle.nn.Layer] = {}
     for layer, (module, norm) in zip(record.layers, found):
         if layer.shares:
@@ -108,9 +110,8 @@ def quantized_layers(model: paddle.nn.Layer) -> dict[str, QuantConv2D]:
     record = record_of(model)
     if record is None:
         return {}
-    weights = {path: weight for weight, path in layer_names(model).items()}
-    modules = dict(model.named_sublayers())
-    return {layer.name: modules[weights[layer.name].rpartition(".")[0]] for layer in record.layers}
+    modules = weighted_modules(model)
+    return {layer.name: modules[layer.name] for layer in record.layers}
 
 
 @contextlib.contextmanager
@@ -162,12 +163,12 @@ def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
 
 
 def _find(
-    model: paddle.nn.Layer, layer: QuantLayer
+    layer: QuantLayer,
+    weighted: Mapping[str, paddle.nn.Layer],
+    modules: Mapping[str, paddle.nn.Layer],
 ) -> tuple[paddle.nn.Conv2D, paddle.nn.Layer | None]:
     """The convolution and the batch norm of an entry of a record."""
-    weights = {path: weight for weight, path in layer_names(model).items()}
-    modules = dict(model.named_sublayers())
-    module = modules.get(weights.get(layer.name, "").rpartition(".")[0])
+    module = weighted.get(layer.name)
     norm = modules.get(layer.norm) if layer.norm else None
     if type(module) is not paddle.nn.Conv2D or (
         layer.norm and not isinstance(norm, _BatchNormBase)

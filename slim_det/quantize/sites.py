@@ -87,10 +87,20 @@ def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
     Raises:
         LayerError: The model has no such layer.
     """
-    for weight, known in layer_names(model).items():
-        if known == path:
-            return dict(model.named_sublayers())[weight.rpartition(".")[0]]
-    raise LayerError(f"the model has no layer '{path}'")
+    module = weighted_modules(model).get(path)
+    if module is None:
+        raise LayerError(f"the model has no layer '{path}'")
+    return module
+
+
+def weighted_modules(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
+    """Module path as records have it -> the layer that holds the weight."""
+    modules = dict(model.named_sublayers())
+    return {
+        path: modules[weight.rpartition(".")[0]]
+        for weight, path in layer_names(model).items()
+        if weight.rpartition(".")[0] in modules
+    }
 
 
 def _skipped(model: paddle.nn.Layer, names: Iterable[str]) -> set[str]:
