@@ -70,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     from slim_det import checkpoint
     from slim_det.data.check import check_dataset
     from slim_det.export.artifact import export_model
+    from slim_det.export.metric_check import POINTS
     from slim_det.files import require_writable
     from slim_det.prune.plan import plan_of
-    from slim_det.quantize.float_search import POINTS, DeployedMetric, search_float_layers
+    from slim_det.quantize.float_search import DeployedMetric, search_float_layers
     from slim_det.quantize.post import quantize_post
     from slim_det.quantize.report import layer_rows, report_table
 

@@ -17,8 +17,9 @@ from slim_det.config import image_size_hw
 from slim_det.errors import QuantError
 from slim_det.export.engine import Engine
 from slim_det.export.images import image_batches
+from slim_det.export.metric_check import POINTS
 from slim_det.metrics.evaluation import EvalResult, evaluate
-from slim_det.programs.deploy_program import trace_program
+from slim_det.programs.deploy_program import CONVOLUTIONS, trace_program
 from slim_det.programs.folding import fold_batch_norm
 from slim_det.programs.int8_program import program_scales, write_int8
 from slim_det.quantize.bias_correction import shift_of, uncorrected
@@ -32,11 +33,6 @@ logger = logging.getLogger("slim_det")
 
 RANKED_IMAGES = 4
 """Images that the layers' errors are ranked on."""
-
-POINTS = 100
-"""Points of the metric in a fraction of 1."""
-
-_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ def last_convolutions(trace: Trace) -> list[str]:
     leading: set[str] = set()
     for op in reversed(trace.ops):
         followed = any(name in leading for names in op.outputs.values() for name in names)
-        if op.type in _CONVOLUTIONS:
+        if op.type in CONVOLUTIONS:
             if not followed:
                 found.append(trace.parameters[op.input("Filter")])
             leading.add(op.input("Input"))

@@ -9,11 +9,11 @@ import paddle
 
 from slim_det.errors import ConfigError, LayerError, QuantError
 from slim_det.layers import LayerFinder, layer_names
+from slim_det.programs.deploy_program import CONVOLUTIONS
 from slim_det.quantize.record import QuantLayer
 from slim_det.quantize.settings import QuantSettings
 from slim_det.trace import Op, Trace
 
-CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 DEFORMABLE = ("deformable_conv", "deformable_conv_v1")
 
 UNSIGNED_AFTER = ("relu", "relu6")

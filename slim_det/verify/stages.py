@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from slim_det.export.boxes import BoxAgreement, compare_boxes
+from slim_det.export.metric_check import MAX_GAP, POINTS
 
-AP_TOLERANCE = 0.005
-"""Half a point of AP, what an exported model may differ by from the model."""
+AP_TOLERANCE = MAX_GAP / POINTS
+"""AP that an exported model may differ by from the model, as when it was exported."""
 
 
 @dataclass(frozen=True)
