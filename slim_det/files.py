@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,31 @@ def require_writable(folder: str | Path) -> Path:
             "expected a writable folder"
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def output_folders(*folders: str | Path) -> Iterator[None]:
+    """Folders that long work will write to, made sure of before it begins.
+
+    What had to be created and is still empty when the work fails is removed again.
+
+    Args:
+        folders: See `require_writable`.
+
+    Raises:
+        ConfigError: One of them cannot be created, is a file, or is not writable.
+    """
+    paths = {path for folder in map(Path, folders) for path in (folder, *folder.parents)}
+    created = [path for path in paths if not path.exists()]
+    try:
+        for folder in folders:
+            require_writable(folder)
+        yield
+    except BaseException:
+        for path in sorted(created, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def sha256_of(path: str | Path) -> str:

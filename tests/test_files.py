@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from slim_det.errors import ConfigError
-from slim_det.files import require_writable, sha256_of, write_atomically, write_json, write_text
+from slim_det.files import (
+    output_folders,
+    require_writable,
+    sha256_of,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 class Interruption(Exception):
@@ -115,3 +122,38 @@ def test_sha256_of_a_file_of_several_blocks(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "x").write_bytes(content)
     assert sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_no_output_folders(tmp_path: Path) -> None:
+    with output_folders():
+        pass
+    assert names(tmp_path) == set()
+
+
+def test_output_folders_stay_when_the_work_is_done(tmp_path: Path) -> None:
+    with output_folders(tmp_path / "a" / "b", tmp_path / "c"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert names(tmp_path) == {"a", "c"}
+
+
+def test_failed_work_takes_the_empty_folders_that_it_made_away(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(Interruption), output_folders(tmp_path / "mine" / "a", tmp_path / "b"):
+        raise Interruption
+    assert names(tmp_path) == {"mine"}
+    assert names(tmp_path / "mine") == set()
+
+
+def test_failed_work_leaves_what_was_written(tmp_path: Path) -> None:
+    with pytest.raises(Interruption), output_folders(tmp_path / "a" / "b", tmp_path / "a" / "c"):
+        write_text(tmp_path / "a" / "b" / "file", "whole")
+        raise Interruption
+    assert names(tmp_path / "a") == {"b"}
+
+
+def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refusal = pytest.raises(ConfigError, match="expected a writable folder")
+    with refusal, output_folders(tmp_path / "new", tmp_path / "file"):
+        pytest.fail("the work must not begin")
+    assert names(tmp_path) == {"file"}

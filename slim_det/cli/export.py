@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det import session
     from slim_det.data.check import find_images
     from slim_det.export.artifact import export_model
+    from slim_det.files import output_folders
     from slim_det.quantize.record import record_of
 
     cfg, slim = read_configs(args)
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     check_lite_arguments(args, "float32" if record_of(model) is None else "int8")
     max_gap = None if args.no_eval else args.max_gap
-    result = export_model(model, cfg, args.output_dir, images, max_gap)
+    with output_folders(args.output_dir):
+        result = export_model(model, cfg, args.output_dir, images, max_gap)
     figures = result.as_dict()
     lite = export_lite(args, model, cfg, result.artifact)
     if lite is not None:

@@ -67,25 +67,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate, quantize, search where asked, export, save, describe."""
-    from slim_det import checkpoint
     from slim_det.data.check import check_dataset
-    from slim_det.export.artifact import export_model
-    from slim_det.export.metric_check import POINTS
-    from slim_det.files import require_writable
-    from slim_det.prune.plan import plan_of
-    from slim_det.quantize.float_search import DeployedMetric, search_float_layers
-    from slim_det.quantize.post import quantize_post
-    from slim_det.quantize.report import layer_rows, report_table
+    from slim_det.files import output_folders
 
     _check_flags(args)
     cfg, slim = read_configs(args)
     if not args.no_eval:
         check_dataset(cfg, "EvalDataset")
     model, settings, options = _prepare(args, cfg, slim)
-    folder = Path(args.save_dir or cfg.save_dir) / cfg.filename
+    stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
     _check_names(model, settings, options)
-    for target in (folder, args.output_dir):
-        require_writable(target)
+    with output_folders(stem.parent, args.output_dir):
+        figures = _quantize(args, cfg, model, settings, options, stem)
+    print(_summary(figures))
+    save_json(args, figures)
+    return 0
+
+
+def _quantize(
+    args: argparse.Namespace,
+    cfg: Any,
+    model: paddle.nn.Layer,
+    settings: QuantSettings,
+    options: PostOptions,
+    stem: Path,
+) -> dict[str, Any]:
+    """Calibrate, search, export and save; the figures under their JSON keys."""
+    from slim_det import checkpoint
+    from slim_det.export.artifact import export_model
+    from slim_det.export.metric_check import POINTS
+    from slim_det.prune.plan import plan_of
+    from slim_det.quantize.float_search import DeployedMetric, search_float_layers
+    from slim_det.quantize.post import quantize_post
+    from slim_det.quantize.report import layer_rows, report_table
+
     metric = None if args.no_eval else DeployedMetric(model, cfg)
     whole = metric.in_float() if metric else None
     if whole is not None:
@@ -98,12 +113,12 @@ def run(args: argparse.Namespace) -> int:
         table_console().print(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
     exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
-    stem = folder / CHECKPOINT
     record = _record(model)
     checkpoint.save_weights(stem, model.state_dict(), plan_of(model), record)
     ap = exported.get("ap")
-    figures = {
+    return {
         **exported,
+        "layers_int8": len(record.layers),
         "checkpoint": str(checkpoint.params_path(stem)),
         "ap": ap,
         "ap_float": whole.ap if whole else None,
@@ -114,9 +129,6 @@ def run(args: argparse.Namespace) -> int:
         "images": options.images,
         "layers": [row.as_dict() for row in rows],
     }
-    print(_summary(figures, len(record.layers)))
-    save_json(args, figures)
-    return 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -191,11 +203,11 @@ def _record(model: paddle.nn.Layer) -> Any:
     return record_of(model)
 
 
-def _summary(figures: dict[str, Any], quantized: int) -> str:
+def _summary(figures: dict[str, Any]) -> str:
     """Two lines for people."""
     kept = len(figures["layers_float"])
     lines = [
-        f"{quantized} layers in int8, {kept} in float; {figures['observer']} on "
+        f"{figures['layers_int8']} layers in int8, {kept} in float; {figures['observer']} on "
         f"{figures['images']} images; {figures['checkpoint']}"
     ]
     if figures["drop"] is not None:

@@ -1,0 +1,68 @@
+"""Post-training quantization through the command: killed at any moment, nothing is half-written."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_det.checkpoint import record_path, stored_record
+from slim_det.export.predictor import PREDICTOR_FILES, Predictor
+from tests.forks import Forks
+
+QUICK = ("--no_eval", "--images", 1)
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    started = Forks(tmp_path_factory.mktemp("forks"))
+    yield started
+    started.close()
+
+
+def visible(folder: Path) -> list[str]:
+    """Names of what is no temporary file or folder."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def check_complete(artifact: Path, stem: Path) -> None:
+    """Both are there as a whole: the artefact's hashes are compared when it is loaded."""
+    assert set(PREDICTOR_FILES) < set(visible(artifact))
+    assert Predictor(artifact).settings["Preprocess"]
+    assert len(stored_record(str(stem)).layers) == 47
+
+
+@pytest.mark.slow
+def test_killed_ten_times(forks: Forks, tiny: Path, whole: Path, tmp_path: Path) -> None:
+    """The old artefact and weights are there as a whole, or the new ones."""
+    out, saved = tmp_path / "out", tmp_path / "saved"
+    artifact, stem = out / "tiny", saved / "tiny" / "quantized"
+    command: tuple[Any, ...] = (
+        *("quantize", "-c", tiny, *QUICK, "--output_dir", out, "--save_dir", saved),
+        *("-o", f"weights={whole}"),
+    )
+    begin = time.monotonic()
+    assert forks.run(*command) == 0, forks.error()
+    lasts = time.monotonic() - begin
+    check_complete(artifact, stem)
+    first = record_path(stem).read_text()
+    times = random.Random(0)
+    for _ in range(10):
+        moment = after(times.uniform(0.3, 1.0) * lasts)
+        code = forks.run(*command, "--observer", "abs_max", until=moment)
+        assert code in (0, -signal.SIGKILL), forks.error()
+        check_complete(artifact, stem)
+        assert visible(out) == ["tiny"]
+    assert forks.run(*command, "--observer", "abs_max") == 0, forks.error()
+    assert record_path(stem).read_text() != first
+    check_complete(artifact, stem)
