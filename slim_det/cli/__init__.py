@@ -22,6 +22,7 @@ COMMANDS = {
     "sensitivity": "measure how much AP each layer loses at each ratio",
     "ratios": "choose how much of each layer to cut so that a budget is met",
     "profile": "measure a latency table of convolutions, and check it on whole models",
+    "widerface": "measure AP on WIDER FACE from files of detections",
     "demo": "run the whole chain on a data set that is drawn on the spot",
 }
 

@@ -1,0 +1,31 @@
+"""`slim-det widerface`: AP on WIDER FACE from files of detections."""
+
+from __future__ import annotations
+
+import argparse
+
+from slim_det.cli.common import add_json_argument, save_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "--pred", required=True, metavar="DIR", help="detections: EVENT/NAME.txt, one file an image"
+    )
+    parser.add_argument(
+        "--ground_truth",
+        required=True,
+        metavar="DIR_OR_TXT",
+        help="folder of the official .mat files, or wider_face_val_bbx_gt.txt (bands of height)",
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print one line."""
+    from slim_det.metrics.widerface import evaluate_folder
+
+    result = evaluate_folder(args.pred, args.ground_truth)
+    print(result)
+    save_json(args, result.as_dict())
+    return 0
