@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slim_det.errors import ConfigError
+from slim_det.errors import ConfigError, SlimDetError
 
 
 def write_atomically(files: dict[Path, Callable[[str], None]]) -> None:
@@ -63,6 +63,37 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write one JSON file atomically, keys in the order given."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(
+    path: str | Path,
+    kind: str,
+    schema: str,
+    error: type[SlimDetError],
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> dict[str, Any]:
+    """Read one of our own JSON files; what is in it is not looked at, but for ``schema``.
+
+    Args:
+        path: The file.
+        kind: What it should be, for messages: ``plan``.
+        schema: The value of its key ``schema``.
+        error: Raised where it is not that.
+        pairs: Makes a mapping from its items; a dict by default.
+
+    Returns:
+        The whole file.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
+    except FileNotFoundError:
+        raise error(f"{kind} '{path}' does not exist") from None
+    except (OSError, ValueError, RecursionError) as reason:
+        raise error(f"{kind} '{path}' cannot be read: {reason}") from reason
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise error(f"'{path}' is not a {kind}: schema is {found!r}, expected '{schema}'")
+    return data
 
 
 def require_writable(folder: str | Path) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from slim_det.errors import ConfigError
 from slim_det.files import (
     output_folders,
+    read_json,
     require_writable,
     sha256_of,
     write_atomically,
@@ -157,3 +158,33 @@ def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with refusal, output_folders(tmp_path / "new", tmp_path / "file"):
         pytest.fail("the work must not begin")
     assert names(tmp_path) == {"file"}
+
+
+def kind_of(path: Path, text: str) -> dict:
+    path.write_text(text, encoding="utf-8")
+    return read_json(path, "thing", "slim_det.thing/1", ConfigError)
+
+
+def test_our_own_json(tmp_path: Path) -> None:
+    whole = {"schema": "slim_det.thing/1", "a": [1]}
+    assert kind_of(tmp_path / "x", json.dumps(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "thing '.*x' cannot be read"),
+        ("[" * 100_000, "thing '.*x' cannot be read"),
+        ("null", "'.*x' is not a thing: schema is 'NoneType', expected 'slim_det.thing/1'"),
+        ("{}", "is not a thing: schema is None, expected"),
+        ('{"schema": "slim_det.thing/2"}', "schema is 'slim_det.thing/2', expected"),
+    ],
+)
+def test_what_is_none_of_our_json(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        kind_of(tmp_path / "x", text)
+
+
+def test_json_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="thing '.*gone' does not exist"):
+        read_json(tmp_path / "gone", "thing", "slim_det.thing/1", ConfigError)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from slim_det.programs.deploy_program import CONVOLUTIONS
 from slim_det.trace import Op, Trace
 
 logger = logging.getLogger("slim_det")
 
-CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 ACTIVATIONS = (
     "relu",
     "relu6",

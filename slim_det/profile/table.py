@@ -16,7 +16,7 @@ from typing import Any
 import paddle
 
 from slim_det.errors import LatencyError
-from slim_det.files import write_text
+from slim_det.files import read_json, write_text
 from slim_det.profile.shapes import ACTIVATIONS, ConvShape
 
 logger = logging.getLogger("slim_det")
@@ -193,13 +193,7 @@ def read_table(path: str | Path) -> LatencyTable:
     Raises:
         LatencyError: The file cannot be read or is not a latency table.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LatencyError(f"latency table '{path}' cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise LatencyError(f"'{path}' is no latency table: schema {found!r}; expected '{SCHEMA}'")
+    data = read_json(path, "latency table", SCHEMA, LatencyError)
     try:
         table = _table_from(data)
     except (KeyError, TypeError, ValueError) as error:

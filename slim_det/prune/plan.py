@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 
 from slim_det.errors import PlanError
+from slim_det.files import read_json
 from slim_det.version import __version__
 
 SCHEMA = "slim_det.plan/1"
@@ -92,17 +93,7 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         PlanError: The file is missing, damaged, or not a plan of this version.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlanError(
-            f"plan '{path}' does not exist; it is written beside every checkpoint"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise PlanError(f"plan '{path}' cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise PlanError(f"'{path}' is not a plan: schema is {found!r}, expected '{SCHEMA}'")
+    data = read_json(path, "plan", SCHEMA, PlanError)
     try:
         for key in ("tensors", "settings", "cost", "groups", "slices", "depthwise"):
             if not isinstance(data[key], dict):

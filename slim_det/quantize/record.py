@@ -14,6 +14,7 @@ from typing import Any
 import paddle
 
 from slim_det.errors import ConfigError, QuantError
+from slim_det.files import read_json
 from slim_det.quantize.settings import QuantSettings, settings_from_dict
 from slim_det.version import __version__
 
@@ -28,8 +29,9 @@ class QuantLayer:
     Attributes:
         name: Its module path.
         norm: Module path of the batch norm that follows it and is folded into it; '' for none.
-        shares: Module path of an earlier convolution that reads the same tensor, and so has the
-            same range; '' where this is the first.
+        shares: Module path of an earlier convolution that reads the same tensor, or one whose
+            maxima are taken for either of them, and so has the same range; '' where this is the
+            first.
         unsigned: Whether a ReLU made its input, so that the engine's integer has no sign.
     """
 
@@ -79,15 +81,7 @@ def read_record(path: str | Path) -> QuantRecord:
     Raises:
         QuantError: The file is missing, damaged, or not a record of this version.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QuantError(f"quantization record '{path}' cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise QuantError(
-            f"'{path}' is not a quantization record: schema is {found!r}, expected '{SCHEMA}'"
-        )
+    data = read_json(path, "quantization record", SCHEMA, QuantError)
     try:
         return QuantRecord(
             settings=settings_from_dict(data["settings"]),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_det.errors import SensitivityError, SlimDetError
-from slim_det.files import write_json
+from slim_det.files import read_json, write_json
 from slim_det.sensitivity.fields import (
     Points,
     read_count,
@@ -254,21 +253,7 @@ def read_result(path: str | Path) -> SensitivityResult:
     Raises:
         SensitivityError: The file is missing, damaged, or of another schema.
     """
-    try:
-        data = json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats
-        )
-    except FileNotFoundError:
-        raise SensitivityError(
-            f"sensitivity file '{path}' does not exist; `slim-det sensitivity` writes one"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SensitivityError(f"sensitivity file '{path}' cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise SensitivityError(
-            f"'{path}' is not a sensitivity file: schema is {found!r}, expected '{SCHEMA}'"
-        )
+    data = read_json(path, "sensitivity file", SCHEMA, SensitivityError, _without_repeats)
     try:
         return _from_dict(data)
     except SlimDetError as error:

@@ -225,8 +225,8 @@ def row(**changes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (spoiled(schema="slim_det.latency/2"), "schema 'slim_det.latency/2'; expected"),
-        ([], "schema 'list'; expected"),
+        (spoiled(schema="slim_det.latency/2"), "schema is 'slim_det.latency/2', expected"),
+        ([], "schema is 'list', expected"),
         (spoiled(cpu=...), "'cpu' is missing"),
         (spoiled(threads=0), "threads is 0; expected a whole number >= 1"),
         (spoiled(engine=3), "engine is 3; expected a text"),

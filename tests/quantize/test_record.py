@@ -110,7 +110,7 @@ def test_file_that_is_no_record(tmp_path: Path, text: str, phrase: str) -> None:
 
 
 def test_file_that_is_missing(tmp_path: Path) -> None:
-    assert "cannot be read" in message_of(tmp_path / "x.quant.json")
+    assert "does not exist" in message_of(tmp_path / "x.quant.json")
 
 
 def add_layer(data: dict[str, Any], **layer: Any) -> None:
