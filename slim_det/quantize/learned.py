@@ -151,6 +151,9 @@ class LearnedStep(_Learned, InputRange):
 class LearnedWeightStep(_Learned):
     """A weight's range that is trained by LSQ, of the tensor or of every output channel.
 
+    In evaluation the range of a channel ends at its largest weight: engines round to that, and
+    would round integers that stay below 127 once more.
+
     Args:
         name: Of the parameter that holds the steps.
         start: Ranges to begin with, float [Cout] or [1].
@@ -169,12 +172,23 @@ class LearnedWeightStep(_Learned):
         """Round ``weight`` [Cout, ...]."""
         keep_positive(self.steps, MIN_RANGE / levels(self.bits))
         scale = gradient_scale(weight.size // self.steps.size, self.bits)
-        return _RoundSteps.apply(weight, self.steps, self.bits, scale)
+        steps = self.steps
+        if self.per_channel and not self.training:
+            ranges = self.ranges(weight.numpy()) / levels(self.bits)
+            steps = paddle.to_tensor(ranges.astype("float32"))
+        return _RoundSteps.apply(weight, steps, self.bits, scale)
 
     def ranges(self, weight: np.ndarray) -> np.ndarray:
-        """The ranges, float64 [Cout] or [1]; they do not depend on ``weight``."""
-        steps = self.steps.numpy().astype(np.float64)
-        return np.maximum(steps * levels(self.bits), MIN_RANGE)
+        """The ranges, float64 [Cout] or [1].
+
+        Args:
+            weight: float [Cout, ...].
+        """
+        ranges = self.steps.numpy().astype(np.float64) * levels(self.bits)
+        if self.per_channel:
+            largest = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1)
+            ranges = np.minimum(ranges, largest)
+        return np.maximum(ranges, MIN_RANGE)
 
 
 def gradient_scale(count: int, bits: int) -> float:

@@ -93,6 +93,17 @@ def test_clip_against_differences() -> None:
     assert grad[1, 3] == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
+def test_weight_steps_of_what_is_evaluated_end_at_the_largest_weight() -> None:
+    """The second channel's largest integer is 7 and not 2; the first is clipped as in training."""
+    weight = paddle.to_tensor(np.array([[[[2.0, 0.4]]], [[[0.6, 0.3]]]], "float32"))
+    steps = LearnedWeightStep("a", np.asarray([1.4, 2.1]), 4, True)
+    assert steps(weight).numpy().ravel() == pytest.approx([1.4, 0.4, 0.6, 0.3])
+    steps.eval()
+    assert steps.ranges(weight.numpy()) == pytest.approx([1.4, 0.6])
+    expected = [1.4, 0.4, 0.6, 0.6 / 7 * 4]
+    assert steps(weight).numpy().ravel() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_weight_steps_against_differences(per_channel: bool) -> None:
     """With the integers held, a rounded value is q s: its slope is q; plus -v/s of the round."""
@@ -108,7 +119,8 @@ def test_weight_steps_against_differences(per_channel: bool) -> None:
     wanted = slope.reshape(3, -1).sum(1) if per_channel else slope.sum().reshape(1)
     count = 8 if per_channel else 24
     assert steps.steps.grad.numpy() == pytest.approx(wanted / np.sqrt(count * 7), rel=1e-4)
-    assert steps.ranges(weight) == pytest.approx(start, rel=1e-6)
+    largest = np.abs(weight).reshape(3, -1).max(axis=1) if per_channel else np.inf
+    assert steps.ranges(weight) == pytest.approx(np.minimum(start, largest), rel=1e-6)
 
 
 MAKERS: list[Callable[[], Any]] = [
