@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import ppdet.data.transform as ppdet_transform
 import ppdet.engine.trainer as ppdet_trainer
 import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
 
 from slim_det import checkpoint
+from slim_det.data.face_crop import CropWithDataAchorSampling
 from slim_det.distill.distiller import distiller_of
 from slim_det.distill.strategy import Distill
 from slim_det.errors import ConfigError
+from slim_det.hooks.base import Hook
 from slim_det.hooks.checkpoint_saver import CheckpointSaver
 from slim_det.hooks.distill_preflight import DistillPreflight
 from slim_det.hooks.distill_schedule import DistillSchedule
 from slim_det.hooks.quant_schedule import QuantSchedule
+from slim_det.metrics.face_metric import FaceMetric
+from slim_det.metrics.multi_scale import MultiScale
+from slim_det.models.blaze_backbone import BlazeFaceNet
+from slim_det.models.blaze_loss import SSDLoss
 from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
 from slim_det.plugin import script_overrides
@@ -23,9 +30,10 @@ from slim_det.prune.pruner import Pruner
 from slim_det.quantize.record import record_of
 from slim_det.quantize.strategy import PTQ, QAT, post_quantizer_of
 
-COMPONENTS = (Pruner, Distill, QAT, PTQ, PlainBackbone, ScaledYOLOv3FPN)
+COMPONENTS = (Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, SSDLoss, ScaledYOLOv3FPN)
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
+_init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
 
 
 def register_components() -> None:
@@ -34,12 +42,16 @@ def register_components() -> None:
         global_config.pop(component.__name__, None)
         register(component)
     ppdet_slim.build_slim_model = build_slim_model
+    ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
     ppdet_trainer.Checkpointer = CheckpointSaver
     ppdet_trainer.load_weight = _resume
     ppdet_trainer.Trainer.load_weights = _load_weights
     ppdet_trainer.Trainer.export = _export
     ppdet_trainer.Trainer.post_quant = _post_quant
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
+    ppdet_trainer.Trainer._init_metrics = _init_metrics
+    # It ends the process; faces are evaluated in the loop, like everything else.
+    ppdet_trainer.WiferFaceEval = Hook
 
 
 def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
@@ -103,6 +115,21 @@ def _init_callbacks(trainer: Any) -> None:
         callbacks = [*ours, *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)
+
+
+def _init_metrics(trainer: Any, validate: bool = False) -> None:
+    """`Trainer._init_metrics`: ppdet's, and for WIDER FACE one that computes AP.
+
+    Several scales only where a model is evaluated by itself, and ``multi_scale_eval`` asks for it.
+    """
+    cfg, training = trainer.cfg, trainer.mode == "train"
+    if cfg.metric != "WiderFace" or trainer.mode == "test" or (training and not validate):
+        _init_metrics_of_ppdet(trainer, validate)
+        return
+    dataset = cfg["EvalDataset"] if training else trainer.dataset
+    several = not training and cfg.get("multi_scale_eval", False)
+    detect = MultiScale(trainer.model, cfg) if several else None
+    trainer._metrics = [FaceMetric(dataset, cfg.get("widerface_ground_truth"), detect)]
 
 
 def _export(trainer: Any, output_dir: str = "output_inference") -> None:

@@ -29,13 +29,17 @@ TOP_LEVEL_KEYS = frozenset(
     architecture amp amp_level bias check_lr classwise custom_black_list custom_white_list
     cycle_epoch distill_loss ema_black_list ema_decay ema_decay_type ema_filter_no_grad
     enable_ce epoch export export_eb export_onnx filename find_unused_parameters fleet
-    init_loss_scaling log_iter map_type master_grad metric norm_type num_classes output_eval
-    pretrain_weights print_flops print_params profiler_options quant_batch_num save_dir
+    init_loss_scaling log_iter map_type master_grad metric multi_scale_eval norm_type num_classes
+    output_eval pretrain_weights print_flops print_params profiler_options quant_batch_num save_dir
     save_prediction_only skip_teacher_eval slim slim_method snapshot_epoch sync_bn to_static
     use_ema use_fused_allreduce_gradients use_gpu use_mlu use_npu use_shared_memory use_vdl
-    use_wandb use_xpu vdl_log_dir weights worker_num data_format
+    use_wandb use_xpu vdl_log_dir weights widerface_ground_truth worker_num data_format
     """.split()
 )
+
+DEFAULT_STRIDE = 32
+COARSEST_STRIDE = {"BlazeFace": 16}
+"""Pixels of the image for one of the coarsest feature map, where it is not `DEFAULT_STRIDE`."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
         requested: ``--image_size``, a side of a square that wins over the configuration.
 
     Raises:
-        ConfigError: The size is not a positive multiple of 32 (the stride of YOLOv3).
+        ConfigError: The size is not a positive multiple of the coarsest stride: 16 of BlazeFace,
+            32 of any other detector.
     """
     if requested is not None:
         size = [requested, requested]
@@ -185,9 +190,10 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
         if len(size) != 2 or min(size) < 1:
             size = _resize_target(cfg.get("EvalReader", {})) or [608, 608]
     height, width = (int(side) for side in size)
-    if min(height, width) < 32 or height % 32 or width % 32:
+    stride = COARSEST_STRIDE.get(cfg.get("architecture"), DEFAULT_STRIDE)
+    if min(height, width) < stride or height % stride or width % stride:
         raise ConfigError(
-            f"image size {height}x{width} is not valid; expected multiples of 32 pixels"
+            f"image size {height}x{width} is not valid; expected multiples of {stride} pixels"
         )
     return height, width
 

@@ -149,6 +149,13 @@ def test_image_size_that_yolo_cannot_take(side: int) -> None:
         image_size_hw({}, side)
 
 
+def test_image_size_of_blazeface() -> None:
+    """Its coarsest feature map has a cell of 16 pixels."""
+    assert image_size_hw({"architecture": "BlazeFace"}, 16) == (16, 16)
+    with pytest.raises(ConfigError, match="72x72 is not valid; expected multiples of 16 pixels"):
+        image_size_hw({"architecture": "BlazeFace"}, 72)
+
+
 def test_every_key_of_the_trainer_is_known() -> None:
     """The keys that ppdet's Trainer reads may stand in any file."""
     from ppdet.engine import trainer

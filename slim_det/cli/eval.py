@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from slim_det.cli.common import (
     add_artifact_arguments,
@@ -12,6 +13,11 @@ from slim_det.cli.common import (
     read_configs,
     save_json,
 )
+from slim_det.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slim_det.config import SlimConfig
+    from slim_det.metrics.evaluation import Predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_artifact_arguments(parser)
     add_json_argument(parser)
+    faces = parser.add_argument_group("faces", "with metric: WiderFace")
+    faces.add_argument(
+        "--ground_truth",
+        metavar="DIR",
+        help="folder of WIDER FACE's .mat files, for the official easy, medium and hard "
+        "(default: the annotations, with heights instead)",
+    )
+    faces.add_argument(
+        "--multi_scale",
+        action="store_true",
+        help="look at every image mirrored, smaller and larger as well, and vote (slow)",
+    )
+    faces.add_argument(
+        "--save_pred", metavar="DIR", help="write the boxes of each image as WIDER FACE's text"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,19 +47,60 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.data.check import check_dataset
     from slim_det.export.images import eval_at
     from slim_det.export.predictor import Predictor
-    from slim_det.metrics.evaluation import evaluate
+    from slim_det.files import output_folders
+    from slim_det.metrics.evaluation import evaluate, make_metric
 
     cfg, slim = read_configs(args)
+    _check_face_flags(args, cfg)
+    if args.ground_truth:
+        cfg["widerface_ground_truth"] = args.ground_truth
     check_dataset(cfg, "EvalDataset")
-    predict, engine = make_predictor(args, cfg, slim)
-    if not isinstance(predict, Predictor):
-        result = evaluate(cfg, predict, engine)
-        figures = result.as_dict()
-    else:
-        # An artefact is measured at the size that it was exported for.
-        with eval_at(cfg, predict.image_size_hw):
-            result = evaluate(cfg, predict, engine, args.artifact)
-        figures = {**result.as_dict(), "precision": predict.precision}
+    metric = make_metric(cfg, args.save_pred)
+    predict, engine, latency_runs = _predictor(args, cfg, slim)
+    with output_folders(*filter(None, [args.save_pred])):
+        if not isinstance(predict, Predictor):
+            result = evaluate(cfg, predict, engine, None, latency_runs, metric)
+            figures = result.as_dict()
+        else:
+            # An artefact is measured at the size that it was exported for.
+            with eval_at(cfg, predict.image_size_hw):
+                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, metric)
+            figures = {**result.as_dict(), "precision": predict.precision}
     print(result)
     save_json(args, figures)
     return 0
+
+
+def _check_face_flags(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse what needs WIDER FACE, or a model that takes images of any size."""
+    from slim_det.metrics.multi_scale import require_any_size
+
+    for flag in ("ground_truth", "save_pred"):
+        if getattr(args, flag) and cfg.metric != "WiderFace":
+            raise ConfigError(
+                f"--{flag} needs metric: WiderFace; the configuration has metric: {cfg.metric}"
+            )
+    if args.multi_scale:
+        require_any_size(cfg)
+    if args.artifact and _several_scales(args, cfg):
+        raise ConfigError(
+            f"--multi_scale: the artifact '{args.artifact}' takes images of one size; expected a "
+            "checkpoint (-o weights=PATH) and no --artifact"
+        )
+
+
+def _several_scales(args: argparse.Namespace, cfg: Any) -> bool:
+    return bool(args.multi_scale or cfg.get("multi_scale_eval"))
+
+
+def _predictor(
+    args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
+) -> tuple[Predict, str, int]:
+    """The detector, the name of its engine, and how often its latency is measured."""
+    if not _several_scales(args, cfg):
+        return (*make_predictor(args, cfg, slim), 10)
+    from slim_det import session
+    from slim_det.metrics.multi_scale import MultiScale
+
+    model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    return MultiScale(model, cfg), "dygraph_multi_scale", 1

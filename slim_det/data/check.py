@@ -14,11 +14,11 @@ from slim_det.errors import DataError, nearest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")  # what ppdet's reader takes
 
-METRICS = {"COCODataSet": "COCO", "VOCDataSet": "VOC"}
+METRICS = {"COCODataSet": "COCO", "VOCDataSet": "VOC", "WIDERFaceDataSet": "WiderFace"}
 
 
 def check_dataset(cfg: Any, name: str) -> int:
-    """Check a COCO or VOC data set of the configuration.
+    """Check a data set of the configuration: COCO, VOC or WIDER FACE.
 
     Args:
         cfg: ppdet's configuration.
@@ -29,7 +29,8 @@ def check_dataset(cfg: Any, name: str) -> int:
 
     Raises:
         DataError: A folder, file or image is missing or unreadable, there are no annotations,
-            the classes do not fit ``num_classes``, or ``metric`` cannot measure this kind.
+            the classes do not fit ``num_classes``, ``metric`` cannot measure this kind, or
+            WIDER FACE's ground truth is of other images.
     """
     settings = cfg[name]
     fields = settings if isinstance(settings, dict) else vars(settings)
@@ -53,6 +54,13 @@ def check_dataset(cfg: Any, name: str) -> int:
     elif kind == "VOCDataSet":
         labels = root / (fields.get("label_list") or "label_list.txt")
         paths = _check_voc(name, annotations, images, labels, cfg.num_classes)
+    elif kind == "WIDERFaceDataSet":
+        # Not above: it reads names of images as this module does.
+        from slim_det.data.check_faces import check_faces
+
+        _check_classes(name, annotations, ["face"], cfg.num_classes)
+        truth = cfg.get("widerface_ground_truth") if name == "EvalDataset" else None
+        paths = check_faces(name, annotations, images, fields.get("sample_num", -1), truth)
     else:
         return 0
     for path in paths:

@@ -56,22 +56,38 @@ def eval_images(remedy: str) -> list[str]:
 def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     """While active, ``EvalReader`` resizes to the size that a model was exported for.
 
+    A reader that gives images at their own size resizes as ``TestReader`` does.
+
     Args:
         cfg: ppdet's configuration.
         image_size_hw: Height and width in pixels.
     """
-    steps = cfg["EvalReader"].get("sample_transforms") or []
-    found = [step["Resize"] for step in steps if step.get("Resize")]
-    before = [resize.get("target_size") for resize in found]
-    if any(size not in (list(image_size_hw), image_size_hw[0]) for size in before):
+    reader = cfg["EvalReader"]
+    steps = reader.get("sample_transforms") or []
+    sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
+    if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
         logger.info(
-            "EvalReader resizes to %s; the model was exported for %dx%d and is evaluated there",
-            *(before[0], *image_size_hw),
+            "EvalReader %s; the model was exported for %dx%d and is evaluated there",
+            f"resizes to {sizes[0]}" if sizes else "does not resize",
+            *image_size_hw,
         )
     try:
-        for resize in found:
-            resize["target_size"] = list(image_size_hw)
+        if steps:
+            reader["sample_transforms"] = _resized(steps, image_size_hw, cfg)
         yield
     finally:
-        for resize, size in zip(found, before):
-            resize["target_size"] = size
+        if steps:
+            reader["sample_transforms"] = steps
+
+
+def _resized(steps: list[Any], image_size_hw: tuple[int, int], cfg: Any) -> list[Any]:
+    """The steps of a reader, with this size in every ``Resize``, or in one after ``Decode``."""
+    size = {"target_size": list(image_size_hw)}
+    if any(step.get("Resize") for step in steps):
+        return [
+            {"Resize": {**step["Resize"], **size}} if step.get("Resize") else step for step in steps
+        ]
+    tested = (cfg.get("TestReader") or {}).get("sample_transforms") or []
+    like = next((step["Resize"] for step in tested if step.get("Resize")), {"keep_ratio": False})
+    place = next((i + 1 for i, step in enumerate(steps) if "Decode" in step), 0)
+    return [*steps[:place], {"Resize": {**like, **size}}, *steps[place:]]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -20,6 +20,7 @@ from ppdet.metrics.map_utils import DetectionMAP
 from tqdm import tqdm
 
 from slim_det.errors import ConfigError, DataError
+from slim_det.metrics.face_metric import FaceAp
 
 logger = logging.getLogger("slim_det")
 
@@ -33,14 +34,17 @@ class EvalResult:
     """What an evaluation found; fractions are 0 to 1.
 
     Attributes:
-        metric: ``coco_ap`` (IoU 0.50:0.95), ``voc_map_11point`` or ``voc_map_integral``.
-        ap: Its value.
+        metric: ``coco_ap`` (IoU 0.50:0.95), ``voc_map_11point``, ``voc_map_integral`` or
+            ``widerface_ap``.
+        ap: Its value; of WIDER FACE the mean of easy, medium and hard.
         ap50: AP at IoU 0.5.
-        per_class: Class name -> value; classes without objects are left out.
+        per_class: Class name -> value; classes without objects are left out. Of WIDER FACE
+            easy, medium and hard.
         num_images: Images evaluated.
-        engine: ``dygraph`` or ``paddle_inference``.
+        engine: ``dygraph``, ``dygraph_multi_scale`` or ``paddle_inference``.
         latency_ms: Median of single-image runs, decoding and NMS included, reading not.
         artifact: Folder of the exported model; None for dygraph.
+        bands: Of WIDER FACE: ``official`` settings, or the heights that stand in for them.
     """
 
     metric: str
@@ -51,6 +55,7 @@ class EvalResult:
     engine: str
     latency_ms: float
     artifact: str | None = None
+    bands: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The result under its JSON keys."""
@@ -59,9 +64,10 @@ class EvalResult:
     def __str__(self) -> str:
         """One line for people."""
         classes = ", ".join(f"{name} {value:.4f}" for name, value in self.per_class.items())
+        bands = f"; {self.bands}" if self.bands else ""
         return (
             f"{self.metric} {self.ap:.4f} on {self.num_images} images "
-            f"({classes or 'no objects'}); {self.latency_ms:.1f} ms an image, {self.engine}"
+            f"({classes or 'no objects'}{bands}); {self.latency_ms:.1f} ms an image, {self.engine}"
         )
 
 
@@ -71,21 +77,25 @@ def evaluate(
     engine: str,
     artifact: str | None = None,
     latency_runs: int = 10,
+    metric: BoxMetric | None = None,
 ) -> EvalResult:
     """Run every image of ``EvalDataset`` through a predictor and score the boxes.
 
     Args:
-        cfg: ppdet's configuration; ``metric`` is COCO or VOC.
+        cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
         predict: The detector.
         engine: Its name, for the result.
         artifact: Folder of the exported model, for the result.
         latency_runs: Single-image runs whose median is the latency.
+        metric: Takes the boxes; default what `make_metric` makes.
 
     Raises:
-        ConfigError: The metric is neither COCO nor VOC.
+        ConfigError: The metric is none of these.
+        DataError: WIDER FACE's ground truth is missing, or is of other images.
     """
-    metric = make_metric(cfg)
+    metric = metric or make_metric(cfg)
     dataset, loader = eval_reader(cfg)
+    metric.start(dataset)
     first: dict[str, Any] | None = None
     for batch in tqdm(loader, desc="eval", unit="batch", disable=None, leave=False):
         first = first or batch
@@ -101,6 +111,7 @@ def evaluate(
         engine=engine,
         latency_ms=latency,
         artifact=artifact,
+        bands=getattr(metric, "bands", None),
     )
 
 
@@ -149,7 +160,7 @@ def class_names(cfg: Any) -> dict[int, str]:
 
 def single_image(batch: dict[str, Any]) -> dict[str, Any]:
     """The first image of a batch, as a batch of one."""
-    return {key: batch[key][:1] for key in ("image", "im_shape", "scale_factor")}
+    return {key: batch[key][:1] for key in ("image", "im_shape", "scale_factor", "im_id")}
 
 
 def median_latency_ms(predict: Predict, batch: dict[str, Any], runs: int) -> float:
@@ -162,17 +173,43 @@ def median_latency_ms(predict: Predict, batch: dict[str, Any], runs: int) -> flo
     return float(np.median(times[2:]) * 1e3)
 
 
-def make_metric(cfg: Any) -> CocoAp | VocMap:
+class BoxMetric(Protocol):
+    """What an evaluation asks of a metric."""
+
+    name: str
+    ap: float
+    ap50: float
+    per_class: dict[str, float]
+
+    def start(self, dataset: Any) -> None:
+        """Before the first batch."""
+
+    def update(self, batch: dict[str, Any], outputs: dict[str, np.ndarray]) -> None:
+        """Take the boxes of one batch."""
+
+    def accumulate(self, dataset: Any) -> None:
+        """Score everything taken."""
+
+
+def make_metric(cfg: Any, save_pred: str | None = None) -> BoxMetric:
     """The metric that the configuration names.
 
+    Args:
+        cfg: ppdet's configuration.
+        save_pred: Of WIDER FACE: folder for the boxes that were found.
+
     Raises:
-        ConfigError: It is neither COCO nor VOC.
+        ConfigError: It is none of COCO, VOC and WiderFace.
     """
     if cfg.metric == "COCO":
         return CocoAp()
     if cfg.metric == "VOC":
         return VocMap(cfg)
-    raise ConfigError(f"metric: '{cfg.metric}' cannot be evaluated; expected COCO or VOC")
+    if cfg.metric == "WiderFace":
+        return FaceAp(cfg.get("widerface_ground_truth"), save_pred)
+    raise ConfigError(
+        f"metric: '{cfg.metric}' cannot be evaluated; expected COCO, VOC or WiderFace"
+    )
 
 
 class CocoAp:
@@ -184,6 +221,9 @@ class CocoAp:
         self.ap = self.ap50 = 0.0
         self.per_class: dict[str, float] = {}
         self._raw: list[dict[str, np.ndarray]] = []
+
+    def start(self, dataset: Any) -> None:
+        """Nothing is needed before the end."""
 
     def update(self, batch: dict[str, Any], outputs: dict[str, np.ndarray]) -> None:
         """Keep the boxes of one batch."""
@@ -231,6 +271,9 @@ class VocMap:
         self._metric: VOCMetric | None = None
         self._pending: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
         self.name = f"voc_map_{self._map_type}"
+
+    def start(self, dataset: Any) -> None:
+        """Nothing is needed before the end."""
 
     def update(self, batch: dict[str, Any], outputs: dict[str, np.ndarray]) -> None:
         """Keep the boxes and the truth of one batch; the images are let go."""

@@ -63,7 +63,7 @@ def test_good_data_set(shapes: Path, make: Callable[..., Config]) -> None:
 
 
 def test_other_kinds_are_let_through(shapes: Path) -> None:
-    assert check_dataset(coco(shapes, name="WIDERFaceDataSet"), "TrainDataset") == 0
+    assert check_dataset(coco(shapes, name="MOTDataSet"), "TrainDataset") == 0
 
 
 @pytest.mark.parametrize("make", [coco, voc])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -20,10 +21,29 @@ def sizes_of(cfg: dict[str, Any]) -> list[Any]:
     return [step["Resize"]["target_size"] for step in steps if "Resize" in step]
 
 
-def test_reader_without_a_size() -> None:
-    for cfg in (reader(), {"EvalReader": {}}):
-        with eval_at(cfg, (64, 96)):
-            pass
+def test_reader_that_does_not_resize(caplog: pytest.LogCaptureFixture) -> None:
+    """Resizes after decoding, as the reader of single images does; then no more."""
+    cfg = reader()
+    cfg["EvalReader"]["sample_transforms"].append({"Permute": {}})
+    cfg["TestReader"] = {"sample_transforms": [{"Resize": {"target_size": [9, 9], "interp": 2}}]}
+    before = copy.deepcopy(cfg)
+    with caplog.at_level("INFO", "slim_det"), eval_at(cfg, (64, 96)):
+        assert cfg["EvalReader"]["sample_transforms"] == [
+            {"Decode": {}},
+            {"Resize": {"target_size": [64, 96], "interp": 2}},
+            {"Permute": {}},
+        ]
+    assert cfg == before
+    assert "EvalReader does not resize; the model was exported for 64x96" in caplog.text
+    cfg["TestReader"] = {}
+    with eval_at(cfg, (64, 96)):
+        assert sizes_of(cfg) == [[64, 96]]
+
+
+def test_reader_without_steps() -> None:
+    cfg: dict[str, Any] = {"EvalReader": {}}
+    with eval_at(cfg, (64, 96)):
+        pass
     assert cfg == {"EvalReader": {}}
 
 

@@ -202,9 +202,9 @@ def test_whole_data_set(
     assert "on 6 images" in str(result)
 
 
-def test_metric_that_is_neither(fresh_config: Any) -> None:
-    fresh_config["metric"] = "WiderFace"
-    with pytest.raises(ConfigError, match="'WiderFace' cannot be evaluated; expected COCO or VOC"):
+def test_metric_that_is_none_of_them(fresh_config: Any) -> None:
+    fresh_config["metric"] = "KeyPointTopDownCOCOEval"
+    with pytest.raises(ConfigError, match="cannot be evaluated; expected COCO, VOC or WiderFace"):
         evaluation.make_metric(fresh_config)
 
 
@@ -235,10 +235,21 @@ def test_latency_is_a_median_after_two_runs(monkeypatch: pytest.MonkeyPatch) -> 
 def test_first_image_of_a_batch() -> None:
     batch = {k: np.arange(6).reshape(3, 2) for k in ("image", "im_shape", "scale_factor", "im_id")}
     single = evaluation.single_image(batch)
-    assert set(single) == {"image", "im_shape", "scale_factor"}
+    assert set(single) == set(batch)
     assert all(value.tolist() == [[0, 1]] for value in single.values())
 
 
 def test_result_without_objects() -> None:
     result = EvalResult("coco_ap", 0.0, 0.0, {}, 0, "dygraph", 0.0)
     assert "no objects" in str(result) and result.as_dict()["artifact"] is None
+    assert result.as_dict()["bands"] is None
+
+
+def test_settings_of_faces_are_named() -> None:
+    settings = {"easy": 0.9, "medium": 0.5, "hard": 0.1}
+    result = EvalResult("widerface_ap", 0.5, 0.5, settings, 3, "dygraph", 1.0, bands="official")
+    assert str(result) == (
+        "widerface_ap 0.5000 on 3 images (easy 0.9000, medium 0.5000, hard 0.1000; official); "
+        "1.0 ms an image, dygraph"
+    )
+    assert result.as_dict()["bands"] == "official"
