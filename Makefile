@@ -24,7 +24,7 @@ demo: $(STAMP)  ## train, prune and verify a small detector on drawn images
 	@$(VENV)/bin/slim-det demo
 
 test: lint  ## lint, then every test that is not slow
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest -m "not slow"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(STAMP)  ## the slow tests: whole trainings, conversions
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest -m slow
