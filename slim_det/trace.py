@@ -38,6 +38,16 @@ class Op:
         """The one variable of an output slot; '' where the slot is empty."""
         return (self.outputs.get(slot) or [""])[0]
 
+    @property
+    def input_arg_names(self) -> list[str]:
+        """Every variable that it reads, called as Paddle calls it."""
+        return [name for names in self.inputs.values() for name in names]
+
+    @property
+    def output_arg_names(self) -> list[str]:
+        """Every variable that it gives, called as Paddle calls it."""
+        return [name for names in self.outputs.values() for name in names]
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -154,20 +154,11 @@ def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
         if path is None:
             continue
         output = op.output("Output")[0]
-        added = [r for r in p.readers(output) if _adds_parameter(p, r)]
+        added = [r for r in p.readers(output) if p.adds_parameter(r)]
         has_norm = any(r.input("Y")[0].endswith(".folded_bias") for r in added)
         if has_norm == (path in folded):
             found[path] = added[0].output("Out")[0] if added else output
     return found
-
-
-def _adds_parameter(p: DeployProgram, op: Any) -> bool:
-    """Whether an operator adds a bias, perhaps reshaped, and not another tensor."""
-    if op.type != "elementwise_add":
-        return False
-    writer = p.writer(op.input("Y")[0])
-    sources = op.input("Y") if writer is None else writer.input_arg_names
-    return all(p.block.var(name).persistable for name in sources)
 
 
 def _engine(p: DeployProgram, outputs: list[str]) -> Engine:

@@ -14,6 +14,7 @@ import numpy as np
 from slim_det.errors import ConfigError
 from slim_det.metrics.coco_matching import CocoScorer
 from slim_det.metrics.evaluation import quiet_stdout
+from slim_det.metrics.face_matching import FaceScorer
 from slim_det.metrics.image_matches import ImageMatches, boxes_by_image
 from slim_det.metrics.voc_matching import VocScorer
 
@@ -24,7 +25,7 @@ class ApScorer(Protocol):
     """Matches boxes with the objects of known images, and scores the matches."""
 
     name: str
-    """``coco_ap``, ``voc_map_11point`` or ``voc_map_integral``."""
+    """``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``."""
 
     @property
     def num_images(self) -> int:
@@ -53,18 +54,23 @@ def make_scorer(cfg: Any, dataset: Any, num_images: int | None = None) -> ApScor
         scorer.ap(matches)
 
     Args:
-        cfg: ppdet's configuration; ``metric`` is COCO or VOC.
+        cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
         dataset: Its parsed ``EvalDataset``.
         num_images: Take only the first so many; objects of others then do not count.
 
     Raises:
         ConfigError: The metric or ``map_type`` is unknown.
-        DataError: An annotation has no box or area.
+        DataError: An annotation has no box or area, or the ground truth of WIDER FACE is missing
+            or of other images.
     """
     if cfg.metric == "VOC":
         return VocScorer(cfg.num_classes, cfg.get("map_type", "11point"), num_images)
+    if cfg.metric == "WiderFace":
+        return FaceScorer(dataset, cfg.get("widerface_ground_truth"), num_images)
     if cfg.metric != "COCO":
-        raise ConfigError(f"metric: '{cfg.metric}' cannot be evaluated; expected COCO or VOC")
+        raise ConfigError(
+            f"metric: '{cfg.metric}' cannot be evaluated; expected COCO, VOC or WiderFace"
+        )
     from pycocotools.coco import COCO
 
     with quiet_stdout():

@@ -19,6 +19,35 @@ CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 Names = Mapping[str, Sequence[str]]
 
 
+def last_convolutions(ops: Sequence[Any]) -> list[Any]:
+    """The convolutions that no other convolution follows, in order.
+
+    Args:
+        ops: Operators in the order of execution, of a program or of a trace.
+    """
+    found = []
+    leading: set[str] = set()
+    for op in reversed(ops):
+        followed = not leading.isdisjoint(op.output_arg_names)
+        if op.type in CONVOLUTIONS and not followed:
+            found.append(op)
+        if op.type in CONVOLUTIONS or followed:
+            leading.update(op.input_arg_names)
+    return found[::-1]
+
+
+def head_convolutions(ops: Sequence[Any]) -> list[Any]:
+    """The convolutions whose outputs are decoded to boxes, in order.
+
+    Where a detector ends in non-maximum suppression, they are those that no other one follows;
+    operators that suppress nothing have no head.
+
+    Args:
+        ops: Operators in the order of execution, of a program or of a trace.
+    """
+    return last_convolutions(ops) if any("nms" in op.type for op in ops) else []
+
+
 class DeployProgram:
     """A program of the `.pdmodel` format with parameters of its own.
 
@@ -110,8 +139,8 @@ class DeployProgram:
 
     @property
     def raw_outputs(self) -> list[str]:
-        """What the head gives before boxes are decoded; without ``yolo_box``, the outputs."""
-        found = [op.input("X")[0] for op in self.block.ops if op.type == "yolo_box"]
+        """What the head's convolutions give, with bias; without boxes, the outputs."""
+        found = [self._with_bias(op) for op in head_convolutions(self.block.ops)]
         return found or list(self.fetches)
 
     def value(self, name: str) -> np.ndarray:
@@ -181,6 +210,20 @@ class DeployProgram:
         name: str = convolution.input("Filter")[0]
         writer = self.writer(name)
         return name if writer is None else str(writer.input("X")[0])
+
+    def adds_parameter(self, op: Any) -> bool:
+        """Whether an operator adds a bias, perhaps reshaped, and not another tensor."""
+        if op.type != "elementwise_add":
+            return False
+        writer = self.writer(op.input("Y")[0])
+        sources = op.input("Y") if writer is None else writer.input_arg_names
+        return all(self.block.var(name).persistable for name in sources)
+
+    def _with_bias(self, convolution: Any) -> str:
+        """What a convolution gives, its bias added where it has one."""
+        output: str = convolution.output("Output")[0]
+        added = [op for op in self.readers(output) if self.adds_parameter(op)]
+        return str(added[0].output("Out")[0]) if added else output
 
     def _needed(self, names: Sequence[str]) -> set[str]:
         """Every variable that these are computed from, themselves included."""

@@ -18,6 +18,8 @@ from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
+from slim_det.programs.concat_relu import move_relu_before_concat
+
 _UNARY = {
     "abs": "abs",
     "exp": "exp",
@@ -91,6 +93,7 @@ def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: 
     spec = detector_spec(image_size_hw)
     with deployment_program():
         function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
+        move_relu_before_concat(function.concrete_program.main_program.global_block())
         paddle.jit.save(function, str(stem))
 
 

@@ -262,7 +262,7 @@ def _zero_after(graph: ChannelGraph, op: Op, result: Tracked, rank: int) -> np.n
     return (zero[0] | vectors[0]) & (zero[1] | vectors[1])
 
 
-READS_ONLY_SHAPES = {"shape", "feed", "fetch", "fill_any_like"}
+READS_ONLY_SHAPES = {"shape", "feed", "fetch", "fill_any_like", "prior_box"}
 
 _ZERO_TO_ZERO = (
     "relu relu6 leaky_relu elu selu gelu swish silu hard_swish mish tanh softsign "

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from slim_det.config import image_size_hw
 from slim_det.errors import QuantError
 from slim_det.export.engine import Engine
-from slim_det.export.images import image_batches
+from slim_det.export.images import eval_at, image_batches
 from slim_det.export.metric_check import POINTS
 from slim_det.metrics.evaluation import EvalResult, evaluate
-from slim_det.programs.deploy_program import CONVOLUTIONS, trace_program
+from slim_det.programs.deploy_program import last_convolutions, trace_program
 from slim_det.programs.folding import fold_batch_norm
 from slim_det.programs.int8_program import program_scales, write_int8
 from slim_det.quantize.bias_correction import shift_of, uncorrected
@@ -169,10 +169,10 @@ def output_errors(
     outputs: list[np.ndarray] = []
     modules = dict(model.named_sublayers())
     handles = [
-        modules[weight.rpartition(".")[0]].register_forward_post_hook(
+        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
             lambda layer, inputs, output: outputs.append(output.numpy())
         )
-        for weight in last_convolutions(trace)
+        for op in last_convolutions(trace.ops)
     ]
 
     def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
@@ -195,21 +195,6 @@ def output_errors(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def last_convolutions(trace: Trace) -> list[str]:
-    """State-dict names of the weights of convolutions that no other convolution follows."""
-    found: list[str] = []
-    leading: set[str] = set()
-    for op in reversed(trace.ops):
-        followed = any(name in leading for names in op.outputs.values() for name in names)
-        if op.type in CONVOLUTIONS:
-            if not followed:
-                found.append(trace.parameters[op.input("Filter")])
-            leading.add(op.input("Input"))
-        elif followed:
-            leading.update(name for names in op.inputs.values() for name in names)
-    return found[::-1]
 
 
 class DeployedMetric:
@@ -266,7 +251,8 @@ class DeployedMetric:
                 "bbox_num": next(array for array in found if array.ndim == 1),
             }
 
-        return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
+        with eval_at(self.cfg, image_size_hw(self.cfg)):
+            return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
 
 
 def _worst(errors: dict[str, float], count: int) -> list[str]:

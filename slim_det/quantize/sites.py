@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import paddle
 
 from slim_det.errors import ConfigError, LayerError, QuantError
 from slim_det.layers import LayerFinder, layer_names
-from slim_det.programs.deploy_program import CONVOLUTIONS
+from slim_det.programs.deploy_program import CONVOLUTIONS, head_convolutions
 from slim_det.quantize.record import QuantLayer
 from slim_det.quantize.settings import QuantSettings
 from slim_det.trace import Op, Trace
@@ -20,6 +20,7 @@ UNSIGNED_AFTER = ("relu", "relu6")
 """Operators whose output oneDNN keeps in integers without a sign."""
 
 SKIPPED_BY_MODEL = "the model's code keeps it in float (raw outputs of the head)"
+SKIPPED_AS_HEAD = "boxes are decoded from it (raw outputs of the head)"
 SKIPPED_BY_USER = "named in 'skip'"
 
 
@@ -51,11 +52,10 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
     modules = dict(model.named_sublayers())
-    readers, placing = _readers(trace), _placing(trace)
-    positive = {op.output() for op in trace.ops if op.type in UNSIGNED_AFTER}
+    readers, fixed = _readers(trace), _kept_by_place(trace)
+    tensors: dict[str, str] = {}
     layers: list[QuantLayer] = []
     kept: dict[str, str] = {}
-    first: dict[str, str] = {}
     for op in trace.ops:
         weight = _weight_of(op, trace)
         if not weight or weight not in paths:
@@ -65,20 +65,18 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
             continue
         if any(layer.name == path for layer in layers):
             raise QuantError(f"'{path}' runs twice in the model; name it in 'skip'")
-        reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, placing)
+        reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, fixed)
         if reason:
             kept[path] = reason
             continue
-        tensor = op.input("Input")
-        norm = _norm_of(op, trace, readers)
-        layers.append(QuantLayer(path, norm, first.get(tensor, ""), tensor in positive))
-        first.setdefault(tensor, path)
+        tensors[path] = op.input("Input")
+        layers.append(QuantLayer(path, _norm_of(op, trace, readers)))
     if not layers:
         raise QuantError(
             f"nothing to quantize: all {len(kept)} layers stay in float; expected at least one "
             "convolution that 'skip' does not name"
         )
-    return Sites(layers, kept)
+    return Sites(_with_inputs(layers, tensors, trace), kept)
 
 
 def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
@@ -103,6 +101,37 @@ def weighted_modules(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
     }
 
 
+def _with_inputs(
+    layers: list[QuantLayer], tensors: Mapping[str, str], trace: Trace
+) -> list[QuantLayer]:
+    """The layers with who shares whose range, and whose input has no sign.
+
+    The engine takes maxima of the integers where another quantized convolution reads the tensor
+    that they are taken of, so they have its range, and no sign where it has none.
+
+    Args:
+        layers: Quantized convolutions, in the order in which they run.
+        tensors: Module path -> variable that it reads.
+        trace: The operators of the model.
+    """
+    pooled = {op.output(): op.input("X") for op in trace.ops if _takes_maxima(op)}
+    positive = {op.output() for op in trace.ops if op.type in UNSIGNED_AFTER}
+    read = set(tensors.values())
+    found = []
+    first: dict[str, str] = {}
+    for layer in layers:
+        tensor = tensors[layer.name]
+        tensor = pooled[tensor] if pooled.get(tensor) in read else tensor
+        owner = first.setdefault(tensor, layer.name)
+        shares = "" if owner == layer.name else owner
+        found.append(replace(layer, shares=shares, unsigned=tensor in positive))
+    return found
+
+
+def _takes_maxima(op: Op) -> bool:
+    return op.type == "pool2d" and op.attrs.get("pooling_type") == "max"
+
+
 def _skipped(model: paddle.nn.Layer, names: Iterable[str]) -> set[str]:
     finder = LayerFinder(model)
     found: set[str] = set()
@@ -123,7 +152,14 @@ def _weight_of(op: Op, trace: Trace) -> str:
     return ""
 
 
-def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, placing: set[str]) -> str:
+def _kept_by_place(trace: Trace) -> dict[str, str]:
+    """Output of a convolution -> why its place in the model keeps it in float."""
+    head = {op.output("Output"): SKIPPED_AS_HEAD for op in head_convolutions(trace.ops)}
+    placing = "it places the samples of a deformable convolution"
+    return {**head, **dict.fromkeys(_placing(trace), placing)}
+
+
+def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, fixed: Mapping[str, str]) -> str:
     """Why a layer stays in float; '' where it is quantized."""
     if skipped:
         return SKIPPED_BY_USER
@@ -131,8 +167,8 @@ def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, placing: set[
         return f"{op.type} has no int8 kernel"
     if getattr(module, "skip_quant", False):
         return SKIPPED_BY_MODEL
-    if op.output("Output") in placing:
-        return "it places the samples of a deformable convolution"
+    if op.output("Output") in fixed:
+        return fixed[op.output("Output")]
     if module is None or type(module) is not paddle.nn.Conv2D:
         return f"its layer is a {type(module).__name__}, not a Conv2D"
     if module._padding_mode != "zeros":

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from slim_det.config import image_size_hw
 from slim_det.errors import SensitivityError, SlimDetError
+from slim_det.export.images import eval_at
 from slim_det.metrics.image_matches import ImageMatches
 from slim_det.prune.groups import find_groups
 from slim_det.prune.pruner import Pruner
@@ -98,7 +99,8 @@ def analyse(
         groups = find_groups(model, trace)
         names = choose_groups(model, groups, settings.params)
         targets = make_targets(model, trace, groups, names, settings.ratios, pruner)
-        images = Images(cfg, settings.num_images)
+        with eval_at(cfg, image_size_hw(cfg)):
+            images = Images(cfg, settings.num_images)
         if not images.num_images:
             raise SensitivityError("EvalDataset has no images; there is nothing to measure on")
         header = identify(cfg, model, images, pruner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from slim_det.distill.taps import Place, Taps, yolo_outputs
+from slim_det.distill.taps import Place, Taps
 from slim_det.errors import ExportError
 from slim_det.export.engine import Engine
 from slim_det.lite.convert import RUNNER, Converter, run_quietly
-from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.deploy_program import DeployProgram, head_convolutions
 from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import signed_inputs
+from slim_det.trace import trace_detector
 from slim_det.verify.stages import Found
 
 Batch = dict[str, np.ndarray]
@@ -27,12 +29,15 @@ Runner = Callable[[Sequence[Batch]], "list[Found]"]
 
 def dygraph_runner(model: paddle.nn.Layer) -> Runner:
     """The model itself, in evaluation mode."""
-    places = [Place(path) for path in yolo_outputs(model)]
-    taps = Taps(model, places)
     model.eval()
+    head = functools.cache(functools.partial(_head_places, model))
 
     def run(batches: Sequence[Batch]) -> list[Found]:
-        found = []
+        found: list[Found] = []
+        if not batches:
+            return found
+        places = head(batches[0]["image"].shape[2:])
+        taps = Taps(model, places)
         with paddle.no_grad(), taps.attached():
             for batch in batches:
                 taps.open()
@@ -163,6 +168,13 @@ def twin_runner(program: DeployProgram, stem: Path) -> Runner:
 def raw_names(program: DeployProgram) -> list[str]:
     """The head's raw outputs; none where the boxes are all that a program gives."""
     return [name for name in program.raw_outputs if name not in program.fetches]
+
+
+def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
+    """The convolutions that boxes are decoded from, in the order of `raw_names`."""
+    trace = trace_detector(model, image_size_hw)
+    weights = [trace.parameters[op.input("Filter")] for op in head_convolutions(trace.ops)]
+    return [Place(weight.rpartition(".")[0]) for weight in weights]
 
 
 def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:

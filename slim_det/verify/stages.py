@@ -20,7 +20,8 @@ class Found:
     """What one engine gives for one image.
 
     Attributes:
-        raw: The head's raw outputs, float32, coarsest first; none where it has no such.
+        raw: The head's raw outputs, float32, in the order in which they are computed; none where
+            it has no such.
         boxes: float32 [n, 6]: class, score, xyxy in pixels of the original image.
     """
 

@@ -70,7 +70,7 @@ def test_first_images_only(fresh_config: Any, tiny: Path, tiny_voc: Path, metric
     assert scorer.num_images == 2
 
 
-def test_metric_that_is_neither(fresh_config: Any) -> None:
-    fresh_config["metric"] = "WiderFace"
-    with pytest.raises(ConfigError, match="'WiderFace' cannot be evaluated; expected COCO or VOC"):
+def test_metric_that_is_unknown(fresh_config: Any) -> None:
+    fresh_config["metric"] = "MOT"
+    with pytest.raises(ConfigError, match="'MOT' cannot be evaluated; expected COCO, VOC or Wider"):
         make_scorer(fresh_config, None)

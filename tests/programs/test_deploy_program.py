@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import pytest
 
+from slim_det import session
+from slim_det.config import load_config
 from slim_det.errors import ExportError
-from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.deploy_program import (
+    DeployProgram,
+    head_convolutions,
+    last_convolutions,
+    trace_program,
+)
 from tests.programs.nets import engine_of, operators, program_of, run_one
 from tests.quantize.nets import make_net, picture
 
@@ -142,8 +150,58 @@ def test_weights_of_convolutions_in_order(net: paddle.nn.Layer, program: DeployP
     assert found == [parameters[name].name for name in WEIGHTS]
 
 
-def test_raw_outputs_without_a_yolo_head(program: DeployProgram) -> None:
+class Op(NamedTuple):
+    """An operator: what it is, reads and gives."""
+
+    type: str
+    input_arg_names: list[str]
+    output_arg_names: list[str]
+
+
+TWO_HEADS = [
+    Op("conv2d", ["image"], ["a"]),
+    Op("relu", ["a"], ["b"]),
+    Op("depthwise_conv2d", ["b"], ["c"]),
+    Op("conv2d", ["c"], ["boxes"]),
+    Op("conv2d", ["c"], ["scores"]),
+    Op("prior_box", ["c", "image"], ["anchors"]),
+    Op("softmax", ["scores"], ["chances"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("ops", "last"),
+    [
+        ([], []),
+        (TWO_HEADS[1:2], []),
+        (TWO_HEADS[:2], ["a"]),
+        (TWO_HEADS[:3], ["c"]),
+        (TWO_HEADS, ["boxes", "scores"]),
+    ],
+)
+def test_last_convolutions(ops: list[Op], last: list[str]) -> None:
+    """Whoever computes anchors from a feature map is no convolution that follows."""
+    assert [op.output_arg_names[0] for op in last_convolutions(ops)] == last
+    assert head_convolutions(ops) == []
+    suppressed = [*ops, Op("multiclass_nms3", ["boxes", "chances", "anchors"], ["found"])]
+    assert head_convolutions(suppressed) == last_convolutions(ops)
+
+
+def test_raw_outputs_without_boxes(program: DeployProgram) -> None:
     assert program.raw_outputs == program.fetches
+
+
+def test_raw_outputs_of_a_detector(fresh_config: Any, tiny: Path) -> None:
+    """With bias, finest last, as the decoding of YOLO boxes reads them."""
+    model = session.build_model(load_config(tiny))
+    program = trace_program(model, (64, 96))
+    decoded = [op.input("X")[0] for op in program.block.ops if op.type == "yolo_box"]
+    assert program.raw_outputs == decoded and len(decoded) == 3
+    assert [tuple(program.block.var(name).shape[2:]) for name in decoded] == [
+        (2, 3),
+        (4, 6),
+        (8, 12),
+    ]
 
 
 def test_engine_gives_outputs_by_name_in_order(program: DeployProgram, tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ from slim_det.programs.int8_program import (
 from slim_det.quantize.model import keep_float, quantize_model
 from slim_det.quantize.record import QuantLayer, QuantRecord
 from slim_det.quantize.settings import QuantSettings
+from slim_det.quantize.sites import find_sites
 from tests.programs.nets import (
     PIXELS,
     SHAPE,
+    engine_of,
     folded_with_scales,
     one_convolution,
     operators,
@@ -35,6 +37,7 @@ from tests.programs.nets import (
     run_one,
 )
 from tests.quantize.nets import make_net, make_quantized, picture
+from tests.support import trace_plain
 
 
 def int8_of(
@@ -301,3 +304,34 @@ def test_float_branch_of_a_concat(tmp_path: Path) -> None:
     assert np.abs(run_one(program, x, tmp_path, int8=True) - expected).max() < 0.03
     # On average: a value on the edge between two integers may fall to either side.
     assert np.abs(run_one(program, x, tmp_path, onednn=False) - expected).mean() < 1e-3
+
+
+class Pooled(paddle.nn.Layer):
+    """What a ReLU gives is read by a convolution, and its maxima by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Conv2D(2, 4, 1, bias_attr=False)
+        self.direct = Conv2D(4, 3, 1, bias_attr=False)
+        self.pooled = Conv2D(4, 2, 1, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        y = paddle.nn.functional.relu(self.first(x))
+        z = paddle.nn.functional.max_pool2d(y, 2, 2, ceil_mode=True)
+        return self.direct(y), self.pooled(z)
+
+
+def test_maxima_in_the_engine_have_the_range_of_what_they_are_of(tmp_path: Path) -> None:
+    """Alone they would ask for a range of 1.2; the engine takes 0.8 and 255 steps."""
+    paddle.seed(1)
+    net = Pooled()
+    trace = trace_plain(net, 1, 2, 9, 9)
+    record = QuantRecord(QuantSettings(), find_sites(net, trace, QuantSettings()).layers, {})
+    quantize_model(net, record, {"first": 1.0, "direct": 0.8, "pooled": 1.2})
+    net.eval()
+    program, _ = int8_of(net, (1, 2, 9, 9), tmp_path)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 2, 9, 9)).astype(np.float32)
+    found = list(engine_of(program, tmp_path, int8=True)({"x": x}).values())
+    for left, right in zip(found, net(paddle.to_tensor(x))):
+        # One step of an integer at the edge is far below; another range or sign is far above.
+        assert np.linalg.norm(left - right.numpy()) < 2e-3 * np.linalg.norm(right.numpy())

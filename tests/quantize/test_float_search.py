@@ -23,7 +23,6 @@ from slim_det.quantize.float_search import (
     SearchResult,
     SearchStep,
     fewest,
-    last_convolutions,
     output_errors,
     search_float_layers,
 )
@@ -31,7 +30,6 @@ from slim_det.quantize.model import quantized_layers
 from slim_det.quantize.post import PostOptions, PostResult, quantize_post
 from slim_det.quantize.record import record_of
 from slim_det.quantize.settings import QuantSettings
-from slim_det.trace import trace_detector
 from tests.quantize.small_nets import small_net, state
 from tests.support import restored_config
 from tests.trained import Detector, thin_detector
@@ -83,11 +81,6 @@ def test_nothing_can_be_put_back_from_a_single_layer() -> None:
 def quantized(cfg: Any, net: paddle.nn.Layer, **options: Any) -> PostResult:
     settings = QuantSettings(weight_bits=options.pop("bits", 8), skip=options.pop("skip", ()))
     return quantize_post(net, cfg, settings, PostOptions("abs_max", 2, **options))
-
-
-def test_last_convolutions_of_a_net(tiny_cfg: Any) -> None:
-    trace = trace_detector(small_net(), (96, 96))
-    assert last_convolutions(trace) == ["left.weight", "right.weight"]
 
 
 def test_output_errors_are_those_of_one_layer_alone(tiny_cfg: Any) -> None:

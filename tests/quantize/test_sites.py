@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -9,9 +10,12 @@ import paddle.nn.functional as F
 import pytest
 from paddle.nn import BatchNorm2D, Conv2D, Conv2DTranspose, Linear, Sequential
 
+from slim_det import session
+from slim_det.config import load_config
 from slim_det.errors import ConfigError, LayerError, QuantError
 from slim_det.quantize.settings import QuantSettings
 from slim_det.quantize.sites import (
+    SKIPPED_AS_HEAD,
     SKIPPED_BY_MODEL,
     SKIPPED_BY_USER,
     Sites,
@@ -19,6 +23,7 @@ from slim_det.quantize.sites import (
     find_sites,
 )
 from slim_det.trace import trace_detector
+from tests.blazeface import write_blazeface
 from tests.quantize.nets import make_net, make_record
 from tests.support import build_detector, trace_plain
 
@@ -176,6 +181,45 @@ def test_input_without_a_sign(function: Any, unsigned: bool) -> None:
     assert [layer.unsigned for layer in sites_of(net).layers] == [unsigned]
 
 
+@pytest.mark.parametrize(
+    ("run", "inputs"),
+    [
+        (
+            lambda net, y: net.one(y) + net.two(F.max_pool2d(y, 3, 1, 1)),
+            {"one": ("", True), "two": ("one", True)},
+        ),
+        (
+            lambda net, y: net.two(F.max_pool2d(y, 3, 1, 1)) + net.one(y),
+            {"two": ("", True), "one": ("two", True)},
+        ),
+        (
+            lambda net, y: net.one(y) + net.two(F.avg_pool2d(y, 3, 1, 1)),
+            {"one": ("", True), "two": ("", False)},
+        ),
+        (
+            lambda net, y: net.one(F.max_pool2d(y, 3, 1, 1)) + net.two(y * 2),
+            {"one": ("", False), "two": ("", False)},
+        ),
+    ],
+    ids=["after", "before", "mean", "nobody reads it"],
+)
+def test_maxima_of_an_input(run: Any, inputs: dict[str, tuple[str, bool]]) -> None:
+    """They have range and sign of a tensor that another one reads, in whatever order both run."""
+    net = Applied(lambda net, x: run(net, F.relu(x)), one=Conv2D(2, 2, 1), two=Conv2D(2, 2, 1))
+    assert {s.name: (s.shares, s.unsigned) for s in sites_of(net).layers} == inputs
+
+
+def test_maxima_of_what_is_skipped() -> None:
+    """A reader in float has no range to give."""
+    net = Applied(
+        lambda net, x: net.one(y := F.relu(x)) + net.two(F.max_pool2d(y, 3, 1, 1)),
+        one=Conv2D(2, 2, 1),
+        two=Conv2D(2, 2, 1),
+    )
+    (layer,) = sites_of(net, "one").layers
+    assert (layer.name, layer.shares, layer.unsigned) == ("two", "", False)
+
+
 def test_deformable_convolution(ppdet_registered: None) -> None:
     """It has no int8 kernel; the offsets are positions, which a coarse step would spoil."""
     from ppdet.modeling.layers import DeformableConvV2
@@ -229,6 +273,22 @@ def test_yolov3(ppdet_registered: None) -> None:
     unsigned = [name for name in names if name.startswith("backbone.")][1:]
     unsigned.append("neck.yolo_block.0.conv_module.conv0")
     assert [layer.name for layer in sites.layers if layer.unsigned] == unsigned
+    norms = {path for path, layer in model.named_sublayers() if isinstance(layer, BatchNorm2D)}
+    assert {layer.norm for layer in sites.layers} == norms
+
+
+def test_blazeface(fresh_config: Any, tmp_path: Path) -> None:
+    """All but boxes and scores; a shortcut reads maxima of what the block's first layer reads."""
+    model = session.build_model(load_config(write_blazeface(tmp_path / "face.yml", tmp_path)))
+    sites = find_sites(model, trace_detector(model, (64, 64)), QuantSettings())
+    head = [f"blaze_head.{name}{scale}" for scale in range(2) for name in ("boxes", "scores")]
+    assert sites.kept_float == dict.fromkeys(head, SKIPPED_AS_HEAD)
+    assert len(names_of(sites)) == 1 + 3 * 2 + 4 * 4 + 3
+    assert {layer.name: layer.shares for layer in sites.layers if layer.shares} == {
+        f"backbone.{block}.{block}_shortcut_conv": f"backbone.{block}.{block}1_dw"
+        for block in ("blaze_1", "double_blaze_0", "double_blaze_2")
+    }
+    assert [layer.name for layer in sites.layers if not layer.unsigned] == ["backbone.conv1"]
     norms = {path for path, layer in model.named_sublayers() if isinstance(layer, BatchNorm2D)}
     assert {layer.norm for layer in sites.layers} == norms
 
