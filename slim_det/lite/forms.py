@@ -14,7 +14,11 @@ from slim_det.export.predictor import MODEL_FILE, PARAMS_FILE
 from slim_det.programs.deploy_program import DeployProgram, trace_program
 from slim_det.programs.folding import fold_batch_norm
 from slim_det.programs.int8_program import ENGINE_BITS, program_scales
-from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
+from slim_det.programs.lite_program import (
+    write_lite_int8,
+    write_out_hard_swish,
+    write_out_leaky_relu,
+)
 from slim_det.quantize.record import record_of
 
 TWIN_BITS = 7
@@ -84,4 +88,5 @@ def lite_twin(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployP
     """
     program = lite_program(model, image_size_hw, TWIN_BITS)
     write_out_leaky_relu(program)
+    write_out_hard_swish(program)
     return program

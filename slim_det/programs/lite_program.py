@@ -7,7 +7,7 @@ of both. Its converter folds all of it into an int8 convolution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,17 +65,56 @@ def write_out_leaky_relu(p: DeployProgram) -> None:
         relu, positive, negative = (
             p.new_variable(f"{output}.{end}", source) for end in ("relu", "positive", "negative")
         )
-        place = p.block.ops.index(op)
-        p.block._remove_op(place)
-        scale = {"bias": 0.0, "bias_after_scale": True}
-        steps: list[tuple[str, dict[str, list[str]], str, dict[str, Any]]] = [
-            ("relu", {"X": [source]}, relu, {}),
-            ("scale", {"X": [relu]}, positive, {"scale": 1.0 - slope, **scale}),
-            ("scale", {"X": [source]}, negative, {"scale": slope, **scale}),
-            ("elementwise_add", {"X": [positive], "Y": [negative]}, output, {"axis": -1}),
-        ]
-        for i, (kind, inputs, result, attributes) in enumerate(steps):
-            p.insert(place + i, kind, inputs, {"Out": [result]}, attributes)
+        _replace(
+            p,
+            op,
+            [
+                ("relu", {"X": [source]}, relu, {}),
+                ("scale", {"X": [relu]}, positive, {"scale": 1.0 - slope, **_PLAIN_SCALE}),
+                ("scale", {"X": [source]}, negative, {"scale": slope, **_PLAIN_SCALE}),
+                ("elementwise_add", {"X": [positive], "Y": [negative]}, output, {"axis": -1}),
+            ],
+        )
+
+
+@deployment_program()
+def write_out_hard_swish(p: DeployProgram) -> None:
+    """Replace each hard swish by x * clip(x + 3, 0, 6) / 6, in place.
+
+    With the offset, threshold and divisor that the operator has (1905.02244, section 5.2 for the
+    usual ones). Paddle-Lite's x86 build fuses its own into int8 convolutions, and errs.
+    """
+    for op in [op for op in p.block.ops if op.type == "hard_swish"]:
+        source, output = op.input("X")[0], op.output("Out")[0]
+        offset, threshold, divisor = (op.attr(name) for name in ("offset", "threshold", "scale"))
+        moved, gate, product = (
+            p.new_variable(f"{output}.{end}", source) for end in ("moved", "gate", "product")
+        )
+        shift = {**_PLAIN_SCALE, "bias": offset}
+        _replace(
+            p,
+            op,
+            [
+                ("scale", {"X": [source]}, moved, {"scale": 1.0, **shift}),
+                ("clip", {"X": [moved]}, gate, {"min": 0.0, "max": threshold}),
+                ("elementwise_mul", {"X": [source], "Y": [gate]}, product, {"axis": -1}),
+                ("scale", {"X": [product]}, output, {"scale": 1.0 / divisor, **_PLAIN_SCALE}),
+            ],
+        )
+
+
+Steps = Sequence["tuple[str, dict[str, list[str]], str, dict[str, Any]]"]
+"""Operators as type, inputs, output and attributes."""
+
+_PLAIN_SCALE = {"bias": 0.0, "bias_after_scale": True}
+
+
+def _replace(p: DeployProgram, op: Any, steps: Steps) -> None:
+    """Put other operators in the place of one."""
+    place = p.block.ops.index(op)
+    p.block._remove_op(place)
+    for i, (kind, inputs, result, attributes) in enumerate(steps):
+        p.insert(place + i, kind, inputs, {"Out": [result]}, attributes)
 
 
 def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> tuple[str, str]:

@@ -11,7 +11,11 @@ import paddle.nn.functional as F
 import pytest
 
 from slim_det.errors import ExportError
-from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
+from slim_det.programs.lite_program import (
+    write_lite_int8,
+    write_out_hard_swish,
+    write_out_leaky_relu,
+)
 from slim_det.quantize.model import signed_inputs
 from tests.programs.nets import (
     PIXELS,
@@ -23,6 +27,7 @@ from tests.programs.nets import (
     run_one,
 )
 from tests.quantize.nets import make_net, make_quantized, picture
+from tests.support import fill_with
 
 ROUND = "fake_quantize_moving_average_abs_max"
 SCALE = "fake_channel_wise_dequantize_max_abs"
@@ -33,6 +38,7 @@ def test_nothing_is_quantized(tmp_path: Path) -> None:
     before = operators(program)
     write_lite_int8(program, {})
     write_out_leaky_relu(program)
+    write_out_hard_swish(program)
     assert operators(program) == before
 
 
@@ -108,3 +114,15 @@ def test_leaky_relu_written_out(tmp_path: Path) -> None:
     x = np.array([-3.0, -0.0, 0.5, 2.0], np.float32).reshape(1, 1, 1, 4)
     expected = net(paddle.to_tensor(x)).numpy()
     assert run_one(program, x, tmp_path) == pytest.approx(expected, abs=1e-6)
+
+
+def test_hard_swish_written_out(tmp_path: Path) -> None:
+    """Around both edges; a convolution of 1 and 0 gives what it reads."""
+    net = paddle.nn.Sequential(paddle.nn.Conv2D(1, 1, 1), paddle.nn.Hardswish())
+    fill_with(net, {"0.weight": 1.0, "0.bias": 0.0})
+    program = program_of(net, (1, 1, 1, 6), tmp_path)
+    write_out_hard_swish(program)
+    assert "hard_swish" not in operators(program)
+    x = np.array([-4.0, -3.0, -1.5, 0.0, 1.5, 6.0], np.float32).reshape(1, 1, 1, 6)
+    found = run_one(program, x, tmp_path).ravel()
+    assert found == pytest.approx([0.0, 0.0, -0.375, 0.0, 1.125, 6.0], abs=1e-6)
