@@ -72,5 +72,7 @@ def test_first_images_only(fresh_config: Any, tiny: Path, tiny_voc: Path, metric
 
 def test_metric_that_is_unknown(fresh_config: Any) -> None:
     fresh_config["metric"] = "KITTI"
-    with pytest.raises(ConfigError, match="'MOT' cannot be evaluated; expected COCO, VOC or Wider"):
+    with pytest.raises(
+        ConfigError, match="'KITTI' cannot be evaluated; expected COCO, VOC or Wider"
+    ):
         make_scorer(fresh_config, None)
