@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = frozenset(
     EvalDataset LearningRate OptimizerBuilder TestDataset TestReader TrainDataset TrainReader
     collate_batch epoch filename log_iter
     output_eval pretrain_weights print_flops print_params save_dir snapshot_epoch use_gpu use_vdl
-    vdl_log_dir weights worker_num
+    vdl_log_dir weights widerface_ground_truth worker_num
     """.split()
 )
 
@@ -41,7 +41,9 @@ def identify(cfg: Any, model: paddle.nn.Layer, images: Images, pruner: Pruner) -
         "paddle": paddle.__version__,
         "fingerprint": fingerprint(type(model).__name__, tensor_shapes(model)),
         "weights_sha256": sha256_of(params_path(checkpoint_stem(cfg.weights))),
-        "data_sha256": _hash_data(images.dataset, images.num_images),
+        "data_sha256": _hash_data(
+            images.dataset, images.num_images, cfg.get("widerface_ground_truth")
+        ),
         "config_sha256": _hash_config(cfg),
         "num_images": images.num_images,
         "metric": images.scorer.name,
@@ -51,16 +53,18 @@ def identify(cfg: Any, model: paddle.nn.Layer, images: Images, pruner: Pruner) -
     }
 
 
-def _hash_data(dataset: Any, num_images: int) -> str:
-    """Of every image file and of what its record says about objects, in order."""
+def _hash_data(dataset: Any, num_images: int, ground_truth: str | None) -> str:
+    """Of every image file, of what its record says about objects, in order, and of annotations."""
     digest = hashlib.sha256()
     for record in dataset.roidbs[:num_images]:
         digest.update(sha256_of(record["im_file"]).encode())
         for key in ("gt_bbox", "gt_class", "is_crowd", "difficult"):
             digest.update(f"{key}{_plain(record.get(key))}".encode())
-    annotations = Path(dataset.get_anno() or "")
-    if annotations.is_file():
-        digest.update(sha256_of(annotations).encode())
+    for source in filter(None, (dataset.get_anno(), ground_truth)):
+        path = Path(source)
+        for file in sorted(path.glob("*.mat")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(sha256_of(file).encode())
     return digest.hexdigest()
 
 

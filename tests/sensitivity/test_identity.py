@@ -15,6 +15,7 @@ from slim_det.config import load_config
 from slim_det.prune.pruner import Pruner
 from slim_det.sensitivity.identity import identify
 from slim_det.sensitivity.measure import Images
+from tests.blazeface import lively_blazeface
 from tests.support import restored_config
 from tests.trained import Detector, copy_detector
 
@@ -140,3 +141,17 @@ def test_difficult_objects_of_voc_count(copy: Detector) -> None:
     assert "<difficult>0" in text
     path.write_text(text.replace("<difficult>0", "<difficult>1", 1))
     assert changed(before, identity(copy.voc)) == {"data_sha256"}
+
+
+def test_a_ground_truth_of_its_own_counts_by_content(tmp_path: Path) -> None:
+    config = lively_blazeface(tmp_path / "faces")
+    text = (tmp_path / "faces" / "set" / "val.txt").read_text()
+    copies = [tmp_path / name for name in ("truth.txt", "again.txt")]
+    for path in copies:
+        path.write_text(text)
+    first, second = (identity(config, (f"widerface_ground_truth={path}",)) for path in copies)
+    assert first == second
+    assert changed(first, identity(config)) == {"data_sha256"}
+    copies[0].write_text(text + "\n")
+    third = identity(config, (f"widerface_ground_truth={copies[0]}",))
+    assert changed(second, third) == {"data_sha256"}
