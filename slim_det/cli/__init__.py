@@ -26,6 +26,9 @@ COMMANDS = {
     "demo": "run the whole chain on a data set that is drawn on the spot",
 }
 
+WITHOUT_PADDLE = frozenset({"widerface"})
+"""Commands that start at once, as they only read files."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         check_json_target(arguments)
-        prepare_process()
+        prepare_process(arguments.command not in WITHOUT_PADDLE)
         command = importlib.import_module(f"slim_det.cli.{arguments.command}")
         return int(command.run(arguments))
     except SlimDetError as error:

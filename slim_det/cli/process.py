@@ -13,11 +13,12 @@ from slim_det.quiet import silenced
 DEBUG_VARIABLE = "SLIM_DET_DEBUG"
 
 
-def prepare_process() -> None:
+def prepare_process(with_paddle: bool = True) -> None:
     """Set what must be set before paddle is imported, import it silently, log to stdout."""
     set_environment()
     log_to_stdout()
-    import_silently()
+    if with_paddle:
+        import_silently()
 
 
 def set_environment() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,17 @@ def test_figures(cli: Callable[..., Outcome], truth: Path, pred: Path, tmp_path:
         "num_images": 2,
         "bands": "height>=50/30/10 px",
     }
+
+
+def test_paddle_is_not_imported(truth: Path, pred: Path) -> None:
+    """Files are all that the command needs, and paddle takes seconds to import."""
+    arguments = ["widerface", "--pred", str(pred), "--ground_truth", str(truth)]
+    code = (
+        f"import sys; from slim_det.cli import main; code = main({arguments!r}); "
+        "print(code, 'paddle' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "0 False"
 
 
 def test_no_ground_truth(refused: Callable[..., str], pred: Path, tmp_path: Path) -> None:
