@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_image_arguments(parser)
     add_artifact_arguments(parser)
+    parser.add_argument(
+        "--beside", metavar="DIR", help="draw the boxes of this exported model at the right"
+    )
     parser.add_argument("--output_dir", default="output", metavar="DIR", help="for the pictures")
     parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score drawn")
     add_json_argument(parser)
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.data.check import find_images
     from slim_det.errors import ConfigError
     from slim_det.export.images import image_batches
+    from slim_det.export.predictor import Predictor
     from slim_det.files import require_writable
     from slim_det.metrics.evaluation import class_names
 
@@ -44,17 +48,21 @@ def run(args: argparse.Namespace) -> int:
     if not 0.0 <= args.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold {args.draw_threshold} is not between 0 and 1")
     images = find_images(args.infer_img, args.infer_dir)
-    predict, _ = make_predictor(args, cfg, slim)
+    detectors = [make_predictor(args, cfg, slim)[0]]
+    if args.beside:
+        detectors.append(Predictor(args.beside, args.threads))
     names = class_names(cfg)
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for path, batch in image_batches(cfg, images):
-        found = named_boxes(names, predict(batch))
-        shown = [box for box in found if box["score"] >= args.draw_threshold]
+        found = [named_boxes(names, predict(batch)) for predict in detectors]
+        shown = [[box for box in boxes if box["score"] >= args.draw_threshold] for boxes in found]
         target = folder / Path(path).name
-        draw_boxes(path, shown, list(names.values())).save(target, quality=95)
-        print(f"{path}: {len(shown)} boxes, drawn to {target}")
-        figures["images"].append({"file": path, "boxes": found})
+        pictures = [draw_boxes(path, boxes, list(names.values())) for boxes in shown]
+        side_by_side(pictures).save(target, quality=95)
+        counts = " and ".join(str(len(boxes)) for boxes in shown)
+        print(f"{path}: {counts} boxes, drawn to {target}")
+        figures["images"].append({"file": path, **dict(zip(("boxes", "beside"), found))})
     save_json(args, figures)
     return 0
 
@@ -99,3 +107,14 @@ def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = (
         pen.rectangle(place, fill=color)
         pen.text(place[:2], text, fill=(255, 255, 255))
     return image
+
+
+def side_by_side(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
+    """Pictures of one size from left to right, with a white gap of some pixels."""
+    from PIL import Image
+
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), (255, 255, 255))
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * (width + gap), 0))
+    return row

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slim_det.cli.infer import draw_boxes, named_boxes
+from slim_det.cli.infer import draw_boxes, named_boxes, side_by_side
 
 NAMES = {0: "circle", 1: "square"}
 
@@ -45,3 +45,12 @@ def test_picture_is_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # orientation: turn clockwise to see it upright
     image.save(path, exif=exif)
     assert draw_boxes(str(path), []).size == (20, 40)
+
+
+def test_side_by_side() -> None:
+    red, blue = (Image.new("RGB", (3, 2), color) for color in ((255, 0, 0), (0, 0, 255)))
+    row = np.asarray(side_by_side([red, blue], gap=2))
+    assert row.shape == (2, 8, 3)
+    assert (row[:, :3] == (255, 0, 0)).all() and (row[:, 5:] == (0, 0, 255)).all()
+    assert (row[:, 3:5] == 255).all()
+    assert (np.asarray(side_by_side([red])) == np.asarray(red)).all()

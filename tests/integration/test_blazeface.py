@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from slim_det.lite.convert import has_paddlelite
@@ -76,9 +77,13 @@ def test_float_artifact(forks: Forks, config: Path, tmp_path: Path) -> None:
     stages = check_verified(forks, config, *artifact)
     assert stages[:4] == ["preprocess", "dygraph", "exported program", "paddle inference"]
     drawn = ("--infer_img", image_of(config), "--output_dir", tmp_path / "drawn")
-    found = run(forks, "infer", "-c", config, *artifact, *drawn)["images"][0]["boxes"]
-    assert {box["label"] for box in found} == {"face"}
-    assert len(list((tmp_path / "drawn").iterdir())) == 1
+    beside = ("--beside", tmp_path / "face")
+    found = run(forks, "infer", "-c", config, *drawn, *beside)["images"][0]
+    assert {box["label"] for box in found["boxes"]} == {"face"}
+    scores, others = ([box["score"] for box in found[side]] for side in ("boxes", "beside"))
+    assert scores == pytest.approx(others, abs=1e-4)
+    (picture,) = (tmp_path / "drawn").iterdir()
+    assert cv2.imread(str(picture)).shape == (120, 2 * 140 + 4, 3)
 
 
 def test_sensitivity(forks: Forks, config: Path, tmp_path: Path) -> None:
