@@ -22,6 +22,7 @@ from slim_det.hooks.quant_schedule import QuantSchedule
 from slim_det.metrics.face_metric import FaceMetric
 from slim_det.metrics.multi_scale import MultiScale
 from slim_det.models.blaze_backbone import BlazeFaceNet
+from slim_det.models.blaze_head import FaceHead
 from slim_det.models.blaze_loss import SSDLoss
 from slim_det.models.plain_backbone import PlainBackbone
 from slim_det.models.scaled_yolo_fpn import ScaledYOLOv3FPN
@@ -30,7 +31,9 @@ from slim_det.prune.pruner import Pruner
 from slim_det.quantize.record import record_of
 from slim_det.quantize.strategy import PTQ, QAT, post_quantizer_of
 
-COMPONENTS = (Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, SSDLoss, ScaledYOLOv3FPN)
+COMPONENTS = (
+    Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
+)  # fmt: skip
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics

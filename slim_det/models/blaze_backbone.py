@@ -58,6 +58,8 @@ class BlazeFaceNet(nn.Layer):
             pointwise convolution; the other keys are not used.
         act: Activation after the first pointwise convolution of a double block: relu, relu6,
             hard_swish or null. Every other is ReLU.
+        conv_lr: Learning rate of the convolutions, as a share of the optimizer's. The published
+            trainings take a tenth; a short one from random weights needs the whole.
 
     Raises:
         ConfigError: A list of widths does not fit the block before it, no tensor has stride 8 or
@@ -72,6 +74,7 @@ class BlazeFaceNet(nn.Layer):
         dense_second_conv: bool = False,
         lite_edition: bool = False,
         act: str | None = "relu",
+        conv_lr: float = 0.1,
     ) -> None:
         super().__init__()
         check_act(act)
@@ -92,6 +95,9 @@ class BlazeFaceNet(nn.Layer):
             width = self._add_single_blocks(stem, singles, use_5x5kernel)
             self._add_double_blocks(width, doubles, (use_5x5kernel, dense_second_conv, act))
         self.taps = self._last_of_each_stride()
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.optimize_attr["learning_rate"] = conv_lr
 
     def forward(self, inputs: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
         """Map ``image`` [B, 3, H, W] to features of strides 8 and 16."""

@@ -12,16 +12,13 @@ from paddle.nn.initializer import KaimingNormal
 
 from slim_det.errors import ConfigError, nearest
 
-CONV_LEARNING_RATE = 0.1
-
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish}
 
 
 class ConvNormAct(nn.Layer):
     """A convolution without bias that keeps the size (or halves it), batch norm, activation.
 
-    The weight starts as He et al. 2015 (arXiv 1502.01852) propose and learns at a tenth of the
-    learning rate, as in the published trainings.
+    The weight starts as He et al. 2015 (arXiv 1502.01852) propose.
 
     Args:
         width_in: Channels of the input.
@@ -49,7 +46,7 @@ class ConvNormAct(nn.Layer):
             stride=stride,
             padding=kernel // 2,
             groups=groups,
-            weight_attr=ParamAttr(learning_rate=CONV_LEARNING_RATE, initializer=KaimingNormal()),
+            weight_attr=ParamAttr(initializer=KaimingNormal()),
             bias_attr=False,
         )
         self._batch_norm = nn.BatchNorm2D(width)
