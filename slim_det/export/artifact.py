@@ -54,6 +54,7 @@ class ExportResult:
         image_size_hw: Height and width in pixels.
         latency_ms: Median of single-image runs on all cores; decoding and NMS included.
         ap: AP of the artefact on ``EvalDataset``, fraction 0 to 1; None if not measured.
+        per_class: Class, or setting of WIDER FACE -> AP; None likewise.
         layers_float: Layers of an int8 model that stay in float.
         images_checked: Images whose boxes were compared with the model in training's engine, or,
             of an int8 model, that both were evaluated on.
@@ -70,6 +71,7 @@ class ExportResult:
     image_size_hw: tuple[int, int]
     latency_ms: float
     ap: float | None = None
+    per_class: dict[str, float] | None = None
     layers_float: tuple[str, ...] = ()
     images_checked: int = 0
     boxes: int = 0
@@ -139,7 +141,7 @@ def export_model(
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
             metric = _checked_int8(model, cfg, staging, scales, max_gap)
-            found = {"images_checked": metric.num_images, "ap": metric.artifact} if metric else {}
+            found = metric.of_artifact() if metric else {}
         cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
         result = ExportResult(

@@ -35,16 +35,26 @@ class MetricCheck:
         model: AP of the model that simulates integers.
         artifact: AP of the exported file in Paddle Inference.
         num_images: Images evaluated.
+        per_class: Class, or setting of WIDER FACE -> AP of the exported file.
     """
 
     name: str
     model: float
     artifact: float
     num_images: int
+    per_class: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """The figures under their JSON keys."""
         return asdict(self)
+
+    def of_artifact(self) -> dict[str, Any]:
+        """The artefact's figures under their names in an `ExportResult`."""
+        return {
+            "ap": self.artifact,
+            "per_class": self.per_class,
+            "images_checked": self.num_images,
+        }
 
     def __str__(self) -> str:
         """One line for people."""
@@ -79,7 +89,9 @@ def check_metric(
     with eval_at(cfg, image_size_hw):
         shipped = evaluate(cfg, deployed, "paddle_inference", latency_runs=1)
         simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
-    found = MetricCheck(shipped.metric, simulated.ap, shipped.ap, shipped.num_images)
+    found = MetricCheck(
+        shipped.metric, simulated.ap, shipped.ap, shipped.num_images, shipped.per_class
+    )
     gap = abs(found.model - found.artifact) * POINTS
     if not gap <= max_gap:
         program = DeployProgram.load(folder / Path(MODEL_FILE).stem)

@@ -61,6 +61,13 @@ class EvalResult:
         """The result under its JSON keys."""
         return asdict(self)
 
+    def points_below(self, other: EvalResult) -> float:
+        """Points of AP lost against another; of WIDER FACE in the setting that loses most."""
+        lost = [other.ap - self.ap]
+        if self.bands:
+            lost += [other.per_class[name] - value for name, value in self.per_class.items()]
+        return 100.0 * max(lost)
+
     def __str__(self) -> str:
         """One line for people."""
         classes = ", ".join(f"{name} {value:.4f}" for name, value in self.per_class.items())

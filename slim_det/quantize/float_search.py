@@ -17,7 +17,6 @@ from slim_det.config import image_size_hw
 from slim_det.errors import QuantError
 from slim_det.export.engine import Engine
 from slim_det.export.images import eval_at, image_batches
-from slim_det.export.metric_check import POINTS
 from slim_det.metrics.evaluation import EvalResult, evaluate
 from slim_det.programs.deploy_program import last_convolutions, trace_program
 from slim_det.programs.folding import fold_batch_norm
@@ -42,7 +41,7 @@ class SearchStep:
     Attributes:
         layers_float: Layers that were put back to float, of those that were quantized.
         ap: Metric of the int8 program, 0 to 1.
-        drop: Float metric minus this, in points.
+        drop: Points below the float program, as `EvalResult.points_below` counts them.
     """
 
     layers_float: int
@@ -67,7 +66,7 @@ class SearchResult:
 
 
 def search_float_layers(
-    metric: DeployedMetric, post: PostResult, ap_float: float, max_drop: float
+    metric: DeployedMetric, post: PostResult, whole: EvalResult, max_drop: float
 ) -> SearchResult:
     """Put layers back to float until the int8 program loses no more than is allowed.
 
@@ -78,8 +77,8 @@ def search_float_layers(
         metric: Of the model that was quantized by ``post``; in that model the layers that were
             found are float afterwards.
         post: What the quantization did.
-        ap_float: Metric of the float program in Paddle Inference, 0 to 1.
-        max_drop: Points of the metric, 0 to 100, that may be lost.
+        whole: Metric of the float program in Paddle Inference.
+        max_drop: Points of the metric, 0 to 100, that may be lost; of WIDER FACE in each setting.
 
     Raises:
         QuantError: Even with one layer left in int8 the drop is larger; the model is unchanged.
@@ -94,7 +93,7 @@ def search_float_layers(
         if count and not errors:
             errors.update(output_errors(model, post.trace, metric.cfg, post.images[:RANKED_IMAGES]))
         found = metric.in_int8(_worst(errors, count), corrections)
-        steps.append(SearchStep(count, found.ap, (ap_float - found.ap) * POINTS))
+        steps.append(SearchStep(count, found.ap, found.points_below(whole)))
         logger.info(
             "%d of %d layers back in float: %s %.4f, %.2f points below float",
             count,

@@ -253,3 +253,22 @@ def test_settings_of_faces_are_named() -> None:
         "1.0 ms an image, dygraph"
     )
     assert result.as_dict()["bands"] == "official"
+
+
+def result_of(ap: float, *parts: float, bands: str | None = None) -> EvalResult:
+    named = dict(zip(("easy", "medium", "hard"), parts))
+    return EvalResult("a", ap, ap, named, 3, "dygraph", 1.0, bands=bands)
+
+
+def test_points_below_are_of_the_mean_over_classes() -> None:
+    before, after = result_of(0.5, 0.7, 0.3), result_of(0.45, 0.3, 0.6)
+    assert after.points_below(before) == pytest.approx(5.0)
+    assert before.points_below(after) == pytest.approx(-5.0)
+    assert after.points_below(after) == 0.0
+
+
+def test_points_below_are_of_the_worst_setting_of_wider_face() -> None:
+    before = result_of(0.5, 0.7, 0.5, 0.3, bands="official")
+    after = result_of(0.5, 0.8, 0.5, 0.2, bands="official")
+    assert after.points_below(before) == pytest.approx(10.0)
+    assert before.points_below(after) == pytest.approx(10.0)

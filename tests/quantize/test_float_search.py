@@ -157,8 +157,11 @@ class MadeUpMetric:
 
     def in_int8(self, back: list[str], corrections: Any) -> EvalResult:
         self.measured.append(back)
-        ap = 0.79 if self.victim in back else 0.5
-        return EvalResult("coco_ap", ap, ap, {}, 1, "made_up", 0.0)
+        return result(0.79 if self.victim in back else 0.5)
+
+
+def result(ap: float) -> EvalResult:
+    return EvalResult("coco_ap", ap, ap, {}, 1, "made_up", 0.0)
 
 
 @pytest.mark.parametrize("corrected", [False, True])
@@ -168,7 +171,7 @@ def test_a_search_puts_the_ruined_layer_back(tiny_cfg: Any, corrected: bool) -> 
     mean = net.norm._mean.numpy()
     quantized_layers(net)["first"].activation.limit.set_value(np.array([1e-3], "float32"))
     metric = MadeUpMetric(net, tiny_cfg, "first")
-    found = search_float_layers(metric, post, 0.8, 1.5)  # type: ignore[arg-type]
+    found = search_float_layers(metric, post, result(0.8), 1.5)  # type: ignore[arg-type]
     assert found.kept == ["first"] and metric.measured == [[], ["first"]]
     assert found.steps == [
         SearchStep(0, 0.5, pytest.approx(30)),
@@ -187,7 +190,7 @@ def test_nothing_is_put_back_where_the_drop_is_small(tiny_cfg: Any) -> None:
     net = small_net()
     post = quantized(tiny_cfg, net)
     metric = MadeUpMetric(net, tiny_cfg, "none of them")
-    found = search_float_layers(metric, post, 0.5, 0.0)  # type: ignore[arg-type]
+    found = search_float_layers(metric, post, result(0.5), 0.0)  # type: ignore[arg-type]
     assert found == SearchResult([], [SearchStep(0, 0.5, 0.0)], {})
     assert len(quantized_layers(net)) == 3
 
@@ -198,7 +201,7 @@ def test_a_search_that_finds_nothing(tiny_cfg: Any) -> None:
     before = state(net)
     metric = MadeUpMetric(net, tiny_cfg, "none of them")
     with pytest.raises(QuantError, match="with 2 of 3 layers in float the metric is still 30.00"):
-        search_float_layers(metric, post, 0.8, 1.0)  # type: ignore[arg-type]
+        search_float_layers(metric, post, result(0.8), 1.0)  # type: ignore[arg-type]
     assert [len(back) for back in metric.measured] == [0, 1, 2]
     assert len(quantized_layers(net)) == 3 and record_of(net) is post.record
     after = state(net)
