@@ -67,6 +67,14 @@ class Trace:
     outputs: list[str]
     image_size_hw: tuple[int, int] | None
 
+    def readers(self) -> dict[str, list[Op]]:
+        """Variable -> the operators that read it, in order."""
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in dict.fromkeys(op.input_arg_names):
+                found.setdefault(name, []).append(op)
+        return found
+
 
 def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Trace:
     """Trace a ppdet detector from image to boxes, in evaluation mode, batch 1.

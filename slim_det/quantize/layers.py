@@ -35,7 +35,7 @@ class QuantConv2D(paddle.nn.Conv2D):
         if not paddle.in_dynamic_mode():
             return super().forward(x)
         return F.conv2d(
-            self.activation(x),
+            x if x is self.__dict__.pop("_rounded_input", None) else self.activation(x),
             self.rounded_weight(),
             self.bias,
             self._stride,
@@ -44,6 +44,10 @@ class QuantConv2D(paddle.nn.Conv2D):
             self._groups,
             self._data_format,
         )
+
+    def take_rounded(self, x: Tensor) -> None:
+        """Say that the next input is this tensor, which `activation` has rounded already."""
+        object.__setattr__(self, "_rounded_input", x)
 
     def rounded_weight(self) -> Tensor:
         """The weight whose folded form is made of integers, [Cout, Cin / groups, kh, kw]."""

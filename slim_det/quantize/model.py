@@ -12,6 +12,7 @@ from paddle.nn.layer.norm import _BatchNormBase
 
 from slim_det.errors import QuantError, nearest
 from slim_det.layers import layer_names
+from slim_det.quantize.additions import round_outputs
 from slim_det.quantize.layers import (
     QuantConv2D,
     folded_weight,
@@ -71,6 +72,7 @@ def quantize_model(
             quantizers[layer.name] = activation
         quantize_convolution(module, activation, _weight_quantizer(record, module, norm), norm)
         module.activation.training = module.weights.training = module.training
+    _round_outputs(record, weighted, modules)
     attach_record(model, record)
 
 
@@ -178,6 +180,21 @@ def _find(
             f"'{layer.name}'" + (f" with batch norm '{layer.norm}'" if layer.norm else "")
         )
     return module, norm
+
+
+def _round_outputs(
+    record: QuantRecord,
+    weighted: Mapping[str, paddle.nn.Layer],
+    modules: Mapping[str, paddle.nn.Layer],
+) -> None:
+    for one in record.rounded:
+        unknown = [name for name in (*one.readers, *one.producers) if name not in weighted]
+        if unknown or one.module not in modules:
+            raise QuantError(
+                "the quantization record belongs to another model: it has no "
+                f"'{(unknown or [one.module])[0]}'"
+            )
+    round_outputs(modules, weighted, record.rounded)
 
 
 def _without(layers: list[QuantLayer], back: set[str]) -> list[QuantLayer]:

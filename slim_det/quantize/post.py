@@ -116,7 +116,7 @@ def quantize_post(
     }
     if options.observer == "hist":
         origin["percent"] = options.percent
-    record = QuantRecord(settings, sites.layers, sites.kept_float, origin)
+    record = QuantRecord(settings, sites.layers, sites.kept_float, origin, sites.rounded)
     quantize_model(model, record, ranges)
     compared = images if options.bias_correction else images[:COMPARED_IMAGES]
     deviations = layer_deviations(model, cfg, compared)

@@ -41,6 +41,22 @@ class QuantLayer:
     unsigned: bool = False
 
 
+@dataclass(frozen=True)
+class RoundedOutput:
+    """A module whose output an addition reads as integers.
+
+    Attributes:
+        module: Its module path.
+        readers: Module paths of the quantized convolutions that read the same tensor and have the
+            range.
+        producers: Module paths of those that must be quantized for the engine to do so.
+    """
+
+    module: str
+    readers: list[str]
+    producers: list[str]
+
+
 @dataclass
 class QuantRecord:
     """What was quantized.
@@ -51,12 +67,14 @@ class QuantRecord:
         kept_float: Module path -> why that layer stays in float.
         origin: Where the ranges are from: ``{"method": "aware" | "post", "observer": ...,
             "images": count, ...}``.
+        rounded: Outputs of modules that additions read as integers.
     """
 
     settings: QuantSettings
     layers: list[QuantLayer]
     kept_float: dict[str, str]
     origin: dict[str, Any] = field(default_factory=dict)
+    rounded: list[RoundedOutput] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The record as JSON text."""
@@ -67,6 +85,7 @@ class QuantRecord:
             "origin": self.origin,
             "layers": [asdict(layer) for layer in self.layers],
             "kept_float": self.kept_float,
+            "rounded": [asdict(one) for one in self.rounded],
         }
         return json.dumps(content, indent=1) + "\n"
 
@@ -88,6 +107,7 @@ def read_record(path: str | Path) -> QuantRecord:
             layers=_layers(data["layers"]),
             kept_float=_texts(data["kept_float"]),
             origin=dict(data["origin"]),
+            rounded=[_rounded(one) for one in data.get("rounded", [])],
         )
     except KeyError as error:
         raise QuantError(f"quantization record '{path}' is damaged: no {error}") from error
@@ -118,6 +138,15 @@ def _layer(found: dict[str, Any]) -> QuantLayer:
     if not isinstance(found["unsigned"], bool):
         raise TypeError(f"unsigned: {found['unsigned']!r} is neither true nor false")
     return QuantLayer(**texts, unsigned=found["unsigned"])
+
+
+def _rounded(found: dict[str, Any]) -> RoundedOutput:
+    one = RoundedOutput(**found)
+    lists = (one.readers, one.producers)
+    if not all(isinstance(names, list) and names for names in lists):
+        raise TypeError(f"rounded: {found!r} names no convolutions")
+    _texts({name: name for names in lists for name in [one.module, *names]})
+    return one
 
 
 def _texts(found: dict[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,9 +11,12 @@ import paddle
 from slim_det.errors import ConfigError, LayerError, QuantError
 from slim_det.layers import LayerFinder, layer_names
 from slim_det.programs.deploy_program import CONVOLUTIONS, head_convolutions
-from slim_det.quantize.record import QuantLayer
+from slim_det.quantize.additions import giving_modules, rounded_tensors
+from slim_det.quantize.record import QuantLayer, RoundedOutput
 from slim_det.quantize.settings import QuantSettings
 from slim_det.trace import Op, Trace
+
+logger = logging.getLogger("slim_det")
 
 DEFORMABLE = ("deformable_conv", "deformable_conv_v1")
 
@@ -31,10 +35,12 @@ class Sites:
     Attributes:
         layers: Those that are quantized, in the order in which they run.
         kept_float: Module path -> why that layer is not.
+        rounded: Outputs of modules that additions read as integers; of a detector only.
     """
 
     layers: list[QuantLayer]
     kept_float: dict[str, str]
+    rounded: list[RoundedOutput]
 
 
 def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) -> Sites:
@@ -52,8 +58,9 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
     modules = dict(model.named_sublayers())
-    readers, fixed = _readers(trace), _kept_by_place(trace)
+    readers, fixed = trace.readers(), _kept_by_place(trace)
     tensors: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     layers: list[QuantLayer] = []
     kept: dict[str, str] = {}
     for op in trace.ops:
@@ -70,13 +77,17 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
             kept[path] = reason
             continue
         tensors[path] = op.input("Input")
+        outputs[op.output("Output")] = path
         layers.append(QuantLayer(path, _norm_of(op, trace, readers)))
     if not layers:
         raise QuantError(
             f"nothing to quantize: all {len(kept)} layers stay in float; expected at least one "
             "convolution that 'skip' does not name"
         )
-    return Sites(_with_inputs(layers, tensors, trace), kept)
+    rounded = rounded_tensors(trace, tensors, outputs)
+    return Sites(
+        _with_inputs(layers, tensors, trace), kept, _rounded_outputs(model, trace, rounded)
+    )
 
 
 def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
@@ -128,6 +139,38 @@ def _with_inputs(
     return found
 
 
+def _rounded_outputs(
+    model: paddle.nn.Layer, trace: Trace, tensors: Mapping[str, tuple[list[str], list[str]]]
+) -> list[RoundedOutput]:
+    """The modules of a detector that give tensors which additions read as integers."""
+    # Not above: the export imports the quantized layers.
+    from slim_det.export.latency import random_batch
+
+    if not tensors or trace.image_size_hw is None:
+        return []
+    batch = {k: paddle.to_tensor(v) for k, v in random_batch(trace.image_size_hw).items()}
+    training = [layer for layer in model.sublayers(include_self=True) if layer.training]
+    model.eval()
+    try:
+        modules = weighted_modules(model)
+        first = {readers[0]: modules[readers[0]] for readers, _ in tensors.values()}
+        given = giving_modules(model, lambda: model(batch), first)
+    finally:
+        for layer in training:
+            layer.training = True
+    found = []
+    for readers, producers in tensors.values():
+        if readers[0] in given:
+            found.append(RoundedOutput(given[readers[0]], readers, producers))
+        else:
+            logger.warning(
+                "what '%s' reads is added to in integers by the engine and in float here: no "
+                "module of the model gives it",
+                readers[0],
+            )
+    return found
+
+
 def _takes_maxima(op: Op) -> bool:
     return op.type == "pool2d" and op.attrs.get("pooling_type") == "max"
 
@@ -174,15 +217,6 @@ def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, fixed: Mappin
     if module._padding_mode != "zeros":
         return f"it pads with '{module._padding_mode}'"
     return ""
-
-
-def _readers(trace: Trace) -> dict[str, list[Op]]:
-    """Variable -> operators that read it."""
-    found: dict[str, list[Op]] = {}
-    for op in trace.ops:
-        for name in dict.fromkeys(n for names in op.inputs.values() for n in names):
-            found.setdefault(name, []).append(op)
-    return found
 
 
 def _placing(trace: Trace) -> set[str]:

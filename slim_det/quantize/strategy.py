@@ -108,7 +108,9 @@ class QAT:
             **self.schedule,
         }
         quantize_model(
-            model, QuantRecord(self.settings, sites.layers, sites.kept_float, origin), ranges
+            model,
+            QuantRecord(self.settings, sites.layers, sites.kept_float, origin, sites.rounded),
+            ranges,
         )
         if self.print_model:
             logger.info("quantized model:\n%s", str(model))
