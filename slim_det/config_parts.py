@@ -12,7 +12,7 @@ from typing import Any
 
 import paddle
 from ppdet.data import transform
-from ppdet.optimizer import optimizer as schedules
+from ppdet.optimizer import optimizer as ppdet_schedules
 
 from slim_det.errors import ConfigError, nearest
 
@@ -32,7 +32,7 @@ _OPTIMIZERS = {
     if isinstance(kind, type) and issubclass(kind, paddle.optimizer.Optimizer)
 }
 _SCHEDULES = {
-    name: kind for name, kind in vars(schedules).items() if name.endswith(("Decay", "Warmup"))
+    name: kind for name, kind in vars(ppdet_schedules).items() if name.endswith(("Decay", "Warmup"))
 }
 
 
@@ -55,9 +55,25 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
     if chosen.get("type", "AdamWDL") != "AdamWDL":  # ppdet's own, no class of paddle
         settings = {key: value for key, value in chosen.items() if key not in _OWN_KEYS}
         _check_call("OptimizerBuilder.optimizer", chosen["type"], settings, _OPTIMIZERS)
-    for place, schedule in enumerate(cfg.get("LearningRate", {}).get("schedulers") or []):
+    schedules = cfg.get("LearningRate", {}).get("schedulers") or []
+    for place, schedule in enumerate(schedules):
         if isinstance(schedule, Mapping):
             _check_schedule(place, schedule)
+    if len(schedules) == 1:
+        _check_alone(schedules[0])
+
+
+def _check_alone(schedule: Any) -> None:
+    """Refuse a decay that wants a warmup behind it and has none."""
+    if isinstance(schedule, Mapping):
+        name, warms_up = schedule["name"], schedule.get("use_warmup", True)
+    else:
+        name, warms_up = type(schedule).__name__, getattr(schedule, "use_warmup", False)
+    if warms_up:
+        raise ConfigError(
+            f"LearningRate.schedulers: nothing comes after '{name}'; expected a LinearWarmup, or "
+            "use_warmup: false"
+        )
 
 
 def _check_schedule(place: int, schedule: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ def test_valid(cfg: dict[str, Any]) -> None:
         ),
         (schedules({"gamma": 0.1}), "unknown name 'None'"),
         (schedules(WARMUP, DECAY), "'LinearWarmup' comes first; expected a decay before it"),
+        (schedules(DECAY), "nothing comes after 'PiecewiseDecay'; expected a LinearWarmup, or"),
         ({"epoch": "many"}, "epoch: 'many' is not valid; expected a whole number >= 1"),
         ({"epoch": 0}, "epoch: 0 is not valid"),
         ({"epoch": True}, "epoch: True is not valid"),
