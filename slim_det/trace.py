@@ -10,6 +10,7 @@ from typing import Any
 
 import paddle
 
+from slim_det.dygraph import evaluation_mode
 from slim_det.errors import ConfigError
 from slim_det.programs.tracing import deployment_program, detector_spec
 
@@ -75,6 +76,10 @@ class Trace:
                 found.setdefault(name, []).append(op)
         return found
 
+    def makers(self) -> dict[str, Op]:
+        """Variable -> the operator that gives it."""
+        return {name: op for op in self.ops for name in op.output_arg_names}
+
 
 def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Trace:
     """Trace a ppdet detector from image to boxes, in evaluation mode, batch 1.
@@ -102,21 +107,15 @@ def trace_layer(
     image_size_hw: tuple[int, int] | None = None,
 ) -> Trace:
     """Trace any layer for given inputs, in evaluation mode; the layer is left as it was."""
-    modes = [(sub, sub.training) for sub in layer.sublayers(include_self=True)]
-    layer.eval()
-    try:
-        with deployment_program():
-            function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
-            concrete = function.concrete_program
-            block = concrete.main_program.global_block()
-            ops = [_read_op(op) for op in block.ops]
-            shapes = {name: tuple(var.shape) for name, var in block.vars.items()}
-            outputs = [
-                var.name for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")
-            ]
-    finally:
-        for sub, training in modes:
-            sub.training = training
+    with evaluation_mode(layer), deployment_program():
+        function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
+        concrete = function.concrete_program
+        block = concrete.main_program.global_block()
+        ops = [_read_op(op) for op in block.ops]
+        shapes = {name: tuple(var.shape) for name, var in block.vars.items()}
+        outputs = [
+            var.name for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")
+        ]
     parameters = {param.name: name for name, param in layer.named_parameters()}
     return Trace(ops, shapes, parameters, outputs, image_size_hw)
 

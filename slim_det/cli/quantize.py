@@ -96,6 +96,7 @@ def _quantize(
     """Calibrate, search, export and save; the figures under their JSON keys."""
     from slim_det import checkpoint
     from slim_det.export.artifact import export_model
+    from slim_det.metrics.evaluation import POINTS
     from slim_det.prune.plan import plan_of
     from slim_det.quantize.float_search import DeployedMetric, search_float_layers
     from slim_det.quantize.post import quantize_post
@@ -123,7 +124,7 @@ def _quantize(
         "ap": ap,
         "ap_float": whole.ap if whole else None,
         "per_class_float": whole.per_class if whole else None,
-        "drop": 100.0 * (whole.ap - ap) if whole and ap is not None else None,
+        "drop": POINTS * (whole.ap - ap) if whole and ap is not None else None,
         "latency_ms": exported.get("latency_ms"),
         "latency_ms_float": whole.latency_ms if whole else None,
         "observer": options.observer,
@@ -206,6 +207,8 @@ def _record(model: paddle.nn.Layer) -> Any:
 
 def _summary(figures: dict[str, Any]) -> str:
     """Lines for people."""
+    from slim_det.metrics.evaluation import POINTS
+
     kept = len(figures["layers_float"])
     lines = [
         f"{figures['layers_int8']} layers in int8, {kept} in float; {figures['observer']} on "
@@ -217,7 +220,7 @@ def _summary(figures: dict[str, Any]) -> str:
             f"{abs(figures['drop']):.2f} points {'less' if figures['drop'] >= 0 else 'more'}"
         )
         changes = (
-            f"{name} {100.0 * (value - figures['per_class_float'][name]):+.2f}"
+            f"{name} {POINTS * (value - figures['per_class_float'][name]):+.2f}"
             for name, value in figures["per_class"].items()
         )
         lines.append(f"points by class or setting: {', '.join(changes)}")

@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
+from slim_det.dygraph import blank_batch, evaluation_mode
 from slim_det.errors import LayerError, TrainingError
 from slim_det.layers import LayerFinder, layer_names
 
@@ -176,22 +177,10 @@ def dry_run(taps: Taps, image_size_hw: tuple[int, int]) -> dict[Place, Kept]:
     Raises:
         TrainingError: A layer is not run, or more than once.
     """
-    height, width = image_size_hw
-    batch = {
-        "image": paddle.zeros([1, 3, height, width]),
-        "im_shape": paddle.to_tensor([[height, width]], "float32"),
-        "scale_factor": paddle.ones([1, 2]),
-    }
-    modes = [(sub, sub.training) for sub in taps.model.sublayers(include_self=True)]
-    taps.model.eval()
-    try:
-        with paddle.no_grad(), taps.attached():
-            taps.open()
-            forward_without_boxes(taps.model, batch)
-            return taps.take()
-    finally:
-        for sub, training in modes:
-            sub.training = training
+    with evaluation_mode(taps.model), paddle.no_grad(), taps.attached():
+        taps.open()
+        forward_without_boxes(taps.model, blank_batch(image_size_hw))
+        return taps.take()
 
 
 def _paths(model: Layer) -> set[str]:

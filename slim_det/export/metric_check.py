@@ -13,15 +13,13 @@ from slim_det.errors import ExportError
 from slim_det.export.divergence import first_divergence
 from slim_det.export.images import eval_at, eval_images
 from slim_det.export.predictor import MODEL_FILE, Predictor
-from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+from slim_det.metrics.evaluation import POINTS, dygraph_predictor, evaluate
 from slim_det.programs.deploy_program import DeployProgram
 
 logger = logging.getLogger("slim_det")
 
 MAX_GAP = 0.5
 """Points of AP between two engines of the same integers."""
-
-POINTS = 100.0
 
 NO_EVAL = "add --no_eval to export without measuring AP"
 

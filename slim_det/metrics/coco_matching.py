@@ -12,6 +12,7 @@ from pycocotools.cocoeval import Params
 
 from slim_det.errors import DataError
 from slim_det.metrics.image_matches import (
+    AddedImages,
     ImageMatches,
     image_indices,
     known_image,
@@ -39,7 +40,7 @@ class _Objects:
     ids: np.ndarray
 
 
-class CocoScorer:
+class CocoScorer(AddedImages):
     """Re-creates pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes a class.
 
     Args:
@@ -57,23 +58,16 @@ class CocoScorer:
     def __init__(
         self, truth: Any, catid2clsid: dict[int, int], num_images: int | None = None
     ) -> None:
-        self._limit = num_images
+        super().__init__(num_images)
         self._num_classes = max(catid2clsid.values(), default=-1) + 1
         self._annotated = {
             image: _read_objects(truth, image, catid2clsid) for image in truth.getImgIds()
         }
         self._ids: list[int] = []
-        self._truth: list[_Objects] = []
-        self._counts: list[np.ndarray] = []
         self._missed = np.zeros(self._num_classes, np.int64)
         if num_images is None:
             for objects in self._annotated.values():
                 self._missed += self._count(objects)
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-        return len(self._truth)
 
     def add_batch(self, batch: dict[str, Any]) -> None:
         """Take the objects of the next images.
@@ -85,7 +79,7 @@ class CocoScorer:
             DataError: An image is not in the annotation file, or comes twice.
         """
         for image in np.asarray(batch["im_id"]).reshape(-1).tolist():
-            if self._limit is not None and self.num_images >= self._limit:
+            if self._is_full:
                 return
             if image not in self._annotated:
                 wrong = "comes twice" if image in self._ids else "is not in the annotation file"
@@ -93,8 +87,7 @@ class CocoScorer:
             objects = self._annotated.pop(image)
             counts = self._count(objects)
             self._ids.append(image)
-            self._truth.append(objects)
-            self._counts.append(counts)
+            self._add(objects, counts)
             if self._limit is None:
                 self._missed -= counts
 

@@ -24,6 +24,9 @@ from slim_det.metrics.face_metric import FaceAp
 
 logger = logging.getLogger("slim_det")
 
+POINTS = 100.0
+"""Points of AP in the whole."""
+
 Predict = Callable[[dict[str, Any]], "dict[str, np.ndarray]"]
 """Takes one batch of a ppdet reader; gives ``bbox`` float [N, 6] (class, score, xyxy in pixels
 of the original image) and ``bbox_num`` int [batch]."""
@@ -66,7 +69,7 @@ class EvalResult:
         lost = [other.ap - self.ap]
         if self.bands:
             lost += [other.per_class[name] - value for name, value in self.per_class.items()]
-        return 100.0 * max(lost)
+        return POINTS * max(lost)
 
     def __str__(self) -> str:
         """One line for people."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from slim_det.errors import DataError
 from slim_det.metrics.face_metric import image_names, require_known
-from slim_det.metrics.image_matches import ImageMatches, image_indices, known_image
+from slim_det.metrics.image_matches import AddedImages, ImageMatches, image_indices, known_image
 from slim_det.metrics.widerface_files import xywh_of
 from slim_det.metrics.widerface_scoring import SETTINGS, average_precision, judge
 from slim_det.metrics.widerface_truth import read_ground_truth
@@ -17,7 +17,7 @@ from slim_det.metrics.widerface_truth import read_ground_truth
 _BITS = np.uint16(1) << np.arange(len(SETTINGS), dtype=np.uint16)
 
 
-class FaceScorer:
+class FaceScorer(AddedImages):
     """The mean AP of easy, medium and hard, as `slim_det.metrics.face_metric.FaceAp` has it.
 
     The three settings take the place of IoU thresholds: bit s of a match belongs to setting s of
@@ -38,20 +38,13 @@ class FaceScorer:
     def __init__(
         self, dataset: Any, ground_truth: str | None = None, num_images: int | None = None
     ) -> None:
+        super().__init__(num_images)
         source = ground_truth or dataset.get_anno()
         truth = read_ground_truth(source)
         self._names = image_names(dataset)
         require_known(self._names, truth, source)
-        self._limit = num_images
         faces = zip(truth.faces, truth.counted)
         self._annotated = dict(zip(truth.names, faces))
-        self._truth: list[tuple[np.ndarray, np.ndarray]] = []
-        self._counts: list[np.ndarray] = []
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-        return len(self._truth)
 
     def add_batch(self, batch: dict[str, Any]) -> None:
         """Take the faces of the next images.
@@ -63,7 +56,7 @@ class FaceScorer:
             DataError: An image comes twice.
         """
         for image in np.asarray(batch["im_id"]).reshape(-1).tolist():
-            if self._limit is not None and self.num_images >= self._limit:
+            if self._is_full:
                 return
             found = self._annotated.pop(self._names[image], None)
             if found is None:
@@ -71,8 +64,7 @@ class FaceScorer:
                     f"EvalDataset: image '{self._names[image]}' comes twice; expected each image "
                     "once"
                 )
-            self._truth.append(found)
-            self._counts.append(found[1].sum(axis=1))
+            self._add(found, found[1].sum(axis=1))
 
     def match(self, index: int, boxes: np.ndarray) -> ImageMatches:
         """Judge the boxes of one image in every setting.

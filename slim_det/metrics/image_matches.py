@@ -68,6 +68,33 @@ class ImageMatches:
         return cls(**columns)
 
 
+class AddedImages:
+    """What a scorer knows of the images that were added to it, in their order.
+
+    Args:
+        limit: Take only so many; None for all.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._truth: list[Any] = []
+        self._counts: list[np.ndarray] = []
+
+    @property
+    def num_images(self) -> int:
+        """Images added so far."""
+        return len(self._truth)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._limit is not None and self.num_images >= self._limit
+
+    def _add(self, objects: Any, counts: np.ndarray) -> None:
+        """Take an image: its objects, and how many of each kind count."""
+        self._truth.append(objects)
+        self._counts.append(counts)
+
+
 def boxes_by_image(outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Split a detector's output into the boxes of every image of the batch.
 

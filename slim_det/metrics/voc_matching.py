@@ -10,6 +10,7 @@ import numpy as np
 
 from slim_det.errors import ConfigError, DataError, nearest
 from slim_det.metrics.image_matches import (
+    AddedImages,
     ImageMatches,
     image_indices,
     known_image,
@@ -31,7 +32,7 @@ class _Objects:
     difficult: np.ndarray
 
 
-class VocScorer:
+class VocScorer(AddedImages):
     """Re-creates ppdet's ``VOCMetric`` with ``DetectionMAP``, difficult objects left out.
 
     Args:
@@ -46,19 +47,12 @@ class VocScorer:
     def __init__(
         self, num_classes: int, map_type: str = "11point", num_images: int | None = None
     ) -> None:
+        super().__init__(num_images)
         if map_type not in MAP_TYPES:
             raise ConfigError(f"map_type: '{map_type}' is unknown{nearest(map_type, MAP_TYPES)}")
         self.name = f"voc_map_{map_type}"
         self._map_type = map_type
         self._num_classes = num_classes
-        self._limit = num_images
-        self._truth: list[_Objects] = []
-        self._counts: list[np.ndarray] = []
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-        return len(self._truth)
 
     def add_batch(self, batch: dict[str, Any]) -> None:
         """Take the objects of the next images.
@@ -74,7 +68,7 @@ class VocScorer:
         scales = np.asarray(batch["scale_factor"])
         columns = (batch["gt_bbox"], batch["gt_class"], batch["difficult"])
         for (height, width), boxes, classes, difficult in zip(scales, *columns):
-            if self._limit is not None and self.num_images >= self._limit:
+            if self._is_full:
                 return
             # Divided in the reader's own precision: these are the numbers that ppdet compares.
             boxes = np.asarray(boxes) / np.array([width, height, width, height])
@@ -87,8 +81,7 @@ class VocScorer:
             )
             self._require_known(objects.classes, "EvalDataset: an object", 0)
             counted = objects.classes[~objects.difficult]
-            self._truth.append(objects)
-            self._counts.append(np.bincount(counted, minlength=self._num_classes))
+            self._add(objects, np.bincount(counted, minlength=self._num_classes))
 
     def match(self, index: int, boxes: np.ndarray) -> ImageMatches:
         """Judge the boxes of one image.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -114,7 +114,7 @@ def conv_shapes(
         (state-dict name of the weight, shape) of each convolution; a weight that is used
         twice is listed twice.
     """
-    consumers = _consumers(trace.ops)
+    consumers = trace.readers()
     found = []
     for op in trace.ops:
         if op.type not in CONVOLUTIONS:
@@ -176,15 +176,6 @@ def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
         multiplier = shape.out_channels // shape.in_channels
         return shape.with_widths(weight[0] // multiplier, weight[0])
     return shape.with_widths(weight[1] * shape.groups, weight[0])
-
-
-def _consumers(ops: Iterable[Op]) -> dict[str, list[Op]]:
-    consumers: dict[str, list[Op]] = {}
-    for op in ops:
-        for names in op.inputs.values():
-            for name in names:
-                consumers.setdefault(name, []).append(op)
-    return consumers
 
 
 def _activation(op: Op, consumers: Mapping[str, list[Op]], trace: Trace) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from slim_det.dygraph import evaluation_mode
 from slim_det.errors import ExportError
 from slim_det.programs.tracing import deployment_program, save_detector
 
@@ -241,16 +242,10 @@ def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Dep
         model: A ppdet architecture; simulated integers are left out while it is traced.
         image_size_hw: Height and width in pixels.
     """
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.eval()
-    try:
-        with tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
-            stem = Path(folder) / "model"
-            save_detector(model, image_size_hw, stem)
-            return DeployProgram.load(stem)
-    finally:
-        for layer, training in modes:
-            layer.training = training
+    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
+        stem = Path(folder) / "model"
+        save_detector(model, image_size_hw, stem)
+        return DeployProgram.load(stem)
 
 
 def _signature(variable: Any) -> tuple[str, tuple[int, ...]]:

@@ -138,7 +138,7 @@ class _Additions:
         self._trace = trace
         self._outputs = outputs
         self._readers = trace.readers()
-        self._makers = {name: op for op in trace.ops for name in op.output_arg_names}
+        self._makers = trace.makers()
         self._sites: dict[str, list[str]] = {}
         for path, name in inputs.items():
             self._sites.setdefault(name, []).append(path)

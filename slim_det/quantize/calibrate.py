@@ -12,6 +12,7 @@ import paddle
 from ppdet.core.workspace import create
 from tqdm import tqdm
 
+from slim_det.dygraph import evaluation_mode
 from slim_det.errors import ConfigError, DataError, QuantError
 from slim_det.export.images import image_batches
 from slim_det.metrics.evaluation import quiet_stdout
@@ -136,19 +137,16 @@ def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
     Evaluation mode, and images normalised by the model where ``TestReader`` leaves it to the
     exported model (``fuse_normalize``).
     """
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     fused = getattr(model, "fuse_norm", False)
-    model.eval()
     if cfg["TestReader"].get("fuse_normalize", False):
         model.load_meanstd(cfg["TestReader"]["sample_transforms"])
         model.fuse_norm = True
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
         if hasattr(model, "fuse_norm"):
             model.fuse_norm = fused
-        for layer, training in modes:
-            layer.training = training
 
 
 def _files_of(name: str) -> list[str]:

@@ -145,7 +145,8 @@ def _rounded(found: dict[str, Any]) -> RoundedOutput:
     lists = (one.readers, one.producers)
     if not all(isinstance(names, list) and names for names in lists):
         raise TypeError(f"rounded: {found!r} names no convolutions")
-    _texts({name: name for names in lists for name in [one.module, *names]})
+    if not all(isinstance(name, str) for name in [one.module, *one.readers, *one.producers]):
+        raise TypeError(f"rounded: {found!r} has a name that is no text")
     return one
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import paddle
 
+from slim_det.dygraph import blank_batch, evaluation_mode
 from slim_det.errors import ConfigError, LayerError, QuantError
 from slim_det.layers import LayerFinder, layer_names
 from slim_det.programs.deploy_program import CONVOLUTIONS, head_convolutions
@@ -143,21 +144,12 @@ def _rounded_outputs(
     model: paddle.nn.Layer, trace: Trace, tensors: Mapping[str, tuple[list[str], list[str]]]
 ) -> list[RoundedOutput]:
     """The modules of a detector that give tensors which additions read as integers."""
-    # Not above: the export imports the quantized layers.
-    from slim_det.export.latency import random_batch
-
     if not tensors or trace.image_size_hw is None:
         return []
-    batch = {k: paddle.to_tensor(v) for k, v in random_batch(trace.image_size_hw).items()}
-    training = [layer for layer in model.sublayers(include_self=True) if layer.training]
-    model.eval()
-    try:
-        modules = weighted_modules(model)
-        first = {readers[0]: modules[readers[0]] for readers, _ in tensors.values()}
+    batch, modules = blank_batch(trace.image_size_hw), weighted_modules(model)
+    first = {readers[0]: modules[readers[0]] for readers, _ in tensors.values()}
+    with evaluation_mode(model):
         given = giving_modules(model, lambda: model(batch), first)
-    finally:
-        for layer in training:
-            layer.training = True
     found = []
     for readers, producers in tensors.values():
         if readers[0] in given:
@@ -224,7 +216,7 @@ def _placing(trace: Trace) -> set[str]:
 
     Between the two stand a bias, a split and a sigmoid.
     """
-    makers = {name: op for op in trace.ops for names in op.outputs.values() for name in names}
+    makers = trace.makers()
     deformable = [op for op in trace.ops if op.type in DEFORMABLE]
     waiting = [op.input(slot) for op in deformable for slot in ("Offset", "Mask")]
     seen: set[str] = set()
@@ -237,7 +229,7 @@ def _placing(trace: Trace) -> set[str]:
         if makers[name].type in CONVOLUTIONS:
             found.add(name)
         else:
-            waiting.extend(n for names in makers[name].inputs.values() for n in names)
+            waiting.extend(makers[name].input_arg_names)
     return found
 
 
