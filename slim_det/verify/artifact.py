@@ -20,7 +20,7 @@ from slim_det.metrics.matching import make_scorer
 from slim_det.verify.contenders import REFERENCE, Contender, make_contenders
 from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
-from slim_det.verify.stages import Stage, compare_tensors, judge
+from slim_det.verify.stages import Stage, compare_tensors, distances, judge
 
 logger = logging.getLogger("slim_det")
 
@@ -157,9 +157,17 @@ def _stages(contenders: list[Contender], aps: dict[str, float]) -> list[Stage]:
             stages.append(Stage(name, passed=False, note=contender.error or reference.error))
         else:
             pair = (aps.get(name), aps.get(REFERENCE))
+            noise = _noise(contender, by_name)
             stages.append(
                 judge(
-                    name, contender.found, reference.found, contender.limits, pair, contender.note
+                    *(name, contender.found, reference.found, contender.limits),
+                    *(pair, contender.note, noise),
                 )
             )
     return stages
+
+
+def _noise(contender: Contender, by_name: dict[str, Contender]) -> list[float]:
+    """How far last digits move the model that a contender is judged by; [] where it has none."""
+    nudged = by_name.get(contender.noise)
+    return distances(nudged.found, by_name[nudged.reference].found) if nudged else []

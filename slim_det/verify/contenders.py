@@ -25,6 +25,7 @@ from slim_det.verify.runners import (
     dygraph_runner,
     engine_runner,
     lite_runner,
+    nudged_runner,
     program_runner,
     signed_runner,
     twin_runner,
@@ -35,7 +36,8 @@ REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"
 
 FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
-# Integers differ by one where a sum ends close to a half; the same model gives 0.9999.
+# Integers differ by one where a sum ends close to a half; a broad model gives 0.9999. A narrow,
+# deep one of signed inputs is farther from itself: it is judged by its own noise.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
 # Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
@@ -45,6 +47,7 @@ TWIN_LIMITS = Limits(cosine=0.999, ap=None)
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
+_NUDGED = "dygraph, signed, nudged"
 _SIGNED_NOTE = "compared with the model of signed inputs, as Paddle and Paddle-Lite round"
 _TWIN = "twin"
 _TWIN_NOTE = (
@@ -62,6 +65,7 @@ class Contender:
         start: Makes its runner; not called before it is needed.
         limits: What it has to keep.
         reference: Name of the contender that it is compared with.
+        noise: Name of the contender that shows how far last digits move the model; '' for none.
         note: For its stage.
         is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
         reader: Prepares its images; None for the artefact's.
@@ -76,6 +80,7 @@ class Contender:
     start: Callable[[], Runner]
     limits: Limits
     reference: str = REFERENCE
+    noise: str = ""
     note: str = ""
     is_model: bool = False
     reader: ArtifactReader | None = None
@@ -167,8 +172,11 @@ def _int8_contenders(
     signed = Contender(
         _SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False
     )
+    nudged = Contender(
+        _NUDGED, lambda: nudged_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
+    )
     written = Contender(
-        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED
+        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED, _NUDGED
     )
     written.note = _SIGNED_NOTE
     written.error = _other_layers(model, program)
@@ -181,12 +189,12 @@ def _int8_contenders(
         INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
     )
     deployed.note = "int8, oneDNN" if int8 else "float: this CPU has no int8 instructions"
-    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _SIGNED_NOTE)
-    return [signed, written, deployed, *converted]
+    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NUDGED, _SIGNED_NOTE)
+    return [signed, nudged, written, deployed, *converted]
 
 
 def _lite_program(
-    folder: Path, limits: Limits, reference: str = REFERENCE, note: str = ""
+    folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
 ) -> list[Contender]:
     """What the artefact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
     stem = folder / LITE_DIR / "model"
@@ -198,6 +206,7 @@ def _lite_program(
             lambda: program_runner(DeployProgram.load(stem)),
             limits,
             reference,
+            noise,
             note,
         )
     ]
@@ -231,7 +240,9 @@ def _twin_contenders(
     inference = Contender(
         _TWIN, lambda: twin_runner(twin(), work / "twin"), TWIN_LIMITS, shown=False
     )
-    lite = Contender(LITE_STAGE, lambda: lite_runner(twin(), work / "lite"), TWIN_LIMITS, _TWIN)
+    lite = Contender(
+        LITE_STAGE, lambda: lite_runner(twin(), work / "lite"), TWIN_LIMITS, _TWIN, _NUDGED
+    )
     lite.note = _TWIN_NOTE.format(*size_hw)
     inference.reader = lite.reader = ArtifactReader(at_size(settings, size_hw))
     return [inference, lite]

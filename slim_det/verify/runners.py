@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -17,7 +18,7 @@ from slim_det.export.engine import Engine
 from slim_det.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.programs.deploy_program import DeployProgram, head_convolutions
 from slim_det.programs.tracing import deployment_program
-from slim_det.quantize.model import signed_inputs
+from slim_det.quantize.model import quantized_layers, signed_inputs
 from slim_det.trace import trace_detector
 from slim_det.verify.stages import Found
 
@@ -25,6 +26,9 @@ Batch = dict[str, np.ndarray]
 """One image: ``image`` float32 [1, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [1, 2]."""
 
 Runner = Callable[[Sequence[Batch]], "list[Found]"]
+
+NUDGE = 2e-6
+"""Relative. Sums of float32 that are taken in another order differ by about so much."""
 
 
 def dygraph_runner(model: paddle.nn.Layer) -> Runner:
@@ -57,6 +61,36 @@ def signed_runner(model: paddle.nn.Layer) -> Runner:
     def run(batches: Sequence[Batch]) -> list[Found]:
         with signed_inputs(model):
             return runner(batches)
+
+    return run
+
+
+def nudged_runner(model: paddle.nn.Layer) -> Runner:
+    """The same, the input of each quantized layer changed by `NUDGE` of itself at random.
+
+    A value that was about to be rounded down is rounded up, the next layers read another integer,
+    and so on: how far the outputs move is the noise that no two engines can be free of.
+    """
+    runner = signed_runner(model)
+
+    def run(batches: Sequence[Batch]) -> list[Found]:
+        generator = np.random.default_rng(0)
+
+        def nudge(
+            layer: Any, received: tuple[paddle.Tensor, ...]
+        ) -> tuple[paddle.Tensor, ...] | None:
+            if not paddle.in_dynamic_mode():  # traced, for the names of the head
+                return None
+            changes = generator.uniform(-NUDGE, NUDGE, received[0].shape).astype(np.float32)
+            return (received[0] * (1.0 + paddle.to_tensor(changes)),)
+
+        layers = quantized_layers(model).values()
+        handles = [layer.register_forward_pre_hook(nudge) for layer in layers]
+        try:
+            return runner(batches)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     return run
 

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from slim_det.export.images import image_batches
 from slim_det.lite.convert import has_paddlelite
-from slim_det.verify import contenders
+from slim_det.verify import contenders, runners
 from slim_det.verify.artifact import verify_artifact
-from slim_det.verify.stages import Stage
+from slim_det.verify.preprocess import INPUTS
+from slim_det.verify.runners import nudged_runner, signed_runner
+from slim_det.verify.stages import Limits, Stage, distances
 from tests.commands import CONFIGS, Outcome
 from tests.export.exported import Exported, export_pair, record_for
 from tests.support import ROOT
@@ -133,6 +137,49 @@ def test_fault_in_the_program(
     folder = faults.changed_program(made.artifact, tmp_path / "faulty", change)
     found = failed(verify(made, folder, detector))
     assert "exported program" in found and not {"preprocess", "dygraph"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [
+        (faults.change_nothing, True),
+        *((change, False) for change in (*PROGRAM_FAULTS.values(), *INT8_FAULTS.values())),
+    ],
+)
+def test_noise_tells_rounding_from_faults(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_lite: None,
+    change: Callable[[Any], None],
+    passed: bool,
+) -> None:
+    """Where a cosine is below the limit, which is above all of them here.
+
+    Last digits move so small a net nowhere: it is nudged ten times harder.
+    """
+    monkeypatch.setattr(runners, "NUDGE", 2e-5)
+    monkeypatch.setattr(contenders, "INT8_PROGRAM_LIMITS", Limits(cosine=1.1, ap=None))
+    made = exported("int8")
+    folder = faults.changed_program(made.artifact, tmp_path / "changed", change)
+    stage = verify(made, folder, detector)[2]
+    assert stage.name == "exported program" and stage.passed is passed, stage
+    assert "times as far as last digits move the model" in stage.note
+
+
+def test_last_digits_move_a_quantized_model(
+    exported: Callable[[str], Exported], detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A little, the same each time; afterwards the model is as it was."""
+    monkeypatch.setattr(runners, "NUDGE", 2e-5)
+    cfg, model = exported("int8").load()
+    batches = [batch for _, batch in image_batches(cfg, images_of(detector))]
+    batches = [{key: np.asarray(batch[key]) for key in INPUTS} for batch in batches]
+    plain, nudged = signed_runner(model), nudged_runner(model)
+    before, first, again, after = (run(batches) for run in (plain, nudged, nudged, plain))
+    assert distances(first, again) == distances(before, after) == [0.0] * len(before[0].raw)
+    assert all(0.0 < one < 0.05 for one in distances(first, before))
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])

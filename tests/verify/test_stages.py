@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.verify.stages import Found, Limits, Stage, compare_tensors, cosine, judge
+from slim_det.verify.stages import (
+    NOISE_FACTOR,
+    Found,
+    Limits,
+    Stage,
+    compare_tensors,
+    cosine,
+    distances,
+    judge,
+)
 
 BOX = np.array([[0, 0.9, 10, 10, 20, 20]], np.float32)
 NOTHING = np.zeros((0, 6), np.float32)
@@ -45,6 +54,43 @@ def test_worst_of_all_outputs_and_images() -> None:
     stage = judge("engine", [good, bad], [good, good], Limits(0.9))
     assert stage.max_abs == 1.0 and stage.cosine == pytest.approx(math.sqrt(0.5))
     assert stage.passed is False and stage.note == "cosine below 0.9"
+
+
+def test_distances_are_of_all_images_at_once() -> None:
+    """Outputs one by one; a second image that agrees dilutes the first."""
+    reference = [Found([np.array([1.0, 0.0]), np.array([2.0])], BOX)] * 2
+    other = [Found([np.array([0.0, 1.0]), np.array([2.0])], BOX), reference[1]]
+    assert distances([], []) == []
+    assert distances(reference, reference) == [0.0, 0.0]
+    assert distances(other, reference) == pytest.approx([0.5, 0.0])
+    assert distances(other[:1], reference[:1]) == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.49, False), (0.51, True), (2.0, True)])
+def test_below_the_cosine_noise_decides(share: float, passed: bool) -> None:
+    """Twice as far as last digits move the model is allowed, and said."""
+    reference, other = [found(1, 0)], [found(3, 1)]
+    (distance,) = distances(other, reference)
+    stage = judge("engine", other, reference, LIMITS, noise=[share * distance])
+    assert stage.passed is passed
+    assert f"{1 / share:.1f} times as far as last digits move the model" in stage.note
+    assert (1 / share <= NOISE_FACTOR) is passed
+
+
+def test_noise_of_one_output_does_not_excuse_another() -> None:
+    reference = [Found([np.array([1.0, 0.0]), np.array([1.0, 0.0])], BOX)]
+    other = [Found([np.array([1.0, 0.0]), np.array([3.0, 1.0])], BOX)]
+    first, second = distances(other, reference)
+    assert first == 0.0
+    assert judge("engine", other, reference, LIMITS, noise=[0.0, second]).passed
+    assert judge("engine", other, reference, LIMITS, noise=[second, 0.0]).passed is False
+
+
+def test_noise_forbids_nothing() -> None:
+    """Within the least cosine a model without any noise passes."""
+    other, reference = [found(100, 1)], [found(100, 0)]
+    stage = judge("engine", other, reference, LIMITS, noise=[0.0])
+    assert stage.passed and "last digits" not in stage.note
 
 
 def test_cosine_at_the_limit_passes() -> None:
