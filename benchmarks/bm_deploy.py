@@ -26,6 +26,11 @@ def main() -> None:
     parser.add_argument("artifacts", nargs="*", metavar="DIR", help="folders written by export")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--network_only",
+        action="store_true",
+        help="without decoding and NMS, whose time is that of the boxes an image has",
+    )
     args = parser.parse_args()
     if not args.artifacts:
         print("bm_deploy: name the folders of exported models to compare; nothing measured")
@@ -43,9 +48,12 @@ def main() -> None:
         f"slim_det {__version__}, python {platform.python_version()}, paddle {paddle.__version__}, "
         f"{platform.machine()} CPU with{'' if cpu_has_int8() else 'out'} int8 instructions, "
         f"{args.threads} thread(s), median of {args.runs} runs in turns"
+        f"{', without decoding and NMS' if args.network_only else ''}"
     )
     try:
-        rows = compare_latency(args.artifacts, args.runs, args.threads)
+        rows = compare_latency(
+            args.artifacts, args.runs, args.threads, network_only=args.network_only
+        )
     except SlimDetError as error:
         sys.exit(f"bm_deploy: error: {error}")
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from slim_det.export.predictor import Predictor
+from slim_det.errors import ExportError
+from slim_det.export.engine import Engine
+from slim_det.export.predictor import Predictor, network_engine
+from slim_det.programs.deploy_program import DeployProgram
+from slim_det.programs.int8_program import int8_layers, remove_int8
 
 WARM_UP_RUNS = 5
 
@@ -36,7 +41,11 @@ class Latency:
 
 
 def compare_latency(
-    artifacts: Sequence[str | Path], runs: int = 50, threads: int = 1, seed: int = 0
+    artifacts: Sequence[str | Path],
+    runs: int = 50,
+    threads: int = 1,
+    seed: int = 0,
+    network_only: bool = False,
 ) -> list[Latency]:
     """Time exported models in turns: one run of each, again and again.
 
@@ -45,17 +54,24 @@ def compare_latency(
         runs: Counted rounds, after five that are not.
         threads: CPU threads.
         seed: Of the random image, float32 [1, 3, H, W] at each model's own size.
+        network_only: Up to the head's raw outputs: what decoding and NMS take depends on how many
+            boxes an image has.
 
     Returns:
-        One entry a model, in order. Box decoding and NMS are included, reading images is not.
+        One entry a model, in order. Reading images is not included; decoding and NMS are, unless
+        for ``network_only``.
+
+    Raises:
+        ExportError: An artefact cannot be loaded, or has no raw outputs before its boxes.
     """
     predictors = [Predictor(folder, threads) for folder in artifacts]
+    calls = [_network(one, threads) if network_only else one for one in predictors]
     batches = [random_batch(predictor.image_size_hw, seed) for predictor in predictors]
     times = np.zeros((WARM_UP_RUNS + runs, len(predictors)))
     for row in times:
-        for i, (predictor, batch) in enumerate(zip(predictors, batches)):
+        for i, (call, batch) in enumerate(zip(calls, batches)):
             start = time.perf_counter()
-            predictor(batch)
+            call(batch)
             row[i] = (time.perf_counter() - start) * 1e3
     times = times[WARM_UP_RUNS:]
     ratios = np.median(times[:, :1] / times, axis=0)
@@ -70,6 +86,19 @@ def compare_latency(
         )
         for folder, column, ratio, predictor in zip(artifacts, times.T, ratios, predictors)
     ]
+
+
+def _network(predictor: Predictor, threads: int) -> Engine:
+    """An exported model without what turns raw outputs into boxes."""
+    program = DeployProgram.load(predictor.folder / "model")
+    int8 = predictor.precision == "int8"
+    if not int8 and int8_layers(program):
+        remove_int8(program)
+    with tempfile.TemporaryDirectory(prefix="slim_det_network_") as work:
+        engine = network_engine(program, Path(work) / "network", int8, threads)
+    if engine is None:
+        raise ExportError(f"artifact '{predictor.folder}' has no raw outputs before its boxes")
+    return engine
 
 
 def random_batch(image_size_hw: tuple[int, int], seed: int = 0) -> dict[str, np.ndarray]:

@@ -95,6 +95,26 @@ class Predictor:
         return {"bbox": boxes, "bbox_num": counts}
 
 
+def network_engine(
+    program: DeployProgram, stem: Path, int8: bool, threads: int | None = None
+) -> Engine | None:
+    """An engine for a detector's raw outputs alone, without decoding and NMS.
+
+    Args:
+        program: An artefact's program.
+        stem: The files that are written for it, without suffix; not needed after loading.
+        int8: Whether int8 kernels are used.
+        threads: CPU threads; default all cores.
+
+    Returns:
+        Its input is ``image``; None for a program whose boxes are all that it gives.
+    """
+    if not program.raw_outputs:
+        return None
+    program.save(stem, ["image"], program.raw_outputs)
+    return Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8)
+
+
 def _runs_int8(folder: Path) -> bool:
     """Whether the model is to be run with int8 kernels; what was exported must be unchanged.
 

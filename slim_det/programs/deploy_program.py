@@ -140,9 +140,9 @@ class DeployProgram:
 
     @property
     def raw_outputs(self) -> list[str]:
-        """What the head's convolutions give, with bias; without boxes, the outputs."""
+        """What the head's convolutions give, with bias; none where those are the outputs."""
         found = [self._with_bias(op) for op in head_convolutions(self.block.ops)]
-        return found or list(self.fetches)
+        return [name for name in found if name not in self.fetches]
 
     def value(self, name: str) -> np.ndarray:
         """A copy of a parameter."""

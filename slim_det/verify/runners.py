@@ -15,6 +15,7 @@ import paddle
 from slim_det.distill.taps import Place, Taps
 from slim_det.errors import ExportError
 from slim_det.export.engine import Engine
+from slim_det.export.predictor import network_engine
 from slim_det.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.programs.deploy_program import DeployProgram, head_convolutions
 from slim_det.programs.tracing import deployment_program
@@ -97,7 +98,7 @@ def nudged_runner(model: paddle.nn.Layer) -> Runner:
 
 def program_runner(program: DeployProgram) -> Runner:
     """A program, operator by operator: neither oneDNN nor fused kernels."""
-    raw = raw_names(program)
+    raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
 
     def run(batches: Sequence[Batch]) -> list[Found]:
@@ -131,11 +132,7 @@ def engine_runner(
         stem: That model, without suffix, in an existing folder.
         int8: Whether int8 kernels are used.
     """
-    raw = raw_names(program)
-    heads = None
-    if raw:
-        program.save(stem, ["image"], raw)
-        heads = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), int8=int8)
+    heads = network_engine(program, stem, int8)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         return [
@@ -159,7 +156,7 @@ def lite_runner(program: DeployProgram, stem: Path) -> Runner:
     Raises:
         ExportError: It cannot be converted.
     """
-    raw = raw_names(program)
+    raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
     program.save(stem, program.feeds, names)
     nb_stem = stem.with_name(stem.name + "_x86")
@@ -188,7 +185,7 @@ def twin_runner(program: DeployProgram, stem: Path) -> Runner:
         program: The program.
         stem: Its files, without suffix, in an existing folder.
     """
-    raw = raw_names(program)
+    raw = program.raw_outputs
     program.save(stem, program.feeds, [*raw, *program.fetches])
     engine = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), onednn=False)
 
@@ -199,13 +196,8 @@ def twin_runner(program: DeployProgram, stem: Path) -> Runner:
     return run
 
 
-def raw_names(program: DeployProgram) -> list[str]:
-    """The head's raw outputs; none where the boxes are all that a program gives."""
-    return [name for name in program.raw_outputs if name not in program.fetches]
-
-
 def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
-    """The convolutions that boxes are decoded from, in the order of `raw_names`."""
+    """The convolutions that boxes are decoded from, in the order of `raw_outputs`."""
     trace = trace_detector(model, image_size_hw)
     weights = [trace.parameters[op.input("Filter")] for op in head_convolutions(trace.ops)]
     return [Place(weight.rpartition(".")[0]) for weight in weights]

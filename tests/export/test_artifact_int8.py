@@ -17,7 +17,7 @@ from slim_det.export import artifact, metric_check, predictor
 from slim_det.export.artifact import export_model
 from slim_det.export.engine import cpu_has_int8
 from slim_det.export.latency import compare_latency, random_batch
-from slim_det.export.predictor import Predictor
+from slim_det.export.predictor import Predictor, network_engine
 from slim_det.files import sha256_of
 from slim_det.metrics.evaluation import dygraph_predictor, evaluate
 from slim_det.programs.deploy_program import DeployProgram
@@ -82,6 +82,24 @@ def test_artifact_runs_in_int8(folder: Path) -> None:
     assert predict.precision == ("int8" if cpu_has_int8() else "float32")
     (row,) = compare_latency([written], runs=1)
     assert row.precision == predict.precision and row.speedup == 1.0
+
+
+def test_latency_of_the_network_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is timed gives the raw outputs, in int8 where the whole runs so; no raw, no time."""
+    (written,) = folder.iterdir()
+    program = DeployProgram.load(written / "model")
+    engine = network_engine(program, tmp_path / "network", int8=cpu_has_int8())
+    assert engine is not None and engine.inputs == ["image"]
+    shapes = [value.shape for value in engine(random_batch((96, 96))).values()]
+    assert shapes == [(1, 27, side, side) for side in (3, 6, 12)]
+    (row,) = compare_latency([written], runs=1, network_only=True)
+    assert row.speedup == 1.0 and row.latency_ms > 0.0
+    monkeypatch.setattr(DeployProgram, "raw_outputs", [])
+    assert network_engine(program, tmp_path / "network", int8=False) is None
+    with pytest.raises(ExportError, match="has no raw outputs before its boxes"):
+        compare_latency([written], runs=1, network_only=True)
 
 
 def test_cpu_without_int8_runs_the_same_weights_in_float(

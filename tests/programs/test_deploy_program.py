@@ -188,7 +188,7 @@ def test_last_convolutions(ops: list[Op], last: list[str]) -> None:
 
 
 def test_raw_outputs_without_boxes(program: DeployProgram) -> None:
-    assert program.raw_outputs == program.fetches
+    assert program.raw_outputs == []
 
 
 def test_raw_outputs_of_a_detector(fresh_config: Any, tiny: Path) -> None:

@@ -15,7 +15,6 @@ from slim_det.programs.deploy_program import DeployProgram
 from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.programs.tracing import deployment_program
 from slim_det.quantize.model import LayerScales
-from slim_det.verify import runners
 from slim_det.verify.runners import lite_runner, program_runner, twin_runner
 from slim_det.verify.stages import cosine
 
@@ -52,7 +51,7 @@ def program(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy
     loaded = DeployProgram.load(tmp_path / "net")
     convolution = [op for op in loaded.block.ops if op.type == "conv2d"][1]
     last = convolution.output("Output")[0]
-    monkeypatch.setattr(runners, "raw_names", lambda p: [last])
+    monkeypatch.setattr(DeployProgram, "raw_outputs", [last])
     return loaded
 
 
@@ -90,7 +89,7 @@ def test_executor_is_the_network(net: Net, program: DeployProgram) -> None:
 
 
 def test_program_without_boxes(program: DeployProgram) -> None:
-    program.fetches = runners.raw_names(program)
+    program.fetches = program.raw_outputs
     with pytest.raises(ExportError, match="gives no boxes"):
         program_runner(program)(pictures(1))
 
