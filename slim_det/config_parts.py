@@ -12,6 +12,7 @@ from typing import Any
 
 import paddle
 from ppdet.data import transform
+from ppdet.data.source.dataset import DetDataset
 from ppdet.optimizer import optimizer as ppdet_schedules
 
 from slim_det.errors import ConfigError, nearest
@@ -36,6 +37,16 @@ _SCHEDULES = {
 }
 
 
+def data_sets() -> dict[str, type]:
+    """The data sets of ppdet by name, with those that a user has derived from them."""
+    kinds, found = [DetDataset], {}
+    while kinds:
+        kind = kinds.pop()
+        found[kind.__name__] = kind
+        kinds += kind.__subclasses__()
+    return found
+
+
 def check_parts(cfg: Mapping[str, Any]) -> None:
     """Check what a merged configuration says of readers, optimizer and schedule.
 
@@ -44,6 +55,12 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
     """
     for key, least in _NUMBERS.items():
         _check_number(key, cfg.get(key, least), least)
+    known = data_sets()
+    for name in ("TrainDataset", "EvalDataset", "TestDataset"):
+        settings = cfg.get(name)
+        if isinstance(settings, Mapping) and settings.get("name") in known:
+            others = {key: value for key, value in settings.items() if key != "name"}
+            _check_call(name, settings["name"], others, known)
     for name in ("TrainReader", "EvalReader", "TestReader"):
         reader = cfg.get(name) or {}
         _check_number(f"{name}.batch_size", reader.get("batch_size", 1), 1)

@@ -7,7 +7,7 @@ ppdet's components registered (`!PiecewiseDecay`) and refuses every other.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,24 @@ def _safe_loader(check_only: bool) -> type[yaml.SafeLoader]:
     for tag, constructor in constructors.items():
         if isinstance(tag, str) and tag.startswith("!") and tag not in _REFUSED_TAGS:
             Loader.add_constructor(tag, constructor)
+    from slim_det.config_parts import data_sets  # imports ppdet
+
+    for name in data_sets():
+        Loader.add_constructor(f"!{name}", _named(name))
     return Loader
+
+
+def _named(name: str) -> Callable[[Any, yaml.Node], dict[str, Any]]:
+    """Reads a data set that is written with a tag as if it were written with ``name``.
+
+    ppdet builds an object of it at once, which no base and no ``-o`` can change in part.
+    """
+
+    def construct(loader: Any, node: yaml.Node) -> dict[str, Any]:
+        settings = loader.construct_mapping(node, deep=True) if node.value else {}
+        return {"name": name, **settings}
+
+    return construct
 
 
 def _other_files(path: Path) -> str:

@@ -40,6 +40,8 @@ DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearW
         schedules(DECAY, WARMUP),
         schedules({"name": "CosineDecay", "use_warmup": False, "max_epochs": 5}),
         schedules(object()),
+        {"EvalDataset": {"name": "VOCDataSet", "anno_path": "val.txt", "sample_num": 3}},
+        {"EvalDataset": {"name": "OfSomebody", "folder": "x"}, "TestDataset": object()},
     ],
 )
 def test_valid(cfg: dict[str, Any]) -> None:
@@ -67,6 +69,10 @@ def test_valid(cfg: dict[str, Any]) -> None:
         (schedules({"gamma": 0.1}), "unknown name 'None'"),
         (schedules(WARMUP, DECAY), "'LinearWarmup' comes first; expected a decay before it"),
         (schedules(DECAY), "nothing comes after 'PiecewiseDecay'; expected a LinearWarmup, or"),
+        (
+            {"EvalDataset": {"name": "WIDERFaceDataSet", "anno_pat": "x"}},
+            "EvalDataset: WIDERFaceDataSet: unknown key 'anno_pat'; did you mean 'anno_path'?",
+        ),
         ({"epoch": "many"}, "epoch: 'many' is not valid; expected a whole number >= 1"),
         ({"epoch": 0}, "epoch: 0 is not valid"),
         ({"epoch": True}, "epoch: True is not valid"),

@@ -105,6 +105,26 @@ def test_tags_of_ppdet_build_its_objects(tmp_path: Path, ppdet_registered: None)
     assert not isinstance(read_tree(path, check_only=True)["s"], PiecewiseDecay)
 
 
+def test_tagged_data_set_can_be_changed_in_part(tmp_path: Path, ppdet_registered: None) -> None:
+    """As one that is written with its name; an empty one keeps its defaults."""
+    path = write(
+        tmp_path,
+        main="_BASE_: [base.yml]\nEvalDataset: {dataset_dir: here}\n",
+        base=(
+            "EvalDataset: !WIDERFaceDataSet\n  dataset_dir: there\n  data_fields: [image]\n"
+            "TestDataset: !ImageFolder\n"
+        ),
+    )
+    assert read_tree(path) == {
+        "EvalDataset": {
+            "name": "WIDERFaceDataSet",
+            "dataset_dir": "here",
+            "data_fields": ["image"],
+        },
+        "TestDataset": {"name": "ImageFolder"},
+    }
+
+
 def test_missing_files_are_named_with_their_way(tmp_path: Path) -> None:
     path = write(tmp_path, main="_BASE_: [bass.yml]\n", base="x: 1\n")
     with pytest.raises(ConfigError) as caught:

@@ -25,7 +25,6 @@ from slim_det.quantize.sites import find_sites
 from slim_det.safe_yaml import read_tree
 from slim_det.trace import trace_detector
 from tests.commands import CONFIGS
-from tests.support import restored_config
 
 FILES = sorted(CONFIGS.glob("*.yml"))
 SLIM = [path for path in FILES if "slim" in read_tree(path, check_only=True)]
@@ -50,7 +49,7 @@ def built(
     request: pytest.FixtureRequest, ppdet_registered: None
 ) -> Iterator[tuple[Any, paddle.nn.Layer]]:
     """Each configuration with its model, once for all tests of it."""
-    with restored_config():
+    with fresh_config():
         cfg = load_config(request.param)
         yield cfg, session.build_model(cfg)
 
@@ -58,7 +57,7 @@ def built(
 @pytest.fixture(scope="module")
 def mobilenet(ppdet_registered: None) -> Iterator[tuple[Any, paddle.nn.Layer, Any, Any]]:
     """YOLOv3-MobileNetV1 on COCO with its trace and groups."""
-    with restored_config():
+    with fresh_config():
         cfg = load_config(CONFIGS / "yolov3_mobilenet_v1_270e_coco.yml")
         model = session.build_model(cfg)
         trace = trace_detector(model, image_size_hw(cfg))
@@ -143,7 +142,7 @@ def test_slim_file_cuts_what_can_be_cut(mobilenet: tuple, slim: Path) -> None:
 def test_teacher_of_a_slim_file_can_be_built(slim: Path, ppdet_registered: None) -> None:
     """Its configuration is a shipped one; its outputs and images are those of the student."""
     student = "yolov3_mobilenet_v1_" + ("bccd.yml" if "bccd" in slim.stem else "270e_coco.yml")
-    with restored_config():
+    with fresh_config():
         cfg = load_config(CONFIGS / student)
         model = session.build_model(cfg)
         settings = session.read_slim(str(slim)).settings["Distill"]
@@ -159,7 +158,7 @@ def test_teacher_of_a_slim_file_can_be_built(slim: Path, ppdet_registered: None)
 def test_slim_file_quantizes_all_but_the_outputs(mobilenet: tuple, slim: Path) -> None:
     """Its settings are valid, and leave 47 of 50 convolutions."""
     _, model, trace, _ = mobilenet
-    with restored_config():
+    with fresh_config():
         found = session.read_slim(str(slim))
         strategy = create(next(name for name in ("QAT", "PTQ") if name in found.strategies))
     sites = find_sites(model, trace, strategy.settings)
