@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.static import InputSpec
 
 from slim_det.errors import ConfigError
@@ -150,6 +151,15 @@ def test_a_failing_layer_leaves_everything_as_it_was() -> None:
     assert all(sub.training for sub in net.sublayers(include_self=True))
     assert public_functions() == functions
     assert paddle.in_dynamic_mode()
+
+
+def test_a_failing_trace_leaves_no_parameters_to_the_next() -> None:
+    """Paddle would count them among those of a later program with the same id."""
+    notes = ProgramTranslator.get_instance()._params_recorder.params_dict
+    before = dict(notes)
+    with pytest.raises(ValueError, match="no such size"):
+        trace_plain(Failing(), 1, 3, 8, 8)
+    assert notes == before
 
 
 class FailingDetector(Failing):

@@ -14,7 +14,7 @@ from slim_det.errors import ExportError
 from slim_det.export.engine import Engine
 from slim_det.export.predictor import Predictor, network_engine
 from slim_det.programs.deploy_program import DeployProgram
-from slim_det.programs.int8_program import int8_layers, remove_int8
+from slim_det.programs.int8_program import for_kernels
 
 WARM_UP_RUNS = 5
 
@@ -90,10 +90,8 @@ def compare_latency(
 
 def _network(predictor: Predictor, threads: int) -> Engine:
     """An exported model without what turns raw outputs into boxes."""
-    program = DeployProgram.load(predictor.folder / "model")
     int8 = predictor.precision == "int8"
-    if not int8 and int8_layers(program):
-        remove_int8(program)
+    program = for_kernels(DeployProgram.load(predictor.folder / "model"), int8)
     with tempfile.TemporaryDirectory(prefix="slim_det_network_") as work:
         engine = network_engine(program, Path(work) / "network", int8, threads)
     if engine is None:

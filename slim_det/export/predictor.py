@@ -17,7 +17,7 @@ from slim_det.errors import ExportError
 from slim_det.export.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
 from slim_det.files import sha256_of
 from slim_det.programs.deploy_program import DeployProgram
-from slim_det.programs.int8_program import remove_int8
+from slim_det.programs.int8_program import for_kernels
 
 logger = logging.getLogger("slim_det")
 
@@ -146,8 +146,7 @@ def _without_int8(stem: Path) -> Iterator[Path]:
         ", ".join(INT8_INSTRUCTIONS),
         stem.parent,
     )
-    program = DeployProgram.load(stem)
-    remove_int8(program)
+    program = for_kernels(DeployProgram.load(stem), int8=False)
     with tempfile.TemporaryDirectory(prefix="slim_det_float_") as folder:
         program.save(Path(folder) / stem.name)
         yield Path(folder) / stem.name

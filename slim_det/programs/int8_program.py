@@ -138,6 +138,15 @@ def remove_int8(p: DeployProgram) -> None:
             p.block._remove_var(name)
 
 
+def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
+    """The program for an engine: itself, or a float copy where int8 kernels are missing."""
+    if int8 or not int8_layers(p):
+        return p
+    p = p.copy()
+    remove_int8(p)
+    return p
+
+
 def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], str]) -> None:
     """Round what is concatenated for an int8 convolution, to the range of the whole.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import paddle
 from paddle.base.layer_helper import LayerHelper
+from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
@@ -57,6 +58,8 @@ def deployment_program() -> Iterator[None]:
     # Leaving static mode begins a new numbering, in which a layer made later would be given a
     # parameter name that is taken; the numbering of before is put back.
     numbering = unique_name.switch()
+    recorded = _recorded_parameters()
+    before = set(recorded)
     try:
         for module, name, original in saved:
             setattr(module, name, _traceable(name, original))
@@ -66,6 +69,17 @@ def deployment_program() -> Iterator[None]:
         for module, name, original in saved:
             setattr(module, name, original)
         unique_name.switch(*numbering)
+        for program in set(recorded) - before:
+            del recorded[program]
+
+
+def _recorded_parameters() -> dict[int, Any]:
+    """Where Paddle notes the parameters of the program that it is tracing, by the program's id.
+
+    A trace that fails leaves its note behind, and a later program may get the same id.
+    """
+    notes: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
+    return notes
 
 
 def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from slim_det.export.predictor import Predictor
 from slim_det.lite.convert import LITE_DIR, has_paddlelite
 from slim_det.lite.forms import lite_twin, twin_size
 from slim_det.programs.deploy_program import DeployProgram
-from slim_det.programs.int8_program import int8_layers, program_scales, remove_int8
+from slim_det.programs.int8_program import for_kernels, int8_layers, program_scales
 from slim_det.quantize.record import record_of
 from slim_det.verify.preprocess import ArtifactReader, at_size
 from slim_det.verify.runners import (
@@ -181,7 +181,7 @@ def _int8_contenders(
     written.note = _SIGNED_NOTE
     written.error = _other_layers(model, program)
     engine = functools.partial(
-        engine_runner, predictor, _for_engine(program, int8), work / "heads", int8=int8
+        engine_runner, predictor, for_kernels(program, int8), work / "heads", int8=int8
     )
     deployed = Contender(
         "paddle inference",
@@ -246,12 +246,3 @@ def _twin_contenders(
     lite.note = _TWIN_NOTE.format(*size_hw)
     inference.reader = lite.reader = ArtifactReader(at_size(settings, size_hw))
     return [inference, lite]
-
-
-def _for_engine(program: DeployProgram, int8: bool) -> DeployProgram:
-    """The program that the predictor loads: without int8 kernels it is made float."""
-    if int8 or not int8_layers(program):
-        return program
-    program = program.copy()
-    remove_int8(program)
-    return program
