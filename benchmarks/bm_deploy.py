@@ -55,7 +55,8 @@ def main() -> None:
             args.artifacts, args.runs, args.threads, network_only=args.network_only
         )
     except SlimDetError as error:
-        sys.exit(f"bm_deploy: error: {error}")
+        print(f"bm_deploy: error: {error}", file=sys.stderr)
+        sys.exit(2)
     for row in rows:
         print(
             f"{row.artifact} ({row.precision}): {row.latency_ms:.2f} ms (p10 {row.p10_ms:.2f}, p90 "
