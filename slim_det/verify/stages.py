@@ -143,11 +143,11 @@ def judge(
         faults.append("no image was compared")
     notes = [note] if note else []
     if has_raw and not faults and worst < limits.cosine:
-        reason, is_noise = f"cosine below {limits.cosine}", False
+        times = _times_as_far(distances(found, reference), noise) if noise else np.inf
+        is_noise = times <= NOISE_FACTOR
+        reason = f"cosine below {limits.cosine}{' by rounding noise' if is_noise else ''}"
         if noise:
-            times = _times_as_far(distances(found, reference), noise)
-            reason += f"; {times:.1f} times as far as last digits move the model"
-            is_noise = times <= NOISE_FACTOR
+            reason += f", {times:.1f} times as far as last digits move the model"
         (notes if is_noise else faults).append(reason)
     if limits.same_boxes and pairs:
         agreement = _agreement([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
