@@ -157,11 +157,15 @@ def _stages(contenders: list[Contender], aps: dict[str, float]) -> list[Stage]:
             stages.append(Stage(name, passed=False, note=contender.error or reference.error))
         else:
             pair = (aps.get(name), aps.get(REFERENCE))
-            noise = _noise(contender, by_name)
             stages.append(
                 judge(
-                    *(name, contender.found, reference.found, contender.limits),
-                    *(pair, contender.note, noise),
+                    name,
+                    contender.found,
+                    reference.found,
+                    contender.limits,
+                    pair,
+                    contender.note,
+                    _noise(contender, by_name),
                 )
             )
     return stages
