@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from slim_det.cli.process import prepare_process
+from slim_det.core.process import prepare_process
 
 
 def main() -> None:
@@ -39,9 +39,9 @@ def main() -> None:
 
     import paddle
 
-    from slim_det.errors import SlimDetError
-    from slim_det.export.engine import cpu_has_int8
-    from slim_det.export.latency import compare_latency
+    from slim_det.core.errors import SlimDetError
+    from slim_det.deploy.latency import compare_latency
+    from slim_det.graph.engine import cpu_has_int8
     from slim_det.version import __version__
 
     print(

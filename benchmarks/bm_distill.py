@@ -21,7 +21,7 @@ from typing import Any, Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from slim_det.cli.process import prepare_process  # noqa: E402
+from slim_det.core.process import prepare_process  # noqa: E402
 
 CONFIG = "configs/yolov3/yolov3_mobilenet_v1_bccd.yml"
 SLIM = "configs/yolov3/prune_r578_distill_split_bccd.yml"
@@ -39,10 +39,10 @@ def main() -> None:
     import paddle
     from ppdet.engine import Trainer
 
-    from slim_det import session
-    from slim_det.config import load_config
-    from slim_det.distill.distiller import distiller_of
-    from slim_det.distill.taps import forward_without_boxes
+    from slim_det.compress.distill.distiller import distiller_of
+    from slim_det.compress.distill.taps import forward_without_boxes
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     cfg = load_config(args.config, ["worker_num=0"])
     session.set_device(cfg)

@@ -95,13 +95,14 @@ def time_plain(config: str, sample: list[tuple[str, float]]) -> list[dict]:
 
 def run_plain(config: str, points: list[tuple[str, float]]) -> None:
     """Cut the model for real and evaluate it, point after point."""
-    from slim_det.cli.process import prepare_process
+    from slim_det.core.process import prepare_process
 
     prepare_process()
-    from slim_det import session
-    from slim_det.config import image_size_hw, load_config
-    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
-    from slim_det.prune.pruner import Pruner
+    from slim_det.compress.prune.pruner import Pruner
+    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     for group, ratio in points:
         cfg = load_config(config)

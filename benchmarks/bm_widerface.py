@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from slim_det.errors import SlimDetError  # noqa: E402
-from slim_det.metrics.widerface import WiderFaceAp  # noqa: E402
-from slim_det.metrics.widerface_files import read_predictions, write_prediction  # noqa: E402
-from slim_det.metrics.widerface_truth import GroundTruth, read_ground_truth  # noqa: E402
+from slim_det.core.errors import SlimDetError  # noqa: E402
+from slim_det.evaluate.widerface.files import read_predictions, write_prediction  # noqa: E402
+from slim_det.evaluate.widerface.scores import WiderFaceAp  # noqa: E402
+from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth  # noqa: E402
 from slim_det.version import __version__  # noqa: E402
 
 GROUND_TRUTH = ROOT.parent / "shared" / "data" / "wider_face_ground_truth"

@@ -4,9 +4,18 @@ Importing it puts its components behind the names that ppdet's YAML files use, a
 ppdet itself is imported. Nothing heavy is imported here.
 """
 
-from slim_det.plugin import install
+from slim_det.core.import_hook import when_imported
 from slim_det.version import __version__
 
-install()
+
+def _register() -> None:
+    from slim_det.deploy.trainer_export import replace_trainer_export
+    from slim_det.training.ppdet_patches import register_components
+
+    register_components()
+    replace_trainer_export()
+
+
+when_imported("ppdet", _register)
 
 __all__ = ["__version__"]

@@ -7,11 +7,11 @@ import runpy
 import sys
 from pathlib import Path
 
-from slim_det.cli.process import log_to_stdout, report_unexpected, set_environment
-from slim_det.errors import ConfigError, SlimDetError
-from slim_det.plugin import script_overrides
-from slim_det.quiet import silenced
-from slim_det.safe_yaml import read_tree
+from slim_det.core.errors import ConfigError, SlimDetError
+from slim_det.core.process import log_to_stdout, report_unexpected, set_environment
+from slim_det.core.safe_yaml import read_tree
+from slim_det.core.silence import silenced
+from slim_det.training.script_overrides import script_overrides
 
 USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config SLIM] ..."
 

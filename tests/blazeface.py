@@ -10,10 +10,10 @@ import numpy as np
 import paddle
 import yaml
 
-from slim_det import session
-from slim_det.config import load_config
-from slim_det.metrics.evaluation import dygraph_predictor, eval_reader
-from slim_det.metrics.image_matches import boxes_by_image
+from slim_det.evaluate.evaluation import dygraph_predictor, eval_reader
+from slim_det.evaluate.image_matches import boxes_by_image
+from slim_det.training import session
+from slim_det.training.config import load_config
 from tests.support import ROOT, restored_config
 
 CONFIGS = ROOT / "configs" / "blazeface"

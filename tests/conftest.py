@@ -62,7 +62,7 @@ def bccd_weights(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn data set of 16 + 6 images that no test changes."""
-    from slim_det.data import draw_shapes
+    from slim_det.demo import draw_shapes
 
     root = tmp_path_factory.mktemp("shapes") / "set"
     side = (IMAGE_SIDE, IMAGE_SIDE)
@@ -121,8 +121,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered
     """Stem of untrained weights of the tiny detector, nothing cut."""
     import paddle
 
-    from slim_det import session
-    from slim_det.config import load_config
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     stem = tmp_path_factory.mktemp("whole") / "whole"
     with restored_config():

@@ -25,7 +25,7 @@ class Forks:
     SCRIPT = """
 import json, os, sys
 from slim_det.cli import main
-from slim_det.cli.process import prepare_process
+from slim_det.core.process import prepare_process
 prepare_process()
 print("ready", flush=True)
 for line in sys.stdin:

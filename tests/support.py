@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 from paddle.utils import unique_name
 
 import slim_det  # noqa: F401  (before ppdet, as in every command)
-from slim_det.trace import Trace, trace_layer
+from slim_det.graph.trace import Trace, trace_layer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

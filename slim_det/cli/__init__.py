@@ -7,8 +7,8 @@ import importlib
 import sys
 
 from slim_det.cli.common import check_json_target
-from slim_det.cli.process import prepare_process, report_unexpected
-from slim_det.errors import SlimDetError
+from slim_det.core.errors import SlimDetError
+from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.version import __version__
 
 COMMANDS = {

@@ -6,13 +6,13 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from slim_det.errors import ConfigError
+from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slim_det.config import SlimConfig
-    from slim_det.metrics.evaluation import Predict
+    from slim_det.evaluate.evaluation import Predict
+    from slim_det.training.config import SlimConfig
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +59,8 @@ def add_gap_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
     """Read ``-c``, ``--slim_config`` and ``-o`` (which wins), and select the device."""
-    from slim_det import session
-    from slim_det.config import apply_overrides, load_config
+    from slim_det.training import session
+    from slim_det.training.config import apply_overrides, load_config
 
     cfg = load_config(args.config, args.opt)
     slim = None
@@ -76,11 +76,11 @@ def make_predictor(
 ) -> tuple[Predict, str]:
     """The detector that a command runs, and the name of its engine."""
     if args.artifact:
-        from slim_det.export.predictor import Predictor
+        from slim_det.deploy.predictor import Predictor
 
         return Predictor(args.artifact, args.threads), "paddle_inference"
-    from slim_det import session
-    from slim_det.metrics.evaluation import dygraph_predictor
+    from slim_det.evaluate.evaluation import dygraph_predictor
+    from slim_det.training import session
 
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     return dygraph_predictor(model), "dygraph"
@@ -100,7 +100,7 @@ def check_json_target(args: argparse.Namespace) -> None:
 def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
     """Write the figures where ``--json`` says."""
     if args.json:
-        from slim_det.files import write_json
+        from slim_det.core.files import write_json
 
         write_json(args.json, figures)
 

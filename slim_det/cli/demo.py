@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chain and print one table."""
-    from slim_det.demo import run_demo
-    from slim_det.files import require_writable
+    from slim_det.core.files import require_writable
+    from slim_det.demo.chain import run_demo
 
     figures = run_demo(require_writable(args.output_dir))
     _print(figures)

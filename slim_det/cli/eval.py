@@ -13,11 +13,11 @@ from slim_det.cli.common import (
     read_configs,
     save_json,
 )
-from slim_det.errors import ConfigError
+from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from slim_det.config import SlimConfig
-    from slim_det.metrics.evaluation import Predict
+    from slim_det.evaluate.evaluation import Predict
+    from slim_det.training.config import SlimConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print one line."""
-    from slim_det.data.check import check_dataset
-    from slim_det.export.images import eval_at
-    from slim_det.export.predictor import Predictor
-    from slim_det.files import output_folders
-    from slim_det.metrics.evaluation import evaluate, make_metric
+    from slim_det.core.files import output_folders
+    from slim_det.deploy.predictor import Predictor
+    from slim_det.evaluate.data.check import check_dataset
+    from slim_det.evaluate.evaluation import evaluate, make_metric
+    from slim_det.evaluate.images import eval_at
 
     cfg, slim = read_configs(args)
     _check_face_flags(args, cfg)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_face_flags(args: argparse.Namespace, cfg: Any) -> None:
     """Refuse what needs WIDER FACE, or a model that takes images of any size."""
-    from slim_det.metrics.multi_scale import require_any_size
+    from slim_det.evaluate.multi_scale import require_any_size
 
     for flag in ("ground_truth", "save_pred"):
         if getattr(args, flag) and cfg.metric != "WiderFace":
@@ -99,8 +99,8 @@ def _predictor(
     """The detector, the name of its engine, and how often its latency is measured."""
     if not _several_scales(args, cfg):
         return (*make_predictor(args, cfg, slim), 10)
-    from slim_det import session
-    from slim_det.metrics.multi_scale import MultiScale
+    from slim_det.evaluate.multi_scale import MultiScale
+    from slim_det.training import session
 
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     return MultiScale(model, cfg), "dygraph_multi_scale", 1

@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, check and describe."""
-    from slim_det import session
-    from slim_det.data.check import find_images
-    from slim_det.export.artifact import export_model
-    from slim_det.files import output_folders
-    from slim_det.quantize.record import record_of
+    from slim_det.compress.quantize.record import record_of
+    from slim_det.core.files import output_folders
+    from slim_det.deploy.artifact import export_model
+    from slim_det.evaluate.data.check import find_images
+    from slim_det.training import session
 
     cfg, slim = read_configs(args)
     images = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from slim_det.errors import ConfigError
+from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def check_lite_arguments(args: argparse.Namespace, precision: str) -> None:
         ConfigError: Flags that contradict each other or the model.
         ExportError: The converter that is named is not there.
     """
-    from slim_det.lite.convert import find_converter
+    from slim_det.deploy.lite.convert import find_converter
 
     if not args.lite:
         for flag, value in (("--fp16", args.fp16), ("--paddle_lite_opt", args.paddle_lite_opt)):
@@ -65,11 +65,11 @@ def export_lite(
         artifact_dir: The artefact.
 
     Returns:
-        What `slim_det.lite.convert.write_lite` entered in the artefact's facts; None without
+        What `slim_det.deploy.lite.convert.write_lite` entered in the artefact's facts; None without
         ``--lite``.
     """
-    from slim_det.lite.convert import TARGETS, LiteRequest, find_converter, write_lite
-    from slim_det.lite.forms import lite_form
+    from slim_det.deploy.lite.convert import TARGETS, LiteRequest, find_converter, write_lite
+    from slim_det.deploy.lite.forms import lite_form
 
     if not args.lite:
         return None

@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Detect, draw and list the boxes."""
-    from slim_det.data.check import find_images
-    from slim_det.errors import ConfigError
-    from slim_det.export.images import image_batches
-    from slim_det.export.predictor import Predictor
-    from slim_det.files import require_writable
-    from slim_det.metrics.evaluation import class_names
+    from slim_det.core.errors import ConfigError
+    from slim_det.core.files import require_writable
+    from slim_det.deploy.predictor import Predictor
+    from slim_det.evaluate.data.check import find_images
+    from slim_det.evaluate.evaluation import class_names
+    from slim_det.evaluate.images import image_batches
 
     cfg, slim = read_configs(args)
     if not 0.0 <= args.draw_threshold <= 1.0:

@@ -14,7 +14,7 @@ from slim_det.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from slim_det.prune.inspection import Inspection
+    from slim_det.report.inspection import Inspection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the model (no data, no weights), list its groups and totals."""
-    from slim_det import session
-    from slim_det.config import apply_overrides, image_size_hw, load_config
-    from slim_det.prune.inspection import inspect_model
+    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.report.inspection import inspect_model
+    from slim_det.training import session
+    from slim_det.training.config import apply_overrides, load_config
 
     cfg = load_config(args.config, args.opt)
     pruner = None

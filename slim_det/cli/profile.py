@@ -19,9 +19,9 @@ from slim_det.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slim_det.config import SlimConfig
-    from slim_det.profile.check import CheckRow
-    from slim_det.profile.table import LatencyTable
+    from slim_det.planning.profile.check import CheckRow
+    from slim_det.planning.profile.table import LatencyTable
+    from slim_det.training.config import SlimConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write the table, check it; exit code 1 where a prediction is off by over 15 %."""
-    from slim_det.config import image_size_hw
-    from slim_det.files import require_writable
-    from slim_det.profile.grid import DEFAULT_WIDTHS, check_widths
-    from slim_det.profile.whole import model_to_profile, profile_model
+    from slim_det.core.files import require_writable
+    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.planning.profile.grid import DEFAULT_WIDTHS, check_widths
+    from slim_det.planning.profile.model_latency import model_to_profile, profile_model
 
     shares = check_widths(args.widths) if args.widths else DEFAULT_WIDTHS
     _check_flags(args)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    from slim_det.errors import ConfigError
+    from slim_det.core.errors import ConfigError
 
     if Path(args.output).is_dir():
         raise ConfigError(f"--output '{args.output}' is a folder; expected a file, latency.json")
@@ -95,8 +95,8 @@ def _check(
     weights: str | None,
     table: LatencyTable,
 ) -> list[CheckRow]:
-    from slim_det.profile.check import compare
-    from slim_det.profile.whole import models_to_check
+    from slim_det.planning.profile.check import compare
+    from slim_det.planning.profile.model_latency import models_to_check
 
     with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
         models = models_to_check(cfg, weights, slim, Path(folder))

@@ -15,14 +15,14 @@ from slim_det.cli.common import (
     save_json,
     table_console,
 )
-from slim_det.errors import ConfigError, QuantError
+from slim_det.core.errors import ConfigError, QuantError
 
 if TYPE_CHECKING:
     import paddle
 
-    from slim_det.config import SlimConfig
-    from slim_det.quantize.post import PostOptions
-    from slim_det.quantize.settings import QuantSettings
+    from slim_det.compress.quantize.ptq import PostOptions
+    from slim_det.compress.quantize.settings import QuantSettings
+    from slim_det.training.config import SlimConfig
 
 CHECKPOINT = "quantized"
 
@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate, quantize, search where asked, export, save, describe."""
-    from slim_det.data.check import check_dataset
-    from slim_det.files import output_folders
+    from slim_det.core.files import output_folders
+    from slim_det.evaluate.data.check import check_dataset
 
     _check_flags(args)
     cfg, slim = read_configs(args)
@@ -94,13 +94,13 @@ def _quantize(
     stem: Path,
 ) -> dict[str, Any]:
     """Calibrate, search, export and save; the figures under their JSON keys."""
-    from slim_det import checkpoint
-    from slim_det.export.artifact import export_model
-    from slim_det.metrics.evaluation import POINTS
-    from slim_det.prune.plan import plan_of
-    from slim_det.quantize.float_search import DeployedMetric, search_float_layers
-    from slim_det.quantize.post import quantize_post
-    from slim_det.quantize.report import layer_rows, report_table
+    from slim_det.compress.prune.plan import plan_of
+    from slim_det.compress.quantize.ptq import quantize_post
+    from slim_det.deploy.accuracy_control import DeployedMetric, search_float_layers
+    from slim_det.deploy.artifact import export_model
+    from slim_det.evaluate.evaluation import POINTS
+    from slim_det.report.quantization import layer_rows, report_table
+    from slim_det.training import checkpoint
 
     metric = None if args.no_eval else DeployedMetric(model, cfg)
     whole = metric.in_float() if metric else None
@@ -149,10 +149,10 @@ def _prepare(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
     """The float model, and what is asked for; flags win over the slim file."""
-    from slim_det import checkpoint, session
-    from slim_det.quantize.post import PostOptions, require_float
-    from slim_det.quantize.settings import WEIGHT_TYPES, QuantSettings, read_choice
-    from slim_det.quantize.strategy import post_quantizer_of
+    from slim_det.compress.quantize.ptq import PostOptions, require_float
+    from slim_det.compress.quantize.settings import WEIGHT_TYPES, QuantSettings, read_choice
+    from slim_det.compress.quantize.strategy import post_quantizer_of
+    from slim_det.training import checkpoint, session
 
     if slim is not None and "PTQ" not in slim.strategies:
         raise ConfigError(f"--slim_config '{slim.path}': expected slim: PTQ")
@@ -186,9 +186,9 @@ def _prepare(
 
 def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
     """Find out before the float model is measured whether layers and images are there."""
-    from slim_det.errors import LayerError
-    from slim_det.layers import LayerFinder
-    from slim_det.quantize.calibrate import calibration_source
+    from slim_det.compress.quantize.calibrate import calibration_source
+    from slim_det.core.errors import LayerError
+    from slim_det.detectors.layer_finder import LayerFinder
 
     finder = LayerFinder(model)
     for name in settings.skip:
@@ -200,14 +200,14 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostO
 
 
 def _record(model: paddle.nn.Layer) -> Any:
-    from slim_det.quantize.record import record_of
+    from slim_det.compress.quantize.record import record_of
 
     return record_of(model)
 
 
 def _summary(figures: dict[str, Any]) -> str:
     """Lines for people."""
-    from slim_det.metrics.evaluation import POINTS
+    from slim_det.evaluate.evaluation import POINTS
 
     kept = len(figures["layers_float"])
     lines = [

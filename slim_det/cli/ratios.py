@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from slim_det.cli.common import add_json_argument, positive, save_json, table_console
 
 if TYPE_CHECKING:
-    from slim_det.budget.costs import TracedModel
-    from slim_det.budget.options import Limits
-    from slim_det.budget.report import Report
-    from slim_det.prune.pruner import Pruner
-    from slim_det.sensitivity.result import SensitivityResult
+    from slim_det.compress.prune.pruner import Pruner
+    from slim_det.planning.budget.costs import TracedModel
+    from slim_det.planning.budget.options import Limits
+    from slim_det.planning.sensitivity.result import SensitivityResult
+    from slim_det.report.budget import Report
 
 TARGETS = {
     "loss": "largest relative loss of each layer on its own, e.g. 0.05",
@@ -59,14 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Solve, check, measure, and only then write."""
-    from slim_det.budget.plan import check_pruner, ratios_of
-    from slim_det.budget.prepare import make_search
-    from slim_det.budget.report import Provenance, Report, outputs
-    from slim_det.budget.targets import read_target
-    from slim_det.files import sha256_of, write_atomically
-    from slim_det.profile import read_any_table
-    from slim_det.prune.pruner import Pruner
-    from slim_det.sensitivity.result import read_result
+    from slim_det.compress.prune.pruner import Pruner
+    from slim_det.core.files import sha256_of, write_atomically
+    from slim_det.planning.budget.plan import check_pruner, ratios_of
+    from slim_det.planning.budget.prepare import make_search
+    from slim_det.planning.budget.targets import read_target
+    from slim_det.planning.profile import read_any_table
+    from slim_det.planning.sensitivity.result import read_result
+    from slim_det.report.budget import Provenance, Report, outputs
 
     target = read_target(args.loss, args.macs, args.params, args.latency, args.latency_ms)
     limits = _limits(args)
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _limits(args: argparse.Namespace) -> Limits:
-    from slim_det.budget.options import Limits
-    from slim_det.errors import ConfigError
+    from slim_det.core.errors import ConfigError
+    from slim_det.planning.budget.options import Limits
 
     if not 0.0 < args.max_ratio < 1.0:
         raise ConfigError(
@@ -109,7 +109,7 @@ def _limits(args: argparse.Namespace) -> Limits:
 
 def _check_files(args: argparse.Namespace, latency: bool) -> None:
     """Find out before the work whether every file can be read or written."""
-    from slim_det.errors import ConfigError
+    from slim_det.core.errors import ConfigError
 
     if latency and not args.table:
         raise ConfigError("a latency target needs --table FILE, a table that `profile` measured")
@@ -128,14 +128,15 @@ def _check_files(args: argparse.Namespace, latency: bool) -> None:
 
 def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, TracedModel]:
     """The model, with weights where they are needed."""
-    from slim_det import session
-    from slim_det.budget.costs import TracedModel
-    from slim_det.budget.prepare import check_same_model, losses_by_group, needs_weights
-    from slim_det.config import image_size_hw, load_config
-    from slim_det.data.check import check_dataset
-    from slim_det.metrics.evaluation import make_metric
-    from slim_det.prune.groups import find_groups
-    from slim_det.trace import trace_detector
+    from slim_det.compress.prune.groups import find_groups
+    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.evaluate.data.check import check_dataset
+    from slim_det.evaluate.evaluation import make_metric
+    from slim_det.graph.trace import trace_detector
+    from slim_det.planning.budget.costs import TracedModel
+    from slim_det.planning.budget.prepare import check_same_model, losses_by_group, needs_weights
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     def traced(model: Any) -> TracedModel:
         trace = trace_detector(model, image_size_hw(cfg, args.image_size))
@@ -155,7 +156,7 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
 
 
 def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
-    from slim_det.errors import SensitivityError
+    from slim_det.core.errors import SensitivityError
 
     if result.metric not in (name, "unknown"):
         raise SensitivityError(
@@ -166,8 +167,8 @@ def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
 
 def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
     """Cut the model and evaluate it."""
-    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
-    from slim_det.prune.pruner import DEFAULT_IMAGE_SIZE_HW
+    from slim_det.compress.prune.pruner import DEFAULT_IMAGE_SIZE_HW
+    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
     cut = pruner(traced.model, traced.trace.image_size_hw or DEFAULT_IMAGE_SIZE_HW)
     return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
@@ -175,7 +176,7 @@ def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
 
 def _print(report: Report, traced: TracedModel) -> None:
 
-    from slim_det.budget.report import front_table, ratio_table
+    from slim_det.report.budget import front_table, ratio_table
 
     console = table_console()
     groups = traced.groups.groups

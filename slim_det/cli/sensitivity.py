@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli.common import add_json_argument, positive, save_json, table_console
-from slim_det.errors import ConfigError, nearest
+from slim_det.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from slim_det.sensitivity.result import SensitivityResult
+    from slim_det.planning.sensitivity.result import SensitivityResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, merge or import; print the table, write the result and its picture."""
-    from slim_det.files import require_writable
-    from slim_det.sensitivity.plot import plot_losses
-    from slim_det.sensitivity.result import write_result
+    from slim_det.core.files import require_writable
+    from slim_det.planning.sensitivity.result import write_result
+    from slim_det.report.sensitivity_plot import plot_losses
 
     args.output = _output(args)
     if not args.output.endswith(".json"):
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(args: argparse.Namespace) -> SensitivityResult:
-    from slim_det import session
-    from slim_det.config import apply_overrides, load_config
-    from slim_det.data.check import check_dataset
-    from slim_det.prune.importance import CRITERIA
-    from slim_det.sensitivity.analysis import Settings, analyse
-    from slim_det.sensitivity.grid import read_ratios
+    from slim_det.compress.prune.importance import CRITERIA
+    from slim_det.evaluate.data.check import check_dataset
+    from slim_det.planning.sensitivity.analysis import Settings, analyse
+    from slim_det.planning.sensitivity.grid import read_ratios
+    from slim_det.training import session
+    from slim_det.training.config import apply_overrides, load_config
 
     if not args.config:
         raise ConfigError("-c is missing: expected a configuration, --merge or --import_pickle")
@@ -105,9 +105,9 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
 
 
 def _merged(args: argparse.Namespace) -> SensitivityResult:
-    from slim_det.sensitivity.merge import merge_results
-    from slim_det.sensitivity.old_files import read_old_pickle
-    from slim_det.sensitivity.result import read_result
+    from slim_det.planning.sensitivity.merge import merge_results
+    from slim_det.planning.sensitivity.paddleslim_files import read_old_pickle
+    from slim_det.planning.sensitivity.result import read_result
 
     if args.config:
         raise ConfigError("-c and --merge or --import_pickle exclude each other: leave -c out")
@@ -129,7 +129,7 @@ def _metric_overrides(metric: str | None, cfg: Any) -> list[str]:
 
 
 def _shard(args: argparse.Namespace) -> tuple[int, int] | None:
-    from slim_det.sensitivity.grid import read_shard
+    from slim_det.planning.sensitivity.grid import read_shard
 
     text = args.shard or _launched_shard()
     return read_shard(text) if text else None
@@ -154,7 +154,7 @@ def _output(args: argparse.Namespace) -> str:
 
 def _print(result: SensitivityResult) -> None:
 
-    from slim_det.sensitivity.result import loss_table
+    from slim_det.planning.sensitivity.result import loss_table
 
     table_console().print(loss_table(result))
     print(result)

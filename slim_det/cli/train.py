@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slim_det.cli.common import add_config_arguments, read_configs
 
 if TYPE_CHECKING:
-    from slim_det.config import SlimConfig
+    from slim_det.training.config import SlimConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; nothing is written before everything that can be wrong has been looked at."""
-    from slim_det.files import require_writable
+    from slim_det.core.files import require_writable
 
     cfg, slim = read_configs(args)
     for flag in ("amp", "fleet", "skip_teacher_eval", "use_vdl", "vdl_log_dir"):
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace, cfg: Any) -> None:
-    from slim_det.data.check import check_dataset
+    from slim_det.evaluate.data.check import check_dataset
 
     check_dataset(cfg, "TrainDataset")
     if args.eval:
@@ -75,8 +75,8 @@ def _init_processes(args: argparse.Namespace, cfg: Any) -> None:
 def _make_trainer(args: argparse.Namespace, cfg: Any, slim: SlimConfig | None) -> Any:
     from ppdet.engine import Trainer
 
-    from slim_det import session
-    from slim_det.errors import ConfigError, DataError
+    from slim_det.core.errors import ConfigError, DataError
+    from slim_det.training import session
 
     cfg["model"] = session.model_for_training(cfg, slim, args.resume)
     trainer = Trainer(cfg, mode="train")
@@ -101,8 +101,8 @@ def _evaluate_before(cfg: Any) -> None:
 
     import paddle.distributed as dist
 
-    from slim_det.distill.distiller import distiller_of
-    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+    from slim_det.compress.distill.distiller import distiller_of
+    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
     # Where there is a teacher, its hook measures the student as well.
     if dist.get_rank() == 0 and distiller_of(cfg["model"]) is None:

@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify_cut(args: argparse.Namespace) -> int:
     """Compare a cut model with the masked whole one on every output of the head."""
-    from slim_det import session
-    from slim_det.config import image_size_hw
-    from slim_det.errors import ConfigError, PlanError
-    from slim_det.prune.masked import compare_with_masked
-    from slim_det.prune.plan import plan_of
-    from slim_det.prune.pruner import describe_cost
+    from slim_det.compress.prune.plan import plan_of
+    from slim_det.compress.prune.pruner import describe_cost
+    from slim_det.core.errors import ConfigError, PlanError
+    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.training import session
+    from slim_det.verify.masked import compare_with_masked
 
     for flag in ("infer_img", "infer_dir", "images", "no_eval", "eval_images"):
         if getattr(args, flag):
@@ -80,8 +80,8 @@ def _verify_cut(args: argparse.Namespace) -> int:
 
 def _verify_artifact(args: argparse.Namespace) -> int:
     """Compare an artefact with the model in each engine."""
-    from slim_det import session
-    from slim_det.data.check import check_dataset
+    from slim_det.evaluate.data.check import check_dataset
+    from slim_det.training import session
     from slim_det.verify.artifact import verify_artifact
 
     cfg, slim = read_configs(args)
@@ -103,9 +103,9 @@ def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
     """The image files that are named, or the first of the evaluation images."""
     from pathlib import Path
 
-    from slim_det.data.check import check_image, find_images
-    from slim_det.errors import ConfigError
-    from slim_det.export.images import eval_images
+    from slim_det.core.errors import ConfigError
+    from slim_det.evaluate.data.check import check_image, find_images
+    from slim_det.evaluate.images import eval_images
 
     if args.images and (args.infer_img or args.infer_dir):
         raise ConfigError("--images is another name for --infer_img and --infer_dir; give one")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print one line."""
-    from slim_det.metrics.widerface import evaluate_folder
+    from slim_det.evaluate.widerface.scores import evaluate_folder
 
     result = evaluate_folder(args.pred, args.ground_truth)
     print(result)

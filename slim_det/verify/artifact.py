@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from slim_det.config import image_size_hw
-from slim_det.export.images import eval_at, image_batches
-from slim_det.export.predictor import Predictor
-from slim_det.metrics.evaluation import eval_reader
-from slim_det.metrics.matching import make_scorer
-from slim_det.verify.contenders import REFERENCE, Contender, make_contenders
+from slim_det.deploy.predictor import Predictor
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.evaluation import eval_reader
+from slim_det.evaluate.images import eval_at, image_batches
+from slim_det.evaluate.matching import make_scorer
+from slim_det.verify.backends import REFERENCE, Contender, make_contenders
 from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
 from slim_det.verify.stages import Stage, compare_tensors, distances, judge

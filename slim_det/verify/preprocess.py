@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ppdet.data.transform import operators
 
-from slim_det.errors import ExportError, nearest
+from slim_det.core.errors import ExportError, nearest
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
@@ -26,7 +26,7 @@ class ArtifactReader:
     The file is decoded to RGB; then come the steps of ``Preprocess`` in their order.
 
     Args:
-        settings: Of ``infer_cfg.yml`` (see `slim_det.export.predictor.infer_settings`).
+        settings: Of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
 
     Raises:
         ExportError: A step is unknown or refuses its settings.

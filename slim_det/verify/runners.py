@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.distill.taps import Place, Taps
-from slim_det.errors import ExportError
-from slim_det.export.engine import Engine
-from slim_det.export.predictor import network_engine
-from slim_det.lite.convert import RUNNER, Converter, run_quietly
-from slim_det.programs.deploy_program import DeployProgram, head_convolutions
-from slim_det.programs.tracing import deployment_program
-from slim_det.quantize.model import quantized_layers, signed_inputs
-from slim_det.trace import trace_detector
+from slim_det.compress.distill.taps import Place, Taps
+from slim_det.compress.quantize.model import quantized_layers, signed_inputs
+from slim_det.core.errors import ExportError
+from slim_det.deploy.lite.convert import RUNNER, Converter, run_quietly
+from slim_det.deploy.predictor import network_engine
+from slim_det.graph.engine import Engine
+from slim_det.graph.program import DeployProgram, head_convolutions
+from slim_det.graph.trace import trace_detector
+from slim_det.graph.tracing import deployment_program
 from slim_det.verify.stages import Found
 
 Batch = dict[str, np.ndarray]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.export.boxes import BoxAgreement, compare_boxes
-from slim_det.export.metric_check import MAX_GAP
-from slim_det.metrics.evaluation import POINTS
+from slim_det.deploy.metric_check import MAX_GAP
+from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
+from slim_det.evaluate.evaluation import POINTS
 
 AP_TOLERANCE = MAX_GAP / POINTS
 """AP that an exported model may differ by from the model, as when it was exported."""

@@ -10,9 +10,9 @@ from typing import Any
 import paddle
 import pytest
 
-from slim_det import session
-from slim_det.config import load_config
-from slim_det.metrics import multi_scale
+from slim_det.evaluate import multi_scale
+from slim_det.training import session
+from slim_det.training.config import load_config
 from tests.blazeface import draw_faces, write_blazeface
 from tests.commands import Outcome
 from tests.support import restored_config

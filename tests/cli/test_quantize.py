@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from slim_det.checkpoint import record_path
-from slim_det.quantize.model import scales_of
-from slim_det.quantize.record import QuantLayer, QuantRecord, read_record
-from slim_det.quantize.settings import QuantSettings
+from slim_det.compress.quantize.model import scales_of
+from slim_det.compress.quantize.record import QuantLayer, QuantRecord, read_record
+from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.training.checkpoint import record_path
 from tests.commands import Outcome
 from tests.support import restored_config
 
@@ -100,8 +100,8 @@ def test_what_is_left_behind(
 
 def _ranges(config: Path, stem: Path) -> list[float]:
     """Input ranges of a checkpoint, loaded as every command loads it."""
-    from slim_det import session
-    from slim_det.config import load_config
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     with restored_config():
         model = session.model_with_weights(load_config(config), str(stem))

@@ -11,15 +11,16 @@ import paddle
 import pytest
 from ppdet.core.workspace import create
 
-from slim_det import session
-from slim_det.config import image_size_hw, load_config
-from slim_det.config_scope import fresh_config
-from slim_det.layers import LayerFinder
-from slim_det.prune.groups import find_groups
-from slim_det.prune.requests import select_groups
-from slim_det.quantize.sites import find_sites
-from slim_det.safe_yaml import read_tree
-from slim_det.trace import trace_detector
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.requests import select_groups
+from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.core.safe_yaml import read_tree
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.graph.trace import trace_detector
+from slim_det.training import session
+from slim_det.training.config import load_config
+from slim_det.training.config_scope import fresh_config
 from tests.support import CONFIGS, ROOT
 
 FOLDER = CONFIGS / "blazeface"

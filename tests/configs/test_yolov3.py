@@ -11,19 +11,20 @@ import pytest
 import yaml
 from ppdet.core.workspace import create
 
-from slim_det import session
-from slim_det.config import image_size_hw, load_config, load_slim_config
-from slim_det.config_scope import fresh_config, plain_copy
-from slim_det.distill.fit import check_fit
-from slim_det.distill.strategy import Distill
-from slim_det.distill.teacher import Teacher
-from slim_det.layers import LayerFinder
-from slim_det.prune.groups import find_groups
-from slim_det.prune.pruner import Pruner
-from slim_det.prune.requests import select_groups
-from slim_det.quantize.sites import find_sites
-from slim_det.safe_yaml import read_tree
-from slim_det.trace import trace_detector
+from slim_det.compress.distill.fit import check_fit
+from slim_det.compress.distill.strategy import Distill
+from slim_det.compress.distill.teacher import Teacher
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.prune.requests import select_groups
+from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.core.safe_yaml import read_tree
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.graph.trace import trace_detector
+from slim_det.training import session
+from slim_det.training.config import load_config, load_slim_config
+from slim_det.training.config_scope import fresh_config, plain_copy
 from tests.commands import CONFIGS
 
 FILES = sorted(CONFIGS.glob("*.yml"))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ppdet.core.workspace import create
 
-from slim_det.config import load_config
-from slim_det.data.check import check_dataset
+from slim_det.evaluate.data.check import check_dataset
+from slim_det.training.config import load_config
 from tests.commands import CONFIGS, ROOT
 
 BLOOD_CELLS = sorted(CONFIGS.glob("yolov3_*_bccd*.yml"))

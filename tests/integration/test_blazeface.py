@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from slim_det.lite.convert import has_paddlelite
+from slim_det.deploy.lite.convert import has_paddlelite
 from tests.blazeface import SHALLOW, lively_blazeface
 from tests.forks import Forks
 

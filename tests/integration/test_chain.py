@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slim_det.data import CLASS_NAMES
+from slim_det.demo import CLASS_NAMES
 from tests.commands import CONFIGS, IMAGE_SIDE, Outcome, command
 
 CHECKPOINT = (".pdparams", ".pdopt", ".plan.json")

@@ -12,8 +12,8 @@ import paddle
 import pytest
 import yaml
 
-from slim_det import session
-from slim_det.config import load_config
+from slim_det.training import session
+from slim_det.training.config import load_config
 from tests.commands import Outcome, command, done, files_below
 from tests.support import restored_config
 from tests.trained import Detector, make_detector

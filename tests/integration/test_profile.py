@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from slim_det.profile import read_any_table
-from slim_det.profile.shapes import ConvShape, conv_shapes
-from slim_det.trace import trace_detector
+from slim_det.graph.trace import trace_detector
+from slim_det.planning.profile import read_any_table
+from slim_det.planning.profile.shapes import ConvShape, conv_shapes
 from tests.commands import CONFIGS, IMAGE_SIDE, Outcome, command, files_below
 from tests.support import restored_config
 
@@ -82,8 +82,8 @@ def test_a_table_is_checked_on_whole_models(
 
 
 def shapes_of(config: Path) -> list[ConvShape]:
-    from slim_det import session
-    from slim_det.config import load_config
+    from slim_det.training import session
+    from slim_det.training.config import load_config
 
     with restored_config():
         model = session.build_model(load_config(config))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from slim_det.checkpoint import record_path, stored_record
-from slim_det.export.predictor import PREDICTOR_FILES, Predictor
+from slim_det.deploy.predictor import PREDICTOR_FILES, Predictor
+from slim_det.training.checkpoint import record_path, stored_record
 from tests.forks import Forks
 
 QUICK = ("--no_eval", "--images", 1)

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import yaml
 
-from slim_det import session
-from slim_det.budget.costs import TracedModel
-from slim_det.config import load_config
-from slim_det.files import sha256_of
-from slim_det.layers import YOLO_HEAD_LAYERS
-from slim_det.profile.shapes import conv_shapes
-from slim_det.profile.table import ENGINE, Entry, LatencyTable, Origin, read_table
-from slim_det.prune.groups import find_groups
-from slim_det.prune.plan import fingerprint, tensor_shapes
-from slim_det.prune.pruner import Pruner
-from slim_det.sensitivity.result import write_result
-from slim_det.trace import trace_detector
-from tests.budget.losses import result_of
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.plan import fingerprint, tensor_shapes
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.core.files import sha256_of
+from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
+from slim_det.graph.trace import trace_detector
+from slim_det.planning.budget.costs import TracedModel
+from slim_det.planning.profile.shapes import conv_shapes
+from slim_det.planning.profile.table import ENGINE, Entry, LatencyTable, Origin, read_table
+from slim_det.planning.sensitivity.result import write_result
+from slim_det.training import session
+from slim_det.training.config import load_config
 from tests.commands import Outcome, files_below
+from tests.planning.budget.losses import result_of
 from tests.support import restored_config
 
 LAYERS = YOLO_HEAD_LAYERS[:6]

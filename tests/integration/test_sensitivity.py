@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.sensitivity import analysis, measure
-from slim_det.sensitivity.tails import DetectorProgram
+from slim_det.planning.sensitivity import analysis, measure
+from slim_det.planning.sensitivity.partial_inference import DetectorProgram
 from tests.commands import Outcome, done, files_below
 from tests.forks import Forks
 from tests.trained import Detector, copy_detector, thin_detector

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.metrics.widerface_files import write_prediction
-from slim_det.metrics.widerface_truth import GroundTruth, read_ground_truth
+from slim_det.evaluate.widerface.files import write_prediction
+from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth
 from tests.commands import command, done
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from slim_det.config import load_config
-from slim_det.metrics import multi_scale
+from slim_det.evaluate import multi_scale
+from slim_det.training.config import load_config
 from tests.blazeface import draw_faces, write_blazeface
 from tests.commands import Outcome
 

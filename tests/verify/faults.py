@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from slim_det.files import sha256_of
-from slim_det.programs.deploy_program import CONVOLUTIONS, DeployProgram
+from slim_det.core.files import sha256_of
+from slim_det.graph.program import CONVOLUTIONS, DeployProgram
 
 Change = Callable[[DeployProgram], None]
 

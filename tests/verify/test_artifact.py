@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.export.images import image_batches
-from slim_det.lite.convert import has_paddlelite
-from slim_det.verify import contenders, runners
+from slim_det.deploy.lite.convert import has_paddlelite
+from slim_det.evaluate.images import image_batches
+from slim_det.verify import backends as contenders
+from slim_det.verify import runners
 from slim_det.verify.artifact import verify_artifact
 from slim_det.verify.preprocess import INPUTS
 from slim_det.verify.runners import nudged_runner, signed_runner
 from slim_det.verify.stages import Limits, Stage, distances
 from tests.commands import CONFIGS, Outcome
-from tests.export.exported import Exported, export_pair, record_for
+from tests.deploy.exported import Exported, export_pair, record_for
 from tests.support import ROOT
 from tests.trained import Detector, thin_detector
 from tests.verify import faults
@@ -225,7 +226,7 @@ def test_ap_is_that_of_eval(
     exported: Callable[[str], Exported], detector: Detector, no_lite: None
 ) -> None:
     """Of all images, and of the first few."""
-    from slim_det.metrics.evaluation import dygraph_predictor, evaluate
+    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
     made = exported("float")
     stages = verify(made, made.artifact, detector, with_eval=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.errors import ExportError
+from slim_det.core.errors import ExportError
 from slim_det.verify.preprocess import ArtifactReader, at_size, pad_to_stride
 
 RESIZE = {"type": "Resize", "target_size": [4, 8], "keep_ratio": False, "interp": 1}

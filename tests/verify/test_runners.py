@@ -9,12 +9,12 @@ import paddle
 import pytest
 from paddle.static import InputSpec
 
-from slim_det.errors import ExportError
-from slim_det.lite.convert import has_paddlelite
-from slim_det.programs.deploy_program import DeployProgram
-from slim_det.programs.lite_program import write_lite_int8, write_out_leaky_relu
-from slim_det.programs.tracing import deployment_program
-from slim_det.quantize.model import LayerScales
+from slim_det.core.errors import ExportError
+from slim_det.deploy.lite.convert import has_paddlelite
+from slim_det.graph.integers import LayerScales
+from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.tracing import deployment_program
 from slim_det.verify.runners import lite_runner, program_runner, twin_runner
 from slim_det.verify.stages import cosine
 

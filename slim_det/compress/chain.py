@@ -1,0 +1,128 @@
+"""The strategies of a slim file: PaddleDetection's joint names written out, and their order.
+
+Functions of what a file says only; nothing is built or merged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slim_det.core.errors import ConfigError, nearest
+
+ORDER = ("Pruner", "Distill", "QAT", "PTQ")
+"""A cut needs weights in float and whole, and a student is distilled as it is quantized."""
+
+JOINT = {"DistillPrune": ("Pruner", "Distill"), "PrunerQAT": ("Pruner", "QAT")}
+"""PaddleDetection's names for two at once."""
+
+# Key of PaddleDetection's PrunerQAT -> the strategy that it is for, and its key there.
+_PRUNER_QAT = {
+    "criterion": ("Pruner", "criterion"),
+    "pruned_params": ("Pruner", "pruned_params"),
+    "pruned_ratios": ("Pruner", "pruned_ratios"),
+    "print_prune_params": ("Pruner", "print_params"),
+    "quant_config": ("QAT", "quant_config"),
+    "print_qat_model": ("QAT", "print_model"),
+}
+
+# Of PaddleSlim's PTQ. The export folds batch norms always, and its folder is named on the
+# command line.
+_WITHOUT_EFFECT = ("output_dir", "fuse", "fuse_list")
+
+
+def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
+    """Write joint names out, and see that strategies come in an order that works.
+
+    Args:
+        names: What ``slim`` says.
+        path: The file, for messages.
+
+    Raises:
+        ConfigError: One is named twice or comes too late, or `QAT` and `PTQ` are both there.
+    """
+    found: list[str] = []
+    for name in names:
+        found += JOINT.get(name, (name,))
+    for name in found:
+        if found.count(name) > 1:
+            raise ConfigError(f"{path}: slim: '{name}' is named twice")
+    if {"QAT", "PTQ"} <= {*found}:
+        raise ConfigError(
+            f"{path}: slim: 'QAT' and 'PTQ' exclude each other: one trains the int8 model, the "
+            "other calibrates it; leave one out"
+        )
+    if {"Distill", "PTQ"} <= {*found}:
+        raise ConfigError(
+            f"{path}: slim: 'PTQ' does not train; distil first, then quantize those weights"
+        )
+    known = [name for name in ORDER if name in found]
+    given = [name for name in found if name in ORDER]
+    for late, name in zip(given, known):
+        if late != name:
+            raise ConfigError(
+                f"{path}: slim: '{name}' comes after '{late}'; expected slim: [{', '.join(known)}]"
+            )
+    return tuple(found)
+
+
+def write_out_sections(tree: dict[str, Any], path: str) -> None:
+    """Give the keys of a joint section to the strategies that they are for, in place.
+
+    Args:
+        tree: The slim file without ``slim``.
+        path: The file, for messages.
+
+    Raises:
+        ConfigError: ``pruner`` or a key of ``PrunerQAT`` is unknown, or a section is there twice.
+    """
+    _check_pruner_key(tree, path)
+    _split_pruner_qat(tree, path)
+    if isinstance(tree.get("PTQ"), Mapping):
+        tree["PTQ"] = {k: v for k, v in tree["PTQ"].items() if k not in _WITHOUT_EFFECT}
+
+
+def check_override(key: str) -> None:
+    """Refuse an override of a joint section, which nothing reads.
+
+    Args:
+        key: What ``-o`` names.
+
+    Raises:
+        ConfigError: It is of a joint name.
+    """
+    section, _, inner = key.partition(".")
+    if section not in JOINT:
+        return
+    strategy, own = _PRUNER_QAT.get(inner, ("", "")) if section == "PrunerQAT" else ("", "")
+    places = f"{strategy}.{own}" if own else " or ".join(f"{name}.KEY" for name in JOINT[section])
+    raise ConfigError(
+        f"-o {key}: '{section}' is written out as {' and '.join(JOINT[section])}; "
+        f"expected -o {places}=VALUE"
+    )
+
+
+def _check_pruner_key(tree: dict[str, Any], path: str) -> None:
+    """Take out ``pruner``, which names the component that prunes."""
+    name = tree.pop("pruner", None) or "Pruner"
+    if name != "Pruner":
+        raise ConfigError(f"{path}: pruner: '{name}' is not supported{nearest(name, ['Pruner'])}")
+
+
+def _split_pruner_qat(tree: dict[str, Any], path: str) -> None:
+    if "PrunerQAT" not in tree:
+        return
+    section = tree.pop("PrunerQAT")
+    section = {} if section is None else section
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{path}: PrunerQAT: expected a mapping of keys, found {section!r}")
+    for name in ("Pruner", "QAT"):
+        if name in tree:
+            raise ConfigError(f"{path}: PrunerQAT and {name} are both given; leave one out")
+    for key, value in section.items():
+        if key not in _PRUNER_QAT:
+            raise ConfigError(
+                f"{path}: PrunerQAT: unknown key '{key}'{nearest(str(key), _PRUNER_QAT)}"
+            )
+        strategy, own = _PRUNER_QAT[key]
+        tree.setdefault(strategy, {})[own] = value

@@ -1,0 +1,212 @@
+"""Companions: what is trained beside the student and is no part of it.
+
+Adaptors are 1x1 convolutions that bring the student's channels to the teacher's. A peer is a
+teacher that learns too. Both have an optimizer of their own: the student's knows nothing of them,
+and its checkpoint, average and export hold the student alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.nn import Conv2D, Layer
+from paddle.utils import unique_name
+
+from slim_det.compress.prune.plan import differing, summary
+from slim_det.core.errors import WeightsError
+from slim_det.core.files import write_atomically
+from slim_det.core.paddle_files import read_state
+
+SUFFIX = ".companions.pdparams"
+PEER_PREFIX = "peer."
+_PARAMETER, _SLOT = "parameter/", "optimizer/"
+
+
+def make_adaptor(number: int, channels: int, wanted: int) -> Conv2D:
+    """A 1x1 convolution without bias (the regressor of Romero et al., arXiv 1412.6550).
+
+    Args:
+        number: Its parameter is named ``distill_adaptor_<number>.w_0``.
+        channels: Of the student.
+        wanted: Of the teacher.
+    """
+    with unique_name.guard():
+        adaptor = Conv2D(channels, wanted, 1, bias_attr=False)
+    # Named afterwards: Paddle refuses a name that any layer of this process has ever had.
+    adaptor.weight.name = f"distill_adaptor_{number}.w_0"
+    return adaptor
+
+
+def make_peer(teacher: Layer) -> Layer:
+    """Let a frozen teacher learn, under parameter names that no student has.
+
+    An optimizer keys its state by the automatic names, and a second model has the same ones.
+    What a learning rate of 0 holds still, and the statistics of batch norm, stay frozen.
+    """
+    norms = [x for x in teacher.sublayers() if isinstance(x, paddle.nn.layer.norm._BatchNormBase)]
+    statistics = {id(tensor) for norm in norms for tensor in (norm._mean, norm._variance)}
+    for parameter in teacher.parameters():
+        held = parameter.optimize_attr.get("learning_rate") == 0
+        parameter.stop_gradient = held or id(parameter) in statistics
+        if not parameter.name.startswith(PEER_PREFIX):
+            parameter.name = PEER_PREFIX + parameter.name
+    return teacher
+
+
+class Companions:
+    """Extra parameters with an optimizer of their own, of the kind that trains the student.
+
+    Args:
+        adaptors: Name of a term -> its adaptors, one for each of its layers or None.
+        peer: A teacher that learns too (see `make_peer`).
+        make_optimizer: ``(learning_rate, layer) -> optimizer``; by default ppdet's
+            ``OptimizerBuilder``, as configured.
+    """
+
+    def __init__(
+        self,
+        adaptors: Mapping[str, Layer],
+        peer: Layer | None = None,
+        make_optimizer: Callable[[float, Layer], Any] | None = None,
+    ) -> None:
+        self.peer = peer
+        self.layer = Layer()
+        for name, adaptor in adaptors.items():
+            self.layer.add_sublayer(name, adaptor)
+        if peer is not None:
+            self.layer.add_sublayer("peer", peer)
+        # The rate of every step is the student's; this one is never used.
+        self.optimizer = (make_optimizer or _ppdet_optimizer)(0.0, self.layer)
+
+    def step(self, learning_rate: float) -> None:
+        """Let what has gradients learn, then clear them.
+
+        Args:
+            learning_rate: What the student's step used.
+        """
+        learning = [p for p in self.layer.parameters() if p.grad is not None]
+        if not learning:
+            return
+        _average_gradients(learning)
+        self.optimizer.set_lr(float(learning_rate))
+        # Names of slots are counted; counted from zero they are the same in every process.
+        with unique_name.guard():
+            self.optimizer.step()
+        self.optimizer.clear_grad(set_to_zero=False)
+
+    def synchronize(self) -> None:
+        """Give every process of a distributed training the values of the first one."""
+        if dist.get_world_size() > 1:
+            for tensor in self.layer.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and the optimizer's state, in one table of tensors."""
+        parameters = {_PARAMETER + name: x for name, x in self.layer.state_dict().items()}
+        slots = {_SLOT + name: x for name, x in self.optimizer.state_dict().items()}
+        slots = {name: x for name, x in slots.items() if isinstance(x, Tensor)}
+        return {**parameters, **slots}
+
+    def set_state_dict(self, state: Mapping[str, Any], source: str = "the state") -> None:
+        """Take over what `state_dict` gave; nothing is changed where it does not fit.
+
+        Args:
+            state: Name -> tensor or array.
+            source: Where it came from, for the error.
+
+        Raises:
+            WeightsError: A parameter is missing, extra or of another shape, or the optimizer's
+                state belongs to no parameter or to another kind of optimizer.
+        """
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        given = _below(_PARAMETER, arrays)
+        mine = self.layer.state_dict()
+        differences = differing(_shapes(given), _shapes(mine), "file", "run")
+        slots = _below(_SLOT, arrays)
+        owners = tuple(f"{parameter.name}_" for parameter in self.layer.parameters())
+        strange = [name for name in slots if not name.startswith(owners)]
+        differences += [f"optimizer state '{name}' belongs to no parameter" for name in strange]
+        if differences:
+            raise WeightsError(f"{source} does not fit this distillation: {summary(differences)}")
+        made = self._make_slots(set(slots))
+        odd = sorted(made.keys() ^ slots.keys())
+        if odd:
+            raise WeightsError(f"{source} is of another kind of optimizer: '{odd[0]}' differs")
+        for name, tensor in {**mine, **made}.items():
+            tensor.set_value({**given, **slots}[name])
+
+    def _make_slots(self, names: set[str]) -> dict[str, Any]:
+        """The optimizer's state for the parameters that these slots belong to, of any value.
+
+        Paddle makes a slot in the first step that has a gradient for it, and refuses a state
+        that lacks one which it makes then. But a term that starts later has none in an early
+        checkpoint. A step at rate 0 makes just these, and moves nothing.
+        """
+        for parameter in self.layer.parameters():
+            if any(name.startswith(f"{parameter.name}_") for name in names):
+                parameter.grad = paddle.zeros_like(parameter)
+        self.step(0.0)
+        return {k: x for k, x in self.optimizer.state_dict().items() if isinstance(x, Tensor)}
+
+    def save(self, stem: str | Path) -> None:
+        """Write ``<stem>.companions.pdparams``, whole or not at all.
+
+        Args:
+            stem: Path of a checkpoint without suffix.
+        """
+        state = self.state_dict()
+        write_atomically({companions_path(stem): lambda path: paddle.save(state, path)})
+
+    def resume(self, stem: str | Path) -> None:
+        """Go on as `save` left it.
+
+        Args:
+            stem: Path of a checkpoint without suffix.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or of another distillation.
+        """
+        path = companions_path(stem)
+        if not path.is_file():
+            raise WeightsError(
+                f"companions '{path}' do not exist; a distillation with adaptors or a peer is "
+                "resumed from a checkpoint that has them beside it"
+            )
+        self.set_state_dict(read_state(path), f"'{path}'")
+
+
+def companions_path(stem: str | Path) -> Path:
+    """Where a checkpoint keeps its companions."""
+    stem = Path(stem)
+    return stem.with_name(stem.name + SUFFIX)
+
+
+def _ppdet_optimizer(learning_rate: float, layer: Layer) -> Any:
+    # Not above: ppdet may only be imported once a program has chosen which one it takes.
+    from ppdet.core.workspace import create
+
+    return create("OptimizerBuilder")(learning_rate, layer)
+
+
+def _average_gradients(parameters: list[Tensor]) -> None:
+    """Over the processes of a distributed training, as the student's are."""
+    processes = dist.get_world_size()
+    if processes > 1:
+        for parameter in parameters:
+            total = parameter.grad.detach()
+            dist.all_reduce(total)
+            parameter.grad = total / processes
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

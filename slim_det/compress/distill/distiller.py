@@ -1,0 +1,296 @@
+"""The distiller: adds what a teacher says to the losses of a student that trains as ever.
+
+The student stays the model that the Trainer sees. A distiller hangs on two of its forward hooks
+and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.nn import Layer
+
+from slim_det.compress.distill import gradient_norms as gradients
+from slim_det.compress.distill.auxiliary_modules import Companions, make_peer
+from slim_det.compress.distill.bound_term import BoundTerm, bind
+from slim_det.compress.distill.settings import Term
+from slim_det.compress.distill.taps import (
+    Kept,
+    Place,
+    Taps,
+    dry_run,
+    forward_without_boxes,
+    yolo_outputs,
+)
+from slim_det.core.errors import ConfigError, TrainingError
+
+logger = logging.getLogger("slim_det")
+
+DRY_IMAGE_SIZE_HW = (64, 64)
+"""Size of the image that tells the shapes: twice the coarsest stride of any YOLOv3."""
+
+_ATTRIBUTE = "slim_distiller"
+
+
+class Distiller:
+    """Runs a teacher beside a student, and adds weighted terms to the student's losses.
+
+    In training mode the dict that the student returns gains ``distill_<term>`` for every term, as
+    it enters the total, and ``loss`` becomes that total. A term that does not act in this epoch
+    is 0, because ppdet logs the keys of its first step for ever; where none acts, the teacher
+    does not run. In evaluation mode, or without gradients, the student is left alone.
+
+    A teacher of a mutual loss is a peer: it learns from its own detection loss and from the same
+    terms with the roles exchanged. Its backward pass runs inside the student's forward.
+
+    Both models run once on a small black image when a distiller is made: so whatever does not
+    fit is said before anything is trained or written, and the adaptors exist early enough to be
+    in the optimizer and to be resumed.
+
+    Args:
+        student: A detector whose training forward returns a dict with ``loss``.
+        teacher_model: A detector of its own; it is frozen, unless a term is mutual.
+        terms: What to add.
+        num_classes: Of both.
+        image_size_hw: Height and width of the black image, in pixels.
+
+    Attributes:
+        student: The student.
+        teacher: The teacher, or the peer.
+        terms: The terms with their layers.
+        companions: What is trained beside the student; None where there is nothing.
+        epoch: Set by the schedule's hook; from 0.
+        step: Set by the schedule's hook; from 0.
+
+    Raises:
+        ConfigError: Shapes do not fit, or a model has no raw YOLO outputs.
+        LayerError: A layer is unknown, ambiguous, or does not give one tensor.
+        TrainingError: A layer does not run, or runs more than once in a forward.
+    """
+
+    def __init__(
+        self,
+        student: Layer,
+        teacher_model: Layer,
+        terms: Sequence[Term],
+        num_classes: int,
+        image_size_hw: tuple[int, int] = DRY_IMAGE_SIZE_HW,
+    ) -> None:
+        self.student, self.teacher = student, teacher_model
+        self.epoch = self.step = 0
+        bound = [bind(term, student, teacher_model, num_classes) for term in terms]
+        self._student_taps = Taps(student, [p for term in bound for p in term.student])
+        self._teacher_taps = Taps(teacher_model, [p for term in bound for p in term.teacher])
+        self.terms = self._fitted(bound, image_size_hw)
+        self.companions = self._make_companions()
+        self._reported: set[str] = set()
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Hang on the student; nothing happens where it does already.
+
+        Raises:
+            ConfigError: Another distiller does.
+        """
+        other = distiller_of(self.student)
+        if other is self:
+            return
+        if other is not None:
+            raise ConfigError(
+                "the student has a teacher already; 'slim' may name Distill once, give more "
+                "terms in 'pairs'"
+            )
+        self._student_taps.attach()
+        self._teacher_taps.attach()
+        self._handles = [
+            self.student.register_forward_pre_hook(self._before_forward),
+            self.student.register_forward_post_hook(self._after_forward),
+            *self._watch_outputs(self.student, "the student's"),
+            *self._watch_outputs(self.teacher, "the peer's"),
+        ]
+        object.__setattr__(self.student, _ATTRIBUTE, self)
+
+    def detach(self) -> None:
+        """Leave the student as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._student_taps.detach()
+        self._teacher_taps.detach()
+        if distiller_of(self.student) is self:
+            object.__delattr__(self.student, _ATTRIBUTE)
+
+    @property
+    def acting(self) -> list[BoundTerm]:
+        """The terms that act in this epoch."""
+        return [term for term in self.terms if term.weight(self.epoch) > 0]
+
+    def _fitted(self, bound: list[BoundTerm], image_size_hw: tuple[int, int]) -> list[BoundTerm]:
+        """The terms with the adaptors they need, each computed once on a black image."""
+        ours = dry_run(self._student_taps, image_size_hw)
+        theirs = dry_run(self._teacher_taps, image_size_hw)
+        fitted: list[BoundTerm] = []
+        adaptors = 0
+        for term in bound:
+            term = term.with_adaptors(ours, theirs, adaptors)
+            adaptors += len(term.adaptors or ())
+            with paddle.no_grad():
+                term.value(ours, theirs)
+            fitted.append(term)
+        return fitted
+
+    def _make_companions(self) -> Companions | None:
+        """Freeze the teacher, or make it a peer; gather what learns beside the student."""
+        adaptors = {term.key: term.adaptors for term in self.terms if term.adaptors is not None}
+        self.teacher.eval()
+        if any(term.loss.is_mutual for term in self.terms):
+            return Companions(adaptors, make_peer(self.teacher))
+        for parameter in self.teacher.parameters():
+            parameter.stop_gradient = True
+        return Companions(adaptors) if adaptors else None
+
+    def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
+        """Hooks that look at raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""
+
+        def watch(name: str) -> Any:
+            def check(layer: Layer, inputs: Any, output: Tensor) -> None:
+                if model.training and paddle.is_grad_enabled():
+                    self._check_finite(output, {name: output})
+
+            return check
+
+        layers = dict(model.named_sublayers())
+        return [
+            layers[path].register_forward_post_hook(watch(f"{whose} '{path}'"))
+            for path in yolo_outputs(model)
+        ]
+
+    def _is_teaching(self) -> bool:
+        return self.student.training and paddle.is_grad_enabled()
+
+    def _before_forward(self, student: Layer, inputs: Any) -> None:
+        if self._is_teaching() and self.acting:
+            self._student_taps.open()
+        else:
+            self._student_taps.close()
+
+    def _after_forward(self, student: Layer, inputs: Any, outputs: Any) -> Any:
+        if not self._is_teaching():
+            return None
+        if not isinstance(outputs, dict) or "loss" not in outputs:
+            raise TrainingError(
+                f"{type(student).__name__} returned a {type(outputs).__name__} in training; "
+                "expected a dict of losses with 'loss'"
+            )
+        detection, acting = outputs["loss"], self.acting
+        values: dict[str, Tensor] = {}
+        if acting:
+            ours = self._student_taps.take()
+            theirs, peer_loss = self._run_teacher(inputs[0], acting)
+            values = {term.key: self._weighted(term, term.value(ours, theirs)) for term in acting}
+        total = sum(values.values(), detection)
+        zero = paddle.zeros_like(detection.detach())
+        losses = {**outputs, **{term.key: values.get(term.key, zero) for term in self.terms}}
+        # The student's own losses first: where its outputs are not finite, no term is.
+        self._check_finite(total, {**outputs, **values})
+        if acting:
+            self._report(detection, values)
+            if peer_loss is not None:
+                self._teach_peer(peer_loss, ours, theirs, acting)
+        return {**losses, "loss": total}
+
+    def _weighted(self, term: BoundTerm, value: Tensor) -> Tensor:
+        return term.weight(self.epoch) * value
+
+    def _run_teacher(
+        self, batch: Any, acting: list[BoundTerm]
+    ) -> tuple[dict[Place, Kept], Tensor | None]:
+        """What the teacher's layers give; of a peer that learns now, its own loss as well."""
+        self._teacher_taps.open()
+        if any(term.loss.is_mutual for term in acting):
+            self.teacher.train()
+            batch = dict(batch) if isinstance(batch, dict) else batch
+            loss = self.teacher(batch)["loss"]
+            return self._teacher_taps.take(), loss
+        self.teacher.eval()
+        with paddle.no_grad():
+            forward_without_boxes(self.teacher, batch)
+        return self._teacher_taps.take(), None
+
+    def _teach_peer(
+        self,
+        loss: Tensor,
+        ours: dict[Place, Kept],
+        theirs: dict[Place, Kept],
+        acting: list[BoundTerm],
+    ) -> None:
+        """Give the peer's parameters their gradients; the companions' optimizer does the step."""
+        values = {
+            f"the peer's {term.key}": self._weighted(term, term.mirrored_value(ours, theirs))
+            for term in acting
+            if term.loss.is_mutual
+        }
+        total = sum(values.values(), loss)
+        self._check_finite(total, {**values, "the peer's loss": loss})
+        total.backward()
+
+    def _check_finite(self, total: Tensor, parts: dict[str, Tensor]) -> None:
+        """Stop before an optimizer has stepped. The parts are looked at only if the sum is bad.
+
+        Args:
+            total: Any tensor that a bad part makes bad.
+            parts: What is named, by name; the first that is bad.
+        """
+        if bool(paddle.isfinite(total).all()):
+            return
+        where, culprit = f"epoch {self.epoch}, step {self.step}", "the total loss is not finite"
+        for name, value in parts.items():
+            if not bool(paddle.isfinite(value).all()):
+                kind = "nan" if bool(paddle.isnan(value).any()) else "infinite"
+                culprit = f"{name} is {kind}"
+                break
+        raise TrainingError(
+            f"{where}: {culprit}; the last checkpoint stays as it was; expected finite losses, "
+            "try a smaller weight or learning rate"
+        )
+
+    def _report(self, detection: Tensor, values: dict[str, Tensor]) -> None:
+        """Say, in the first step of every term, how strongly it pulls at the student."""
+        if not values.keys() - self._reported:
+            return
+        self._reported |= values.keys()
+        factors = {term.key: term.term.schedule.factor(self.epoch) for term in self.acting}
+        measured = gradients.pulls(
+            detection,
+            {key: (value, factors[key]) for key, value in values.items()},
+            [p for p in self.student.parameters() if not p.stop_gradient],
+        )
+        if dist.get_rank() != 0:
+            return
+        logger.info(
+            "epoch %d, step %d: losses at full weight, and the norm of their gradients with "
+            "respect to the student\n%s",
+            self.epoch,
+            self.step,
+            gradients.table(measured),
+        )
+        weights = {term.key: term.term.weight for term in self.terms}
+        for pull in gradients.drowning(measured):
+            logger.warning(
+                "%s drowns the detection loss: its gradient is %.4g and that of the detection "
+                "loss %.4g; lower its weight (%g)",
+                pull.name,
+                pull.norm,
+                measured[0].norm,
+                weights[pull.name],
+            )
+
+
+def distiller_of(model: Layer) -> Distiller | None:
+    """The distiller that hangs on a student; None for any other model."""
+    return getattr(model, _ATTRIBUTE, None)

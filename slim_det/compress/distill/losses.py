@@ -1,0 +1,319 @@
+"""Losses between a student and its teacher: functions of two tensors, and the table of them.
+
+A function takes the student's tensor, the teacher's and `Options`, and gives a float32 scalar. It
+detaches the teacher's and works on logits, so that no probability is rounded to 0 or 1 before its
+logarithm is taken. Nothing here knows a model, a weight or an epoch.
+
+N is the batch, C the channels (for a raw YOLO output: the classes), H and W rows and columns, na
+the anchors of one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor
+from paddle.nn import functional
+
+from slim_det.core.errors import ConfigError
+
+# What a raw YOLO output holds for each anchor, before its classes.
+_X, _Y, _W, _H, _OBJECTNESS, _CLASSES = range(6)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a loss has to know beside the two tensors.
+
+    Attributes:
+        num_classes: Classes of the detector; read by the losses that take a raw YOLO output apart.
+        temperature: T, above 0; read by the losses that have one.
+    """
+
+    num_classes: int = 0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One line of the table of losses.
+
+    Attributes:
+        function: ``(student, teacher, options) -> scalar Tensor``.
+        weight: Default factor of the loss in the total.
+        temperature: Default temperature; None where the loss has none.
+        reads: ``"output"``: the tensor that a layer gives; ``"flow"``: the pair of tensors that a
+            layer takes and gives.
+        on_yolo_outputs: Whether it wants raw YOLO outputs [N, na*(5+C), H, W]. The function sees
+            one scale; the caller adds the scales up.
+        adapts: Whether a 1x1 convolution may bring the student to the teacher's channels.
+        is_mutual: Whether the teacher learns too, from the same loss with the roles exchanged.
+    """
+
+    function: Callable[..., Tensor]
+    weight: float
+    temperature: float | None = None
+    reads: str = "output"
+    on_yolo_outputs: bool = False
+    adapts: bool = False
+    is_mutual: bool = False
+
+
+def l2(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Mean squared difference of one raw YOLO output.
+
+    The rule of PaddleDetection's first YOLOv3 distillation, with its weight of 100: a mean over
+    all cells is small beside a detection loss that sums over them.
+
+    Args:
+        student: Logits, [N, na*(5+C), H, W].
+        teacher: Logits of the same shape.
+        options: Not read.
+
+    Raises:
+        ConfigError: The shapes differ.
+    """
+    return _mean_squared_difference("l2", student, teacher)
+
+
+def split(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Objectness-weighted distillation of one raw YOLO output.
+
+    After Mehta and Ozturk 2018 (arXiv 1805.06361), as PaddleDetection's ``DistillYOLOv3Loss``
+    has it. With p = sigmoid(teacher), CE the cross entropy of a logit with a probability, and
+    each mean over everything it is taken of::
+
+        mean((CE(x, p_x) + CE(y, p_y) + |w - w_t| + |h - h_t|) * p_obj)
+        + mean(CE(classes, p_classes) * p_obj)
+        + mean(CE(obj, 1 where p_obj > 0.5 else 0))
+
+    So boxes and classes count where the teacher sees an object, and the background teaches
+    nothing but its absence. The cross entropies keep the teacher's own entropy: the value for
+    equal tensors is not 0. The weight of 1000 is the published one, for the reason given in
+    `l2`.
+
+    Args:
+        student: Logits, [N, na*(5+C), H, W]; anchor by anchor x, y, w, h, objectness, classes.
+        teacher: Logits of the same shape.
+        options: ``num_classes`` is C.
+
+    Raises:
+        ConfigError: The shapes differ, or the channels are no multiple of 5+C.
+    """
+    s, t = _anchors("split", student, teacher, options.num_classes)
+    seen = functional.sigmoid(t[:, :, _OBJECTNESS])
+    xy = _cross_entropy(s[:, :, _X:_W], functional.sigmoid(t[:, :, _X:_W])).sum(axis=2)
+    wh = paddle.abs(s[:, :, _W:_OBJECTNESS] - t[:, :, _W:_OBJECTNESS]).sum(axis=2)
+    classes = _cross_entropy(s[:, :, _CLASSES:], functional.sigmoid(t[:, :, _CLASSES:]))
+    is_object = (t[:, :, _OBJECTNESS] > 0).astype("float32")
+    objectness = _cross_entropy(s[:, :, _OBJECTNESS], is_object)
+    return ((xy + wh) * seen).mean() + (classes * seen.unsqueeze(2)).mean() + objectness.mean()
+
+
+def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], options: Options) -> Tensor:
+    """Mean squared difference of two matrices of flow (Yim et al., CVPR 2017).
+
+    The flow of a layer with input A and output B is ``F[n, m, k]``, the mean over all H*W places
+    of ``A[n, m] * B[n, k]``: which channels of both are active together. As places are averaged
+    out, student and teacher may have different H and W.
+
+    Args:
+        student: Input [N, M, H, W] and output [N, K, H, W] of a layer.
+        teacher: The same of the teacher; N, M and K are the student's.
+        options: Not read.
+
+    Raises:
+        ConfigError: Input and output differ in H or W, or N, M, K differ between the two.
+    """
+    s, t = _flow("student", student), _flow("teacher", teacher).detach()
+    if s.shape != t.shape:
+        raise ConfigError(
+            f"distillation loss 'fsp': student {_in_and_out(student)} and teacher "
+            f"{_in_and_out(teacher)} must have equal channels"
+        )
+    return (s - t).square().mean()
+
+
+def soft_label(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Cross entropy of two softened softmaxes over axis 1 (Hinton et al., arXiv 1503.02531).
+
+    ``-T^2 * mean(sum_c softmax(t/T)_c * log softmax(s/T)_c)``, the mean over everything but
+    axis 1. The gradient with respect to a logit shrinks with 1/T^2; the factor T^2 keeps its
+    size, so that the weight need not follow the temperature. PaddleSlim has no such factor: equal
+    at T = 1. The least value is T^2 times the entropy of the teacher's softmax.
+
+    Args:
+        student: Logits, [N, C, ...].
+        teacher: Logits of the same shape.
+        options: ``temperature`` is T.
+
+    Raises:
+        ConfigError: The shapes differ or have no axis 1.
+    """
+    s, t = _pair("soft_label", student, teacher, axes="N, C, ...")
+    target = functional.softmax(t / options.temperature, axis=1)
+    log_guess = _log_softmax(s / options.temperature, axis=1)
+    return -(options.temperature**2) * (target * log_guess).sum(axis=1).mean()
+
+
+def feature_l2(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Mean squared difference of two feature maps, the hints of Romero et al., arXiv 1412.6550.
+
+    The paper has half the squared distance; here a mean, so that the weight need not follow the
+    size of the map.
+
+    Args:
+        student: Any shape.
+        teacher: The same shape.
+        options: Not read.
+
+    Raises:
+        ConfigError: The shapes differ.
+    """
+    return _mean_squared_difference("feature_l2", student, teacher)
+
+
+def cwd(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Channel-wise distillation (Shu et al., ICCV 2021, arXiv 2011.13256).
+
+    Every channel becomes a distribution over its H*W places, a softmax at temperature T; the loss
+    is ``T^2 / (N*C)`` times the sum of KL(teacher || student) over images and channels. A channel
+    thus teaches where it is active and not how strongly. T^2 keeps the size of the gradient, as
+    in `soft_label`. Weight 5 and T = 1 are PaddleDetection's setting for detectors.
+
+    Args:
+        student: [N, C, H, W].
+        teacher: The same shape.
+        options: ``temperature`` is T.
+
+    Raises:
+        ConfigError: The shapes differ or are not of four axes.
+    """
+    s, t = _pair("cwd", student, teacher, axes="N, C, H, W")
+    log_guess = _log_softmax(s.flatten(2) / options.temperature, axis=-1)
+    log_target = _log_softmax(t.flatten(2) / options.temperature, axis=-1)
+    divergence = (log_target.exp() * (log_target - log_guess)).sum(axis=-1)
+    return options.temperature**2 * divergence.mean()
+
+
+def dml(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Deep mutual learning (Zhang et al., arXiv 1706.00384) for one raw YOLO output.
+
+    The paper takes KL(peer || student) of two softmaxes. The logits of YOLO end in sigmoids, so
+    each of x, y, objectness and classes is the probability p of a yes or no::
+
+        p_t * (log p_t - log p_s) + (1 - p_t) * (log(1 - p_t) - log(1 - p_s))
+
+    and the loss is the mean over them. w and h are no probabilities and are left out.
+
+    Args:
+        student: Logits, [N, na*(5+C), H, W]; anchor by anchor x, y, w, h, objectness, classes.
+        teacher: Logits of the peer, of the same shape.
+        options: ``num_classes`` is C.
+
+    Raises:
+        ConfigError: The shapes differ, or the channels are no multiple of 5+C.
+    """
+    s, t = (
+        paddle.concat([raw[:, :, _X:_W], raw[:, :, _OBJECTNESS:]], axis=2)
+        for raw in _anchors("dml", student, teacher, options.num_classes)
+    )
+    log_yes = functional.log_sigmoid(t) - functional.log_sigmoid(s)
+    log_no = functional.log_sigmoid(-t) - functional.log_sigmoid(-s)
+    return (functional.sigmoid(t) * log_yes + functional.sigmoid(-t) * log_no).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "l2": Loss(l2, weight=100.0, on_yolo_outputs=True),
+    "split": Loss(split, weight=1000.0, on_yolo_outputs=True),
+    "fsp": Loss(fsp, weight=1.0, reads="flow"),
+    "soft_label": Loss(soft_label, weight=1.0, temperature=1.0),
+    "feature_l2": Loss(feature_l2, weight=1.0, adapts=True),
+    "cwd": Loss(cwd, weight=5.0, temperature=1.0, adapts=True),
+    "dml": Loss(dml, weight=1.0, on_yolo_outputs=True, is_mutual=True),
+}
+"""Name in a slim file -> loss."""
+
+
+def _mean_squared_difference(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = _pair(loss, student, teacher)
+    return (s - t).square().mean()
+
+
+def _cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, probabilities, reduction="none")
+
+
+def _log_softmax(logits: Tensor, axis: int) -> Tensor:
+    """Logarithm of the softmax; on a CPU, Paddle's own takes ten times as long."""
+    below_top = logits - logits.detach().max(axis=axis, keepdim=True)
+    return below_top - below_top.exp().sum(axis=axis, keepdim=True).log()
+
+
+def _flow(side: str, tensors: Sequence[Tensor]) -> Tensor:
+    """Means over places of all products of an input and an output channel, float32 [N, M, K]."""
+    if isinstance(tensors, Tensor) or len(tensors) != 2:
+        raise ConfigError(
+            f"distillation loss 'fsp': expected the input and the output of the {side}'s layer"
+        )
+    taken, given = (_checked("fsp", side, tensor, "N, C, H, W") for tensor in tensors)
+    places = taken.shape[2] * taken.shape[3]
+    if [taken.shape[0], *taken.shape[2:]] != [given.shape[0], *given.shape[2:]]:
+        raise ConfigError(
+            f"distillation loss 'fsp': the {side}'s layer turns {_in_and_out(tensors)}; "
+            "expected one that keeps height and width"
+        )
+    # Sums over so many places would overflow or lose their digits in half precision.
+    with paddle.amp.auto_cast(enable=False):
+        return paddle.matmul(taken.flatten(2), given.flatten(2), transpose_y=True) / places
+
+
+def _in_and_out(tensors: Sequence[Tensor]) -> str:
+    return " -> ".join(str(list(tensor.shape)) for tensor in tensors)
+
+
+def _anchors(
+    loss: str, student: Tensor, teacher: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Both raw YOLO outputs as float32 [N, na, 5+C, H, W], the teacher's detached."""
+    s, t = _pair(loss, student, teacher, axes="N, na*(5+C), H, W")
+    batch, channels, height, width = s.shape
+    per_anchor = _CLASSES + num_classes
+    if num_classes < 1 or channels % per_anchor:
+        raise ConfigError(
+            f"distillation loss '{loss}': {channels} channels of the raw YOLO output "
+            f"{list(s.shape)} are no multiple of 5 + num_classes, with num_classes {num_classes}"
+        )
+    shape = [batch, channels // per_anchor, per_anchor, height, width]
+    return s.reshape(shape), t.reshape(shape)
+
+
+def _pair(loss: str, student: Tensor, teacher: Tensor, axes: str = "...") -> tuple[Tensor, Tensor]:
+    """Both as float32 and of equal shape, the teacher's detached."""
+    s = _checked(loss, "student", student, axes)
+    t = _checked(loss, "teacher", teacher, axes).detach()
+    if s.shape != t.shape:
+        raise ConfigError(
+            f"distillation loss '{loss}': student {list(s.shape)} and teacher {list(t.shape)} "
+            "must have equal shapes"
+        )
+    return s, t
+
+
+def _checked(loss: str, side: str, tensor: Tensor, axes: str) -> Tensor:
+    """One tensor as float32, if it is one, has the axes and is not empty."""
+    if not isinstance(tensor, Tensor):
+        raise ConfigError(
+            f"distillation loss '{loss}': the {side}'s layer gives a {type(tensor).__name__}; "
+            "expected one tensor"
+        )
+    least = len([axis for axis in axes.split(", ") if axis != "..."])
+    fits = tensor.ndim >= least if axes.endswith("...") else tensor.ndim == least
+    if not fits or 0 in tensor.shape:
+        raise ConfigError(
+            f"distillation loss '{loss}': the {side}'s tensor {list(tensor.shape)} is not [{axes}] "
+            "with at least one element"
+        )
+    return tensor.astype("float32")

@@ -1,0 +1,68 @@
+"""The `Distill` of a slim file: a student that learns from a teacher during ordinary training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import paddle
+
+from slim_det.compress.distill.distiller import Distiller
+from slim_det.compress.distill.fit import check_fit, num_classes
+from slim_det.compress.distill.losses import LOSSES
+from slim_det.compress.distill.settings import read_terms
+from slim_det.compress.distill.teacher import build_teacher
+
+
+class Distill:
+    """Adds terms to a student's loss that pull it towards a teacher.
+
+    Args:
+        teacher: ``{config: FILE, weights: FILE}`` of the teacher.
+        loss: Of the three raw YOLO outputs, `l2`, `split` or `dml`; None for only ``pairs``.
+        weight: Of it; None for the published one.
+        pairs: More terms, each ``{student: LAYER, teacher: LAYER, loss: NAME, ...}``.
+        start_epoch: First epoch in which the terms act, from 0.
+        end_epoch: First epoch in which they act no more; None for to the end.
+        ramp_epochs: Epochs over which their weight grows linearly.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
+
+    def __init__(
+        self,
+        teacher: Mapping[str, Any],
+        loss: str | None = "l2",
+        weight: float | None = None,
+        pairs: Sequence[Mapping[str, Any]] | None = None,
+        start_epoch: int = 0,
+        end_epoch: int | None = None,
+        ramp_epochs: int = 0,
+    ) -> None:
+        self.teacher = teacher
+        self.terms = read_terms(loss, weight, pairs, start_epoch, end_epoch, ramp_epochs)
+
+    def __call__(self, model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> paddle.nn.Layer:
+        """Build the teacher and tie the student to it; the student stays the model it was.
+
+        Args:
+            model: The student with the weights that its training starts from.
+            image_size_hw: Not used: a distiller follows the size of each batch.
+
+        Returns:
+            ``model``.
+
+        Raises:
+            ConfigError: The teacher does not fit the student, or a layer is unknown.
+            WeightsError: The teacher's weights are missing, or of another model.
+        """
+        # Not above: importing ppdet registers this class.
+        from ppdet.core.workspace import global_config
+
+        teacher = build_teacher(self.teacher)
+        on_outputs = any(LOSSES[term.loss].on_yolo_outputs for term in self.terms)
+        check_fit(model, global_config, teacher, compare_outputs=on_outputs)
+        classes = num_classes(model, global_config)
+        Distiller(model, teacher.model, self.terms, classes).attach()
+        return model

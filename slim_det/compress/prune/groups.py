@@ -1,0 +1,147 @@
+"""Groups: the channels of a model that can only be cut together, and why some cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+from slim_det.graph.channel_rules import propagate
+from slim_det.graph.channels import ChannelGraph, ParameterAxis, Producer
+from slim_det.graph.layer_names import layer_names
+from slim_det.graph.trace import Trace
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of coupled layers that live or die together.
+
+    A *unit* is the smallest thing that can be cut: usually one channel of each member; for a
+    grouped convolution one channel of every group of it.
+
+    Attributes:
+        name: Module path of the first member, the name that users see.
+        members: Weights that make the channels, in execution order.
+        units: Identity of each unit, in the channel order of the first member, int64 [U].
+        channels: Output channels of the widest member.
+        reasons: Why it cannot be cut; empty where it can.
+    """
+
+    name: str
+    members: tuple[Producer, ...]
+    units: np.ndarray
+    channels: int
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def prunable(self) -> bool:
+        """Whether any of its channels may be removed."""
+        return not self.reasons and len(self.units) > 1
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be cut, in one phrase; '' where it can."""
+        if self.reasons:
+            return "; ".join(self.reasons)
+        return "" if self.prunable else "it has a single channel"
+
+    def channels_kept(self, units_removed: int) -> int:
+        """Channels that remain of the widest member."""
+        return self.channels - units_removed * self.channels // len(self.units)
+
+
+@dataclass(frozen=True)
+class ModelGroups:
+    """Every group of a model, and the parameter axes that follow them.
+
+    Attributes:
+        groups: Group name -> group, in execution order.
+        axes: Every parameter axis that carries channels, identities already settled.
+        depthwise: Weight of a depthwise convolution -> output channels per input channel.
+        member_of: Weight name -> group name.
+        followers: Other tensors (depthwise weights, batch norm) -> group names they follow.
+    """
+
+    groups: dict[str, Group]
+    axes: list[ParameterAxis]
+    depthwise: dict[str, int]
+    member_of: dict[str, str]
+    followers: dict[str, list[str]] = field(default_factory=dict)
+
+
+def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
+    """Find the channel groups of a traced model.
+
+    Args:
+        model: The layer that was traced; only its names are read.
+        trace: Its operators, from `slim_det.graph.trace`.
+
+    Returns:
+        All groups, those that cannot be cut included with their reasons.
+    """
+    graph = ChannelGraph(trace)
+    propagate(graph)
+    axes = [
+        ParameterAxis(axis.parameter, axis.axis, graph.find(axis.ids), axis.makes)
+        for axis in graph.axes.values()
+    ]
+    producers = [
+        Producer(p.parameter, p.axis, graph.find(p.ids), p.batch_norm)
+        for p in graph.producers.values()
+    ]
+    reasons = _reasons_by_unit(graph)
+    names = layer_names(model)
+    groups, member_of = {}, {}
+    for members in _coupled(producers):
+        group = _make_group(names[members[0].parameter], members, reasons)
+        groups[group.name] = group
+        member_of.update({member.parameter: group.name for member in members})
+    followers = _followers(axes, groups, member_of)
+    return ModelGroups(groups, axes, graph.depthwise, member_of, followers)
+
+
+def _reasons_by_unit(graph: ChannelGraph) -> dict[int, list[str]]:
+    reasons: dict[int, list[str]] = {}
+    for ids, reason in graph.frozen:
+        for unit in set(graph.find(ids).tolist()):
+            known = reasons.setdefault(unit, [])
+            if reason not in known:
+                known.append(reason)
+    return reasons
+
+
+def _coupled(producers: list[Producer]) -> list[list[Producer]]:
+    """Sort producers into sets that share at least one unit, in execution order."""
+    bundles: list[tuple[set[int], list[Producer]]] = []
+    for producer in producers:
+        units = set(producer.ids.tolist())
+        touched = [b for b in bundles if not b[0].isdisjoint(units)]
+        merged = [p for b in touched for p in b[1]] + [producer]
+        for bundle in touched:
+            units |= bundle[0]
+        first = bundles.index(touched[0]) if touched else len(bundles)
+        bundles = [b for b in bundles if b not in touched]
+        bundles.insert(first, (units, merged))
+    return [members for _, members in bundles]
+
+
+def _make_group(name: str, members: list[Producer], reasons: dict[int, list[str]]) -> Group:
+    every = np.concatenate([member.ids for member in members])
+    _, first = np.unique(every, return_index=True)
+    units = every[np.sort(first)]
+    why = dict.fromkeys(r for unit in units.tolist() for r in reasons.get(unit, []))
+    channels = max(len(member.ids) for member in members)
+    return Group(name, tuple(members), units, max(channels, len(units)), tuple(why))
+
+
+def _followers(
+    axes: list[ParameterAxis], groups: dict[str, Group], member_of: dict[str, str]
+) -> dict[str, list[str]]:
+    unit_group = {unit: g.name for g in groups.values() for unit in g.units.tolist()}
+    followers: dict[str, list[str]] = {}
+    for axis in axes:
+        if axis.makes and axis.parameter not in member_of:
+            found = dict.fromkeys(unit_group[u] for u in axis.ids.tolist() if u in unit_group)
+            followers[axis.parameter] = list(found)
+    return followers

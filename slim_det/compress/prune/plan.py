@@ -1,0 +1,257 @@
+"""The plan: every structural change of a model, as JSON, replayed before weights are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from slim_det.core.errors import PlanError
+from slim_det.core.files import read_json
+from slim_det.version import __version__
+
+SCHEMA = "slim_det.plan/1"
+SHOWN_DIFFERENCES = 5
+
+
+@dataclass
+class Plan:
+    """What was cut from a model.
+
+    Attributes:
+        architecture: Class name of the model, e.g. ``YOLOv3``.
+        tensors: State-dict name -> shape before the cut; identifies the model.
+        image_size_hw: Image size of the costs.
+        settings: What was asked for: criterion, ratios by layer, align, seed.
+        cost: ``{"before": ..., "after": ...}`` with the keys of `slim_det.graph.cost.Cost`.
+        groups: Group name -> {"channels", "kept"}: kept unit indices of the first member.
+        slices: State-dict name -> {axis: kept indices}.
+        depthwise: Weight name -> its new number of groups.
+    """
+
+    architecture: str
+    tensors: dict[str, tuple[int, ...]]
+    image_size_hw: tuple[int, int]
+    settings: dict[str, Any]
+    cost: dict[str, dict[str, float]]
+    groups: dict[str, dict[str, Any]]
+    slices: dict[str, dict[int, np.ndarray]]
+    depthwise: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names and shapes of the model before the cut."""
+        return fingerprint(self.architecture, self.tensors)
+
+    def shapes_after(self) -> dict[str, tuple[int, ...]]:
+        """State-dict name -> shape after the cut, for the tensors that change."""
+        after = {}
+        for name, axes in self.slices.items():
+            shape = list(self.tensors[name])
+            for axis, kept in axes.items():
+                shape[axis] = len(kept)
+            after[name] = tuple(shape)
+        return after
+
+    def cuts_like(self, other: Plan) -> bool:
+        """Whether both plans cut the same channels of the same model."""
+        return self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
+
+    def slice(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Cut one tensor (or its optimizer state of equal shape) as the plan says."""
+        for axis, kept in self.slices.get(name, {}).items():
+            value = np.take(value, kept, axis=axis)
+        return np.ascontiguousarray(value)
+
+    def to_json(self) -> str:
+        """The plan as JSON text, one line an entry."""
+        return _dump(
+            {
+                "schema": SCHEMA,
+                "slim_det": __version__,
+                "architecture": self.architecture,
+                "fingerprint": self.fingerprint,
+                "image_size_hw": list(self.image_size_hw),
+                "settings": self.settings,
+                "cost": self.cost,
+                "groups": self.groups,
+                "depthwise": self.depthwise,
+                "slices": _lists(self.slices),
+                "tensors": {name: list(shape) for name, shape in self.tensors.items()},
+            }
+        )
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        PlanError: The file is missing, damaged, or not a plan of this version.
+    """
+    data = read_json(path, "plan", SCHEMA, PlanError)
+    try:
+        for key in ("tensors", "settings", "cost", "groups", "slices", "depthwise"):
+            if not isinstance(data[key], dict):
+                raise TypeError(f"'{key}' is {type(data[key]).__name__}, expected a mapping")
+        plan = Plan(
+            architecture=data["architecture"],
+            tensors={name: tuple(shape) for name, shape in data["tensors"].items()},
+            image_size_hw=tuple(data["image_size_hw"]),
+            settings=data["settings"],
+            cost=data["cost"],
+            groups=data["groups"],
+            slices={
+                name: {int(axis): np.asarray(kept, np.int64) for axis, kept in axes.items()}
+                for name, axes in data["slices"].items()
+            },
+            depthwise=data["depthwise"],
+        )
+        _check_indices(plan)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise PlanError(f"plan '{path}' is damaged: {type(error).__name__}: {error}") from error
+    if plan.fingerprint != data.get("fingerprint"):
+        raise PlanError(f"plan '{path}' is damaged: its fingerprint does not match its tensors")
+    return plan
+
+
+def fingerprint(architecture: str, tensors: dict[str, tuple[int, ...]]) -> str:
+    """SHA-256 that identifies a model by its class, tensor names and shapes."""
+    text = json.dumps([architecture, sorted((n, list(s)) for n, s in tensors.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
+    """State-dict name -> shape of every parameter of a model."""
+    return {name: tuple(param.shape) for name, param in model.named_parameters()}
+
+
+def apply_plan(model: paddle.nn.Layer, plan: Plan, source: str = "the plan") -> None:
+    """Cut a model in place; its parameters keep their names and settings.
+
+    Args:
+        model: A freshly built model, of the architecture that the plan was made for.
+        plan: What to cut.
+        source: Where the plan came from, for the error.
+
+    Raises:
+        PlanError: The model is not the one that the plan was made for; the first
+            differences are shown.
+    """
+    check_same_model(model, plan, source)
+    parameters = dict(model.named_parameters())
+    for name in plan.slices:
+        resize_parameter(parameters[name], plan.slice(name, parameters[name].numpy()))
+    names = {id(param): name for name, param in parameters.items()}
+    for layer in model.sublayers():
+        name = names.get(id(getattr(layer, "weight", None)), "")
+        if name in plan.slices:
+            _refresh_layer(layer, plan.depthwise.get(name))
+    attach_plan(model, plan)
+
+
+def resize_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
+    """Give a parameter a value of another shape; name, gradient flag and settings stay."""
+    place = paddle.framework._current_expected_place()
+    parameter.value().get_tensor().set(np.ascontiguousarray(value), place)
+
+
+def attach_plan(model: paddle.nn.Layer, plan: Plan) -> None:
+    """Remember on the model what was cut from it."""
+    object.__setattr__(model, "slim_plan", plan)
+
+
+def plan_of(model: paddle.nn.Layer) -> Plan | None:
+    """The plan of a cut model; None for a whole one."""
+    return getattr(model, "slim_plan", None)
+
+
+def check_same_model(model: paddle.nn.Layer, plan: Plan, source: str) -> None:
+    """Refuse a plan of another model, naming the first differences.
+
+    Raises:
+        PlanError: Names or shapes differ.
+    """
+    differences = differing(plan.tensors, tensor_shapes(model), "plan", "model")
+    if type(model).__name__ != plan.architecture:
+        differences.insert(0, f"plan is of {plan.architecture}, model is {type(model).__name__}")
+    if differences:
+        raise PlanError(f"{source} belongs to another model: {summary(differences)}")
+
+
+def differing(
+    left: dict[str, tuple[int, ...]],
+    right: dict[str, tuple[int, ...]],
+    left_name: str,
+    right_name: str,
+) -> list[str]:
+    """Phrases for every tensor that only one side has, or that has another shape."""
+    phrases = []
+    for name in dict.fromkeys([*left, *right]):
+        if name not in right:
+            phrases.append(f"{name} is only in the {left_name}")
+        elif name not in left:
+            phrases.append(f"{name} is only in the {right_name}")
+        elif left[name] != right[name]:
+            phrases.append(
+                f"{name} is {list(left[name])} in the {left_name} "
+                f"and {list(right[name])} in the {right_name}"
+            )
+    return phrases
+
+
+def summary(phrases: list[str]) -> str:
+    """The first few phrases in one line, and how many more there are."""
+    more = len(phrases) - SHOWN_DIFFERENCES
+    shown = "; ".join(phrases[:SHOWN_DIFFERENCES])
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _lists(slices: dict[str, dict[int, np.ndarray]]) -> dict[str, dict[str, list[int]]]:
+    """Kept indices as JSON holds them."""
+    return {
+        name: {str(axis): kept.tolist() for axis, kept in axes.items()}
+        for name, axes in slices.items()
+    }
+
+
+def _check_indices(plan: Plan) -> None:
+    for name, axes in plan.slices.items():
+        for axis, kept in axes.items():
+            size = plan.tensors[name][axis]
+            if len(kept) == 0 or kept[0] < 0 or kept[-1] >= size or (np.diff(kept) <= 0).any():
+                raise ValueError(f"kept channels of '{name}' on axis {axis} are not valid")
+
+
+def _refresh_layer(layer: paddle.nn.Layer, depthwise_groups: int | None) -> None:
+    """Make what a layer says of its width agree with its weight."""
+    weight = layer.weight
+    if depthwise_groups is not None:
+        layer._groups = depthwise_groups
+    transposed = "Transpose" in type(layer).__name__
+    facts = {"_num_features": weight.shape[0]}
+    if weight.ndim == 4:
+        out, inside = (1, 0) if transposed else (0, 1)
+        facts["_out_channels"] = weight.shape[out]
+        facts["_in_channels"] = weight.shape[inside] * getattr(layer, "_groups", 1)
+    elif weight.ndim == 2:
+        facts = {"in_features": weight.shape[0], "out_features": weight.shape[1]}
+    for attribute, value in facts.items():
+        if hasattr(layer, attribute):
+            setattr(layer, attribute, int(value))
+
+
+def _dump(data: dict[str, Any]) -> str:
+    """JSON with one line an entry of every table: small files, readable differences."""
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value and key in ("groups", "slices", "tensors"):
+            rows = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"  {json.dumps(key)}: {{\n{rows}\n  }}")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,0 +1,165 @@
+"""Calibration: which images, and what a float model's convolutions read on them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import paddle
+from ppdet.core.workspace import create
+from tqdm import tqdm
+
+from slim_det.compress.quantize.quantizable_layers import convolution_of
+from slim_det.compress.quantize.record import QuantLayer
+from slim_det.compress.quantize.statistics import Statistics
+from slim_det.core.errors import ConfigError, DataError, QuantError
+from slim_det.evaluate.evaluation import quiet_stdout
+from slim_det.evaluate.images import image_batches
+from slim_det.graph.dygraph import evaluation_mode
+
+logger = logging.getLogger("slim_det")
+
+
+def check_count(value: Any, where: str = "images") -> int:
+    """A number of calibration images.
+
+    Raises:
+        ConfigError: It is not a whole number of at least 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(
+            f"{where}: {value!r} is not valid; expected a whole number of images, 1 or more"
+        )
+    return value
+
+
+def calibration_images(cfg: Any, count: int) -> list[str]:
+    """The first images of ``TrainDataset``, in the order of its annotation file.
+
+    Images without an object count only where the data set keeps them (``allow_empty``). Where
+    ``TrainDataset`` cannot be read, ``EvalDataset`` is taken, with a line that says so.
+
+    Args:
+        cfg: ppdet's configuration.
+        count: How many, exactly.
+
+    Returns:
+        Paths of image files.
+
+    Raises:
+        ConfigError: ``count`` is less than 1.
+        DataError: There are fewer, or no data set can be read.
+    """
+    return calibration_source(count)[1]
+
+
+def calibration_source(count: int) -> tuple[str, list[str]]:
+    """The name of the data set, and the images of it, of `calibration_images`."""
+    check_count(count)
+    try:
+        name, files = "TrainDataset", _files_of("TrainDataset")
+    except DataError as error:
+        logger.warning("calibration on EvalDataset: %s", error)
+        name, files = "EvalDataset", _files_of("EvalDataset")
+    if len(files) < count:
+        raise DataError(
+            f"{name} has {len(files)} images, {count} are asked for; expected at most {len(files)}"
+        )
+    return name, files[:count]
+
+
+def collect(
+    model: paddle.nn.Layer, layers: list[QuantLayer], cfg: Any, images: list[str]
+) -> dict[str, Statistics]:
+    """Run a float model on images, prepared as ``TestReader`` does, and count what layers read.
+
+    Args:
+        model: A float detector; left as it was.
+        layers: Convolutions; those that share another's input are not looked at.
+        cfg: ppdet's configuration.
+        images: Paths of image files.
+
+    Returns:
+        Module path -> statistics of the input, of every layer that shares none.
+
+    Raises:
+        QuantError: A layer did not run, or read a value that is not finite.
+    """
+    found = {layer.name: Statistics() for layer in layers if not layer.shares}
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(module: paddle.nn.Layer, inputs: tuple[Any, ...]) -> None:
+            try:
+                found[name].add(inputs[0].numpy())
+            except ValueError as error:
+                raise QuantError(
+                    f"'{name}' reads a value that is not finite; expected sound weights"
+                ) from error
+
+        return look
+
+    handles = [convolution_of(model, name).register_forward_pre_hook(hook(name)) for name in found]
+    try:
+        for _ in run_images(model, cfg, images, "calibration"):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, statistics in found.items():
+        if not statistics.maxima:
+            raise QuantError(f"'{name}' did not run on the calibration images; name it in 'skip'")
+    return found
+
+
+def run_images(
+    model: paddle.nn.Layer, cfg: Any, images: list[str], label: str
+) -> Iterator[dict[str, Any]]:
+    """Run a detector on images with a progress bar, as it will be deployed.
+
+    Yields:
+        The outputs of each batch, after it has run. The model is in evaluation mode meanwhile.
+    """
+    batch_size = int(cfg["TestReader"].get("batch_size", 1))
+    total = math.ceil(len(images) / batch_size)
+    with deployed_mode(model, cfg), paddle.no_grad():
+        batches = image_batches(cfg, images)
+        for _, batch in tqdm(batches, label, total, unit="image", disable=None, leave=False):
+            yield model(batch)
+
+
+@contextlib.contextmanager
+def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
+    """While active, a model runs as it will be deployed, and is given back as it was.
+
+    Evaluation mode, and images normalised by the model where ``TestReader`` leaves it to the
+    exported model (``fuse_normalize``).
+    """
+    fused = getattr(model, "fuse_norm", False)
+    if cfg["TestReader"].get("fuse_normalize", False):
+        model.load_meanstd(cfg["TestReader"]["sample_transforms"])
+        model.fuse_norm = True
+    try:
+        with evaluation_mode(model):
+            yield
+    finally:
+        if hasattr(model, "fuse_norm"):
+            model.fuse_norm = fused
+
+
+def _files_of(name: str) -> list[str]:
+    """Image files of a data set, in the order of its annotation file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        dataset = create(name)()
+        with quiet_stdout():
+            dataset.parse_dataset()
+    except (OSError, ValueError, AssertionError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} cannot be read ({reason})") from error
+    return [str(record["im_file"]) for record in dataset.roidbs]

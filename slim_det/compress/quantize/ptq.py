@@ -1,0 +1,146 @@
+"""Post-training quantization: from a trained float model and a few images to an int8 model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+
+from slim_det.compress.quantize.bias_correction import correct_biases
+from slim_det.compress.quantize.calibrate import calibration_source, check_count, collect
+from slim_det.compress.quantize.model import quantize_model
+from slim_det.compress.quantize.observers import check_observer, check_percent, input_range
+from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantization_error import Deviation, layer_deviations
+from slim_det.compress.quantize.record import QuantRecord, record_of
+from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.core.errors import QuantError
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.graph.trace import Trace, trace_detector
+
+logger = logging.getLogger("slim_det")
+
+COMPARED_IMAGES = 16
+"""Images that deviations are measured on where nothing but a report needs them."""
+
+
+@dataclass(frozen=True)
+class PostOptions:
+    """How ranges are found.
+
+    Attributes:
+        observer: One of `slim_det.compress.quantize.observers.OBSERVERS`.
+        images: Calibration images.
+        percent: Share of the values that the observer ``hist`` keeps.
+        bias_correction: Remove the mean error of every channel.
+    """
+
+    observer: str = "hist"
+    images: int = 32
+    percent: float = 0.99999
+    bias_correction: bool = False
+
+    def check(self, where: str = "") -> None:
+        """Refuse what cannot be done.
+
+        Args:
+            where: What stands before the names in messages: ``--`` on the command line.
+
+        Raises:
+            ConfigError: The observer is unknown, ``images`` is below 1, ``percent`` is no share.
+        """
+        check_observer(self.observer, f"{where}observer")
+        check_count(self.images, f"{where}images")
+        check_percent(self.percent, f"{where}percent")
+
+
+@dataclass(frozen=True)
+class PostResult:
+    """What a post-training quantization did; the model holds it as well.
+
+    Attributes:
+        record: The record that is attached to the model.
+        images: Paths of the calibration images.
+        ranges: Module path -> range of the input, of layers that share none.
+        trace: Operators of the float model.
+        deviations: Module path -> how far each layer is from its float form, before biases were
+            corrected.
+    """
+
+    record: QuantRecord
+    images: list[str]
+    ranges: dict[str, float]
+    trace: Trace
+    deviations: dict[str, Deviation]
+
+
+def quantize_post(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    settings: QuantSettings,
+    options: PostOptions,
+) -> PostResult:
+    """Quantize a trained float model, in place.
+
+    Args:
+        model: A detector with trained weights.
+        cfg: ppdet's configuration: ``TrainDataset`` gives the images (``EvalDataset`` where it
+            cannot be read), ``TestReader`` prepares them.
+        settings: Types and bits, and layers to skip.
+        options: Observer, images, bias correction.
+
+    Raises:
+        ConfigError: An option is not valid, or a name to skip matches nothing.
+        DataError: There are fewer images than asked for.
+        QuantError: The model is quantized already, or nothing is left to quantize.
+    """
+    options.check()
+    require_float(model)
+    source, images = calibration_source(options.images)
+    trace = trace_detector(model, image_size_hw(cfg))
+    sites = find_sites(model, trace, settings)
+    statistics = collect(model, sites.layers, cfg, images)
+    bits = {site.name: settings.input_bits(site.unsigned) for site in sites.layers}
+    ranges = {
+        name: input_range(options.observer, found, bits[name], options.percent)
+        for name, found in statistics.items()
+    }
+    origin = {
+        "method": "post",
+        "observer": options.observer,
+        "images": len(images),
+        "source": source,
+        "bias_correction": options.bias_correction,
+    }
+    if options.observer == "hist":
+        origin["percent"] = options.percent
+    record = QuantRecord(settings, sites.layers, sites.kept_float, origin, sites.rounded)
+    quantize_model(model, record, ranges)
+    compared = images if options.bias_correction else images[:COMPARED_IMAGES]
+    deviations = layer_deviations(model, cfg, compared)
+    if options.bias_correction:
+        correct_biases(model, deviations)
+    logger.info(
+        "quantized %d layers after %d images with '%s'; %d stay in float",
+        len(record.layers),
+        len(images),
+        options.observer,
+        len(record.kept_float),
+    )
+    return PostResult(record, images, ranges, trace, deviations)
+
+
+def require_float(model: paddle.nn.Layer) -> None:
+    """Refuse a model that is quantized already.
+
+    Raises:
+        QuantError: It is.
+    """
+    record = record_of(model)
+    if record is not None:
+        method = {"post": "post-training", "aware": "aware of it"}.get(
+            str(record.origin.get("method")), "unknown"
+        )
+        raise QuantError(f"the weights are quantized already ({method}); expected float weights")

@@ -1,0 +1,166 @@
+"""The record: which layers of a model are quantized and how, as JSON beside its weights.
+
+What the plan is to a cut, the record is to a quantization: it is replayed before weights are
+loaded, so that every command builds the same model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from slim_det.compress.quantize.settings import QuantSettings, settings_from_dict
+from slim_det.core.errors import ConfigError, QuantError
+from slim_det.core.files import read_json
+from slim_det.version import __version__
+
+SCHEMA = "slim_det.quantization/1"
+_ATTRIBUTE = "slim_quantization"
+
+
+@dataclass(frozen=True)
+class QuantLayer:
+    """One quantized convolution.
+
+    Attributes:
+        name: Its module path.
+        norm: Module path of the batch norm that follows it and is folded into it; '' for none.
+        shares: Module path of an earlier convolution that reads the same tensor, or one whose
+            maxima are taken for either of them, and so has the same range; '' where this is the
+            first.
+        unsigned: Whether a ReLU made its input, so that the engine's integer has no sign.
+    """
+
+    name: str
+    norm: str = ""
+    shares: str = ""
+    unsigned: bool = False
+
+
+@dataclass(frozen=True)
+class RoundedOutput:
+    """A module whose output an addition reads as integers.
+
+    Attributes:
+        module: Its module path.
+        readers: Module paths of the quantized convolutions that read the same tensor and have the
+            range.
+        producers: Module paths of those that must be quantized for the engine to do so.
+    """
+
+    module: str
+    readers: list[str]
+    producers: list[str]
+
+
+@dataclass
+class QuantRecord:
+    """What was quantized.
+
+    Attributes:
+        settings: Types and bits.
+        layers: Quantized convolutions, in the order in which they run.
+        kept_float: Module path -> why that layer stays in float.
+        origin: Where the ranges are from: ``{"method": "aware" | "post", "observer": ...,
+            "images": count, ...}``.
+        rounded: Outputs of modules that additions read as integers.
+    """
+
+    settings: QuantSettings
+    layers: list[QuantLayer]
+    kept_float: dict[str, str]
+    origin: dict[str, Any] = field(default_factory=dict)
+    rounded: list[RoundedOutput] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        content = {
+            "schema": SCHEMA,
+            "slim_det": __version__,
+            "settings": self.settings.as_dict(),
+            "origin": self.origin,
+            "layers": [asdict(layer) for layer in self.layers],
+            "kept_float": self.kept_float,
+            "rounded": [asdict(one) for one in self.rounded],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def quantizes_like(self, other: QuantRecord) -> bool:
+        """Whether both give the same layers the same kind of integers."""
+        return self.settings == other.settings and self.layers == other.layers
+
+
+def read_record(path: str | Path) -> QuantRecord:
+    """Read a record.
+
+    Raises:
+        QuantError: The file is missing, damaged, or not a record of this version.
+    """
+    data = read_json(path, "quantization record", SCHEMA, QuantError)
+    try:
+        return QuantRecord(
+            settings=settings_from_dict(data["settings"]),
+            layers=_layers(data["layers"]),
+            kept_float=_texts(data["kept_float"]),
+            origin=dict(data["origin"]),
+            rounded=[_rounded(one) for one in data.get("rounded", [])],
+        )
+    except KeyError as error:
+        raise QuantError(f"quantization record '{path}' is damaged: no {error}") from error
+    except (ConfigError, TypeError, ValueError) as error:
+        raise QuantError(f"quantization record '{path}' is damaged: {error}") from error
+
+
+def _layers(found: list[dict[str, Any]]) -> list[QuantLayer]:
+    """The layers of a record, every one known once and sharing the range of an earlier one."""
+    layers = [_layer(entry) for entry in found]
+    owners: set[str] = set()
+    known: set[str] = set()
+    for layer in layers:
+        if not layer.name or layer.name in known:
+            raise ValueError(f"layer '{layer.name}' is there twice or has no name")
+        if layer.shares and layer.shares not in owners:
+            raise ValueError(f"'{layer.name}' shares the range of '{layer.shares}', which has none")
+        known.add(layer.name)
+        if not layer.shares:
+            owners.add(layer.name)
+    return layers
+
+
+def _layer(found: dict[str, Any]) -> QuantLayer:
+    if not isinstance(found, dict):
+        raise TypeError(f"{found!r} is not a layer")
+    texts = _texts({key: value for key, value in found.items() if key != "unsigned"})
+    if not isinstance(found["unsigned"], bool):
+        raise TypeError(f"unsigned: {found['unsigned']!r} is neither true nor false")
+    return QuantLayer(**texts, unsigned=found["unsigned"])
+
+
+def _rounded(found: dict[str, Any]) -> RoundedOutput:
+    one = RoundedOutput(**found)
+    lists = (one.readers, one.producers)
+    if not all(isinstance(names, list) and names for names in lists):
+        raise TypeError(f"rounded: {found!r} names no convolutions")
+    if not all(isinstance(name, str) for name in [one.module, *one.readers, *one.producers]):
+        raise TypeError(f"rounded: {found!r} has a name that is no text")
+    return one
+
+
+def _texts(found: dict[str, str]) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise TypeError(f"{found!r} is not a mapping of texts")
+    return found
+
+
+def attach_record(model: paddle.nn.Layer, record: QuantRecord | None) -> None:
+    """Remember on the model how it is quantized; None where it is float again."""
+    object.__setattr__(model, _ATTRIBUTE, record)
+
+
+def record_of(model: paddle.nn.Layer) -> QuantRecord | None:
+    """The record of a quantized model; None for a float one."""
+    return getattr(model, _ATTRIBUTE, None)

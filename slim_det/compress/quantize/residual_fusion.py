@@ -1,0 +1,206 @@
+"""Tensors of which an addition reads the integers, as it does in oneDNN.
+
+The engine gives a residual addition the very integers that the next convolution reads in two cases:
+a convolution has written them, together with its activation; or the addition is part of a
+convolution, the last of its branch. Elsewhere an addition reads floats. The simulation rounds such
+a tensor where it is made, for all its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from slim_det.compress.quantize.layers import QuantConv2D
+from slim_det.compress.quantize.quantizers import FixedRange
+from slim_det.compress.quantize.record import RoundedOutput
+from slim_det.graph.trace import Op, Trace
+
+FUSED = ("relu", "relu6", "leaky_relu", "hard_swish", "swish")
+"""Activations that become part of the convolution before them."""
+
+
+def rounded_tensors(
+    trace: Trace, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Which tensors additions read as integers.
+
+    Args:
+        trace: The operators of a float model.
+        inputs: Module path of a quantized convolution -> variable that it reads.
+        outputs: Variable -> module path of the quantized convolution that gives it.
+
+    Returns:
+        Variable -> module paths of the quantized convolutions that read it, and of those whose
+        kernels make the rounding so. A tensor that another operator reads in float is left out.
+    """
+    return _Additions(trace, inputs, outputs).rounded()
+
+
+def giving_modules(
+    model: paddle.nn.Layer, run: Callable[[], Any], convolutions: Mapping[str, paddle.nn.Layer]
+) -> dict[str, str]:
+    """Which module gives the tensor that a convolution reads.
+
+    Args:
+        model: The model.
+        run: Runs it once.
+        convolutions: Of the model, by any name.
+
+    Returns:
+        Name of a convolution -> module path of the innermost module with this output;
+        convolutions whose input is no module's output are left out.
+    """
+    given: dict[int, str] = {}
+    found: dict[str, str] = {}
+    alive: list[Tensor] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(layer: Any, received: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                alive.append(output)
+                given.setdefault(id(output), name)
+
+        return hook
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(layer: Any, received: tuple[Tensor, ...]) -> None:
+            if id(received[0]) in given:
+                found[name] = given[id(received[0])]
+
+        return hook
+
+    handles = [
+        module.register_forward_post_hook(note(name)) for name, module in model.named_sublayers()
+    ]
+    for name, convolution in convolutions.items():
+        handles.append(convolution.register_forward_pre_hook(look(name)))
+    try:
+        with paddle.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+class OutputRounding:
+    """A forward hook that gives all readers of a module's output the integers of one of them.
+
+    It does nothing while a program is traced, while one of the convolutions is in float, and for
+    integers of Paddle-Lite, whose additions read floats.
+
+    Args:
+        readers: Convolutions that read the output; the range is theirs.
+        producers: Convolutions that must be quantized for the engine to do so.
+    """
+
+    def __init__(self, readers: list[paddle.nn.Layer], producers: list[paddle.nn.Layer]) -> None:
+        self._readers = readers
+        self._producers = producers
+
+    def __call__(self, layer: paddle.nn.Layer, received: Any, output: Tensor) -> Tensor | None:
+        """Round ``output`` [N, C, H, W]; None leaves it as it is."""
+        reader = next((one for one in self._readers if isinstance(one, QuantConv2D)), None)
+        if reader is None or not all(isinstance(one, QuantConv2D) for one in self._producers):
+            return None
+        if not paddle.in_dynamic_mode() or isinstance(reader.activation, FixedRange):
+            return None
+        rounded: Tensor = reader.activation(output)
+        reader.take_rounded(rounded)
+        return rounded
+
+
+def round_outputs(
+    modules: Mapping[str, paddle.nn.Layer],
+    convolutions: Mapping[str, paddle.nn.Layer],
+    rounded: Iterable[RoundedOutput],
+) -> None:
+    """Let a model with quantized convolutions round what its additions read as integers.
+
+    Args:
+        modules: Module path -> module.
+        convolutions: Module path as records have it -> convolution.
+        rounded: Of the model's record.
+    """
+    for one in rounded:
+        readers, producers = (
+            [convolutions[name] for name in names] for names in (one.readers, one.producers)
+        )
+        modules[one.module].register_forward_post_hook(OutputRounding(readers, producers))
+
+
+class _Additions:
+    def __init__(self, trace: Trace, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        self._trace = trace
+        self._outputs = outputs
+        self._readers = trace.readers()
+        self._makers = trace.makers()
+        self._sites: dict[str, list[str]] = {}
+        for path, name in inputs.items():
+            self._sites.setdefault(name, []).append(path)
+
+    def rounded(self) -> dict[str, tuple[list[str], list[str]]]:
+        found = {}
+        for name, paths in self._sites.items():
+            additions = [op for op in self._readers[name] if self._adds(op)]
+            if not additions:
+                continue
+            producers = self._made_in_integers(name)
+            if not producers:
+                fused = [self._fused(op) for op in additions]
+                others = [op for op in self._readers[name] if self._reads_floats(op)]
+                if others or not all(pair and pair[1] == name for pair in fused):
+                    continue
+                producers = [pair[0] for pair in fused if pair]
+            found[name] = (paths, producers)
+        return found
+
+    def _adds(self, op: Op) -> bool:
+        """Whether an operator adds two tensors of the model, and not a bias to one."""
+        return op.type == "elementwise_add" and not any(
+            name in self._trace.parameters for name in op.input_arg_names
+        )
+
+    def _reads_floats(self, op: Op) -> bool:
+        is_site = op.input("Input") in self._sites and op.output("Output") in self._outputs
+        return not (is_site or self._adds(op) or op.type == "pool2d")
+
+    def _made_in_integers(self, name: str) -> list[str]:
+        """The convolution whose kernel writes a tensor that has a range; none where it is float."""
+        op = self._makers.get(name)
+        if op is not None and op.type in FUSED:
+            name = op.input("X")
+            if len(self._readers[name]) != 1:
+                return []
+        convolution = self._convolution(name)
+        if convolution:
+            return [convolution]
+        op = self._makers.get(name)
+        fused = self._fused(op) if op is not None and self._adds(op) else None
+        return [fused[0]] if fused else []
+
+    def _fused(self, addition: Op) -> tuple[str, str] | None:
+        """The convolution that an addition becomes part of, and the other tensor it reads."""
+        left, right = addition.input("X"), addition.input("Y")
+        for name, other in ((left, right), (right, left)):
+            convolution = self._convolution(name)
+            alone = len(self._readers.get(name, ())) == 1
+            if convolution and alone and other in self._sites and not self._convolution(other):
+                return convolution, other
+        return None
+
+    def _convolution(self, name: str) -> str:
+        """The quantized convolution that gives a tensor, through bias and batch norm only."""
+        while name not in self._outputs:
+            op = self._makers.get(name)
+            biased = op is not None and op.type == "elementwise_add" and not self._adds(op)
+            if op is None or not (biased or op.type == "batch_norm"):
+                return ""
+            name = op.input("X")
+            if len(self._readers[name]) != 1:
+                return ""
+        return self._outputs[name]

@@ -1,0 +1,99 @@
+"""Rounding to integers and back, with a gradient; the one definition of an integer here.
+
+A range ``r`` and ``b`` bits mean the integers -L to L with L = 2^(b-1) - 1, an integer q standing
+for the value q * r / L. Values beyond the range are clipped. Zero is exactly zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from slim_det.graph.integers import levels
+
+MIN_RANGE = 1e-8
+"""Of a tensor or channel that is all zeros, so that nothing is divided by zero."""
+
+
+# 1.5 * 2^23: a float32 of this size has no fraction, so adding it rounds to the nearest whole
+# number, ties to even, as `round` does, without a pass of its own over the tensor.
+_WHOLE = 12582912.0
+
+
+def rounded_within(values: Tensor, limit: float, bits: int) -> Tensor:
+    """Round a tensor to what ``bits`` hold within ``limit``; no gradient.
+
+    Args:
+        values: float tensor of any shape.
+        limit: The range, positive.
+        bits: Of an integer.
+    """
+    most = levels(bits)
+    # In place on one new tensor: a fourth of the time of the operator that does the same.
+    if values.dtype == paddle.float32:
+        rounded = paddle.scale(values, most / limit, _WHOLE)
+        rounded.clip_(_WHOLE - most, _WHOLE + most)
+        return rounded.scale_(limit / most, -_WHOLE, bias_after_scale=False)
+    rounded = paddle.scale(values, most / limit)
+    rounded.round_()
+    rounded.clip_(-most, most)
+    return rounded.scale_(limit / most)
+
+
+def rounded_channels(values: Tensor, ranges: Tensor, bits: int) -> Tensor:
+    """Round a tensor [C, ...] with a range for every channel, float [C]; no gradient."""
+    most = levels(bits)
+    step = ranges.reshape([-1] + [1] * (values.ndim - 1)) / most
+    rounded = values / step
+    rounded.round_()
+    rounded.clip_(-most, most)
+    return rounded.multiply_(step)
+
+
+class _RoundWithin(PyLayer):
+    """Fake quantization with one range; the gradient passes straight through (1308.3432)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, limit: float, bits: int) -> Tensor:
+        return rounded_within(values, limit, bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _RoundChannels(PyLayer):
+    """The same with a range for every channel of axis 0."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, ranges: Tensor, bits: int) -> Tensor:
+        return rounded_channels(values, ranges, bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def fake_quantize(values: Tensor, limit: float, bits: int) -> Tensor:
+    """Round a tensor to what ``bits`` hold within ``limit``, straight-through gradient.
+
+    Args:
+        values: float tensor of any shape.
+        limit: The range; values beyond it are clipped.
+        bits: Of an integer.
+    """
+    return _RoundWithin.apply(values, max(limit, MIN_RANGE), bits)
+
+
+def fake_quantize_channels(values: Tensor, ranges: Tensor, bits: int) -> Tensor:
+    """Round a tensor with a range for every channel.
+
+    Args:
+        values: float [C, ...].
+        ranges: float [C], positive; no gradient reaches them.
+        bits: Of an integer.
+    """
+    return _RoundChannels.apply(values, ranges.detach(), bits)

@@ -1,0 +1,1 @@
+"""What every layer needs and no detector: errors, files, safe YAML, processes."""

@@ -1,0 +1,268 @@
+"""Puts as few layers back to float as a stated loss of the metric needs."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
+from slim_det.compress.quantize.calibrate import deployed_mode
+from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
+from slim_det.compress.quantize.ptq import PostResult
+from slim_det.compress.quantize.quantization_error import Deviation, only_quantized
+from slim_det.core.errors import QuantError
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.evaluation import EvalResult, evaluate
+from slim_det.evaluate.images import eval_at, image_batches
+from slim_det.graph.engine import Engine
+from slim_det.graph.folding import fold_batch_norm
+from slim_det.graph.int8_program import write_int8
+from slim_det.graph.program import last_convolutions, trace_program
+from slim_det.graph.trace import Trace
+
+logger = logging.getLogger("slim_det")
+
+RANKED_IMAGES = 4
+"""Images that the layers' errors are ranked on."""
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One measurement.
+
+    Attributes:
+        layers_float: Layers that were put back to float, of those that were quantized.
+        ap: Metric of the int8 program, 0 to 1.
+        drop: Points below the float program, as `EvalResult.points_below` counts them.
+    """
+
+    layers_float: int
+    ap: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        kept: Module paths that are back in float.
+        steps: Every measurement, in order.
+        errors: Module path -> relative squared error of the raw outputs when this layer alone has
+            integers; empty where nothing had to be put back.
+    """
+
+    kept: list[str]
+    steps: list[SearchStep]
+    errors: dict[str, float]
+
+
+def search_float_layers(
+    metric: DeployedMetric, post: PostResult, whole: EvalResult, max_drop: float
+) -> SearchResult:
+    """Put layers back to float until the int8 program loses no more than is allowed.
+
+    Layers are ranked by the error that each alone brings into the raw outputs. The worst 1, 2, 4,
+    ... are put back until the drop is small enough; then halving finds the fewest of this order.
+
+    Args:
+        metric: Of the model that was quantized by ``post``; in that model the layers that were
+            found are float afterwards.
+        post: What the quantization did.
+        whole: Metric of the float program in Paddle Inference.
+        max_drop: Points of the metric, 0 to 100, that may be lost; of WIDER FACE in each setting.
+
+    Raises:
+        QuantError: Even with one layer left in int8 the drop is larger; the model is unchanged.
+    """
+    model = metric.model
+    corrections = post.deviations if post.record.origin.get("bias_correction") else {}
+    names = list(quantized_layers(model))
+    steps: list[SearchStep] = []
+    errors: dict[str, float] = {}
+
+    def drop_of(count: int) -> float:
+        if count and not errors:
+            errors.update(output_errors(model, post.trace, metric.cfg, post.images[:RANKED_IMAGES]))
+        found = metric.in_int8(_worst(errors, count), corrections)
+        steps.append(SearchStep(count, found.ap, found.points_below(whole)))
+        logger.info(
+            "%d of %d layers back in float: %s %.4f, %.2f points below float",
+            count,
+            len(names),
+            found.metric,
+            found.ap,
+            steps[-1].drop,
+        )
+        return steps[-1].drop
+
+    count = fewest(drop_of, len(names) - 1, max_drop)
+    if count is None:
+        raise QuantError(
+            f"--max_drop {max_drop:g} cannot be met: with {steps[-1].layers_float} of {len(names)} "
+            f"layers in float the metric is still {steps[-1].drop:.2f} points below float, and "
+            "nothing is left to try"
+        )
+    kept = _worst(errors, count)
+    if kept:
+        with uncorrected(model, corrections, kept, forever=True):
+            keep_float(
+                model, kept, f"in float so that the metric drops by at most {max_drop:g} points"
+            )
+    return SearchResult(kept, steps, errors)
+
+
+def fewest(drop_of: Callable[[int], float], most: int, limit: float) -> int | None:
+    """The smallest count whose drop is within a limit, if drops fall as counts rise.
+
+    Args:
+        drop_of: Measures a count; called once for each.
+        most: The largest count.
+        limit: Of the drop.
+
+    Returns:
+        The count; None where not even ``most`` is enough.
+    """
+    if drop_of(0) <= limit:
+        return 0
+    failed, count = 0, 1
+    while True:
+        count = min(count, most)
+        if count == failed:
+            return None
+        if drop_of(count) <= limit:
+            break
+        failed, count = count, 2 * count
+    while count - failed > 1:
+        middle = (count + failed) // 2
+        if drop_of(middle) <= limit:
+            count = middle
+        else:
+            failed = middle
+    return count
+
+
+def output_errors(
+    model: paddle.nn.Layer, trace: Trace, cfg: Any, images: list[str]
+) -> dict[str, float]:
+    """How much each layer alone changes what the last convolutions give.
+
+    Args:
+        model: A quantized model; left as it was.
+        trace: Its operators.
+        cfg: ppdet's configuration.
+        images: Paths of image files.
+
+    Returns:
+        Module path -> sum of squared differences divided by the sum of squares of the float
+        outputs, over all images, added over the outputs.
+    """
+    outputs: list[np.ndarray] = []
+    modules = dict(model.named_sublayers())
+    handles = [
+        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
+            lambda layer, inputs, output: outputs.append(output.numpy())
+        )
+        for op in last_convolutions(trace.ops)
+    ]
+
+    def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
+        found = []
+        with only_quantized(model, names):
+            for batch in batches:
+                outputs.clear()
+                model(batch)
+                found.append(list(outputs))
+        return found
+
+    try:
+        with deployed_mode(model, cfg), paddle.no_grad():
+            batches = [batch for _, batch in image_batches(cfg, images)]
+            exact = run(batches, ())
+            layers = tqdm(
+                quantized_layers(model), "ranking", unit="layer", disable=None, leave=False
+            )
+            return {name: _relative_error(exact, run(batches, [name])) for name in layers}
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class DeployedMetric:
+    """The metric of a detector in Paddle Inference, again and again; it is traced once.
+
+    Args:
+        model: A detector, in float or quantized; what a post-training quantization does to it
+            later is followed.
+        cfg: ppdet's configuration; ``EvalDataset`` gives the metric.
+    """
+
+    def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
+        self.model = model
+        self.cfg = cfg
+        self._program = trace_program(model, image_size_hw(cfg))
+
+    def in_float(self) -> EvalResult:
+        """The metric as a float program."""
+        return self._measure(None)
+
+    def in_int8(
+        self, back: Sequence[str] = (), corrections: Mapping[str, Deviation] | None = None
+    ) -> EvalResult:
+        """The metric as an int8 program; the model, which is quantized, is left as it was.
+
+        Args:
+            back: Module paths of layers that are float in this measurement.
+            corrections: What was corrected in biases, and layers in float must not have.
+        """
+        with uncorrected(self.model, corrections or {}, back):
+            return self._measure(back)
+
+    def _measure(self, back: Sequence[str] | None) -> EvalResult:
+        """The metric with integers except in ``back``; with None in float."""
+        program = self._program.copy()
+        layers = quantized_layers(self.model)
+        for parameter in map(shift_of, layers.values()):
+            if parameter is not None:
+                program.set_value(parameter.name, parameter.numpy())
+        fold_batch_norm(program)
+        if back is not None:
+            gone = {layers[name].weight.name for name in back}
+            scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
+            write_int8(program, scales)
+        with tempfile.TemporaryDirectory(prefix="slim_det_metric_") as folder:
+            stem = Path(folder) / "model"
+            program.save(stem)
+            engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
+
+        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+            found = list(engine(batch).values())
+            return {
+                "bbox": next(array for array in found if array.ndim == 2),
+                "bbox_num": next(array for array in found if array.ndim == 1),
+            }
+
+        with eval_at(self.cfg, image_size_hw(self.cfg)):
+            return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
+
+
+def _worst(errors: dict[str, float], count: int) -> list[str]:
+    """The layers of the largest errors."""
+    return sorted(errors, key=lambda name: -errors[name])[:count]
+
+
+def _relative_error(exact: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> float:
+    total = 0.0
+    for left, right in zip(zip(*exact), zip(*found)):
+        squares = sum(float(np.square(a, dtype=np.float64).sum()) for a in left)
+        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(left, right))
+        total += noise / max(squares, 1e-30)
+    return total

@@ -1,0 +1,250 @@
+"""Writes an artefact for Paddle Inference, checked before it is published."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+from ppdet.core.workspace import create
+from ppdet.engine import export_utils
+
+from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.record import record_of
+from slim_det.core.errors import ConfigError, ExportError
+from slim_det.core.files import require_writable
+from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
+from slim_det.deploy.latency import random_batch
+from slim_det.deploy.manifest import write_facts
+from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
+from slim_det.deploy.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE, Predictor
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.evaluation import class_names, median_latency_ms, quiet_stdout
+from slim_det.evaluate.images import eval_images
+from slim_det.graph.cost import detector_cost
+from slim_det.graph.folding import fold_batch_norm
+from slim_det.graph.int8_program import write_int8
+from slim_det.graph.integers import LayerScales
+from slim_det.graph.program import trace_program
+from slim_det.graph.tracing import save_detector
+
+logger = logging.getLogger("slim_det")
+
+LATENCY_RUNS = 10
+
+_REMEDY = "add --infer_img FILE or --infer_dir FOLDER"
+_KNOWN_FILES = {MODEL_FILE, PARAMS_FILE, INFER_CFG, FACTS_FILE, "model.pdiparams.info", "lite"}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An artefact and what was measured on it.
+
+    Attributes:
+        artifact: Its folder.
+        precision: ``int8`` or ``float32``.
+        size_mb: Bytes of model and parameters on disk, in megabytes (10^6 bytes).
+        macs: Multiply-accumulates at the artefact's image size.
+        params: Parameters, running statistics of batch norm included.
+        image_size_hw: Height and width in pixels.
+        latency_ms: Median of single-image runs on all cores; decoding and NMS included.
+        ap: AP of the artefact on ``EvalDataset``, fraction 0 to 1; None if not measured.
+        per_class: Class, or setting of WIDER FACE -> AP; None likewise.
+        layers_float: Layers of an int8 model that stay in float.
+        images_checked: Images whose boxes were compared with the model in training's engine, or,
+            of an int8 model, that both were evaluated on.
+        boxes: Boxes compared.
+        max_score_difference: Largest difference of a score; None where no boxes were compared.
+        max_pixel_difference: Largest difference of a corner, in pixels; None likewise.
+    """
+
+    artifact: str
+    precision: str
+    size_mb: float
+    macs: int
+    params: int
+    image_size_hw: tuple[int, int]
+    latency_ms: float
+    ap: float | None = None
+    per_class: dict[str, float] | None = None
+    layers_float: tuple[str, ...] = ()
+    images_checked: int = 0
+    boxes: int = 0
+    max_score_difference: float | None = None
+    max_pixel_difference: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result under its JSON keys."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """One or two lines for people."""
+        line = (
+            f"exported {self.artifact} ({self.precision}, {self.size_mb:.2f} MB, {self.macs} MACs "
+            f"at {self.image_size_hw[0]}x{self.image_size_hw[1]}, {self.latency_ms:.1f} ms)"
+        )
+        if self.layers_float:
+            line += f"; in float: {', '.join(self.layers_float)}"
+        if self.max_score_difference is None:
+            return line
+        return (
+            f"{line}\n"
+            f"Paddle Inference agrees on {self.images_checked} images: {self.boxes} boxes, scores "
+            f"within {self.max_score_difference:.1e}, corners within "
+            f"{self.max_pixel_difference:.1e} pixels"
+        )
+
+
+def export_model(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    output_dir: str | Path,
+    images: list[str] | None = None,
+    max_gap: float | None = MAX_GAP,
+) -> ExportResult:
+    """Export a detector and publish it only if it is the model it came from.
+
+    A float model must give the same boxes in both engines; a quantized one nearly the same AP,
+    from the very layers that its record names.
+
+    Args:
+        model: A detector with trained weights, float or quantized.
+        cfg: ppdet's configuration; ``TestReader`` says how images are prepared.
+        output_dir: The artefact goes to a folder with the configuration's name below it.
+        images: Photographs to compare the engines of a float model on; by default the first of
+            ``EvalDataset``.
+        max_gap: Points of AP between a quantized model and its artefact; None: AP is not measured.
+
+    Raises:
+        ExportError: The artefact differs from the model, or the images cannot be read.
+        QuantError: The model has lost its scales.
+        DataError: The names of the classes are missing or do not fit.
+        ConfigError: The folder cannot be written to.
+    """
+    class_names(cfg)  # ppdet would write others where these cannot be read
+    record = record_of(model)
+    scales = None if record is None else program_scales(model)
+    target = require_writable(output_dir) / cfg.filename
+    _require_replaceable(target)
+    size_hw = image_size_hw(cfg)
+    model.eval()
+    model.load_meanstd(cfg["TestReader"]["sample_transforms"])
+    staging = Path(tempfile.mkdtemp(prefix=f".{cfg.filename}.", dir=output_dir))
+    try:
+        _write(model, cfg, staging, size_hw, scales)
+        if scales is None:
+            found, metric = _checked_float(model, cfg, staging, images), None
+        else:
+            metric = _checked_int8(model, cfg, staging, scales, max_gap)
+            found = metric.of_artifact() if metric else {}
+        cost = detector_cost(model, size_hw)
+        size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
+        result = ExportResult(
+            artifact=str(target),
+            precision="float32" if record is None else "int8",
+            size_mb=size / 1e6,
+            macs=cost.macs,
+            params=cost.params,
+            image_size_hw=size_hw,
+            latency_ms=median_latency_ms(Predictor(staging), random_batch(size_hw), LATENCY_RUNS),
+            layers_float=() if record is None else tuple(record.kept_float),
+            **found,
+        )
+        measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
+        write_facts(model, staging, measured, metric.as_dict() if metric else None)
+        _publish(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    logger.info("%s", result)
+    return result
+
+
+def _checked_float(
+    model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
+) -> dict[str, Any]:
+    """Compare shapes, size and boxes; what was found under the keys of the result."""
+    check_parameters(model, folder)
+    agreement, checked = check_boxes(model, cfg, Predictor(folder), images or eval_images(_REMEDY))
+    return {
+        "images_checked": checked,
+        "boxes": agreement.boxes,
+        "max_score_difference": agreement.max_score,
+        "max_pixel_difference": agreement.max_pixels,
+    }
+
+
+def _checked_int8(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: Path,
+    scales: Mapping[str, LayerScales],
+    max_gap: float | None,
+) -> MetricCheck | None:
+    """Compare layers, size and AP; None where AP was not to be measured."""
+    check_integers(model, folder, scales)
+    write_facts(model, folder)  # the predictor reads the engine's settings from there
+    if max_gap is None:
+        logger.info("AP of the int8 model was not measured (--no_eval)")
+        return None
+    metric = check_metric(model, cfg, folder, image_size_hw(cfg), max_gap)
+    logger.info("%s", metric)
+    return metric
+
+
+def _write(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: Path,
+    size_hw: tuple[int, int],
+    scales: Mapping[str, LayerScales] | None = None,
+) -> None:
+    model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
+    if scales is None:
+        save_detector(model, size_hw, folder / "model")
+    else:
+        program = trace_program(model, size_hw)
+        fold_batch_norm(program)
+        write_int8(program, scales)
+        program.save(folder / "model")
+    (folder / "model.pdiparams.info").unlink(missing_ok=True)
+    cfg["TestDataset"] = create("TestDataset")()
+    if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
+        raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
+    level = export_utils.logger.level
+    try:
+        export_utils.logger.setLevel(logging.WARNING)  # it names the folder of the staging
+        with quiet_stdout():
+            export_utils._dump_infer_config(
+                cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model
+            )
+    finally:
+        export_utils.logger.setLevel(level)
+
+
+def _require_replaceable(target: Path) -> None:
+    """An earlier artefact may be replaced; a folder with anything else in it may not."""
+    found = target.iterdir() if target.exists() else ()
+    others = sorted(path.name for path in found if path.name not in _KNOWN_FILES)
+    if others:
+        raise ExportError(
+            f"'{target}' holds files that are not of an artefact ({others[0]}); "
+            "choose another --output_dir"
+        )
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Put the new folder in the place of the old one, in two renames."""
+    os.chmod(staging, 0o755)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+        os.replace(target, old / "artifact")
+        os.replace(staging, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(staging, target)

@@ -1,0 +1,109 @@
+"""Latency of exported models, measured in turns so that a drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slim_det.core.errors import ExportError
+from slim_det.deploy.predictor import Predictor, network_engine
+from slim_det.graph.engine import Engine
+from slim_det.graph.int8_program import for_kernels
+from slim_det.graph.program import DeployProgram
+
+WARM_UP_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Single-image latency of one exported model.
+
+    Attributes:
+        artifact: Its folder.
+        latency_ms: Median.
+        p10_ms: A tenth of the runs was faster.
+        p90_ms: A tenth of the runs was slower.
+        speedup: Median of the first model over this one's, of the same rounds.
+        precision: Of its kernels, ``int8`` or ``float32``.
+    """
+
+    artifact: str
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+    speedup: float
+    precision: str = "float32"
+
+
+def compare_latency(
+    artifacts: Sequence[str | Path],
+    runs: int = 50,
+    threads: int = 1,
+    seed: int = 0,
+    network_only: bool = False,
+) -> list[Latency]:
+    """Time exported models in turns: one run of each, again and again.
+
+    Args:
+        artifacts: Folders of exported models; the first is the one others are compared to.
+        runs: Counted rounds, after five that are not.
+        threads: CPU threads.
+        seed: Of the random image, float32 [1, 3, H, W] at each model's own size.
+        network_only: Up to the head's raw outputs: what decoding and NMS take depends on how many
+            boxes an image has.
+
+    Returns:
+        One entry a model, in order. Reading images is not included; decoding and NMS are, unless
+        for ``network_only``.
+
+    Raises:
+        ExportError: An artefact cannot be loaded, or has no raw outputs before its boxes.
+    """
+    predictors = [Predictor(folder, threads) for folder in artifacts]
+    calls = [_network(one, threads) if network_only else one for one in predictors]
+    batches = [random_batch(predictor.image_size_hw, seed) for predictor in predictors]
+    times = np.zeros((WARM_UP_RUNS + runs, len(predictors)))
+    for row in times:
+        for i, (call, batch) in enumerate(zip(calls, batches)):
+            start = time.perf_counter()
+            call(batch)
+            row[i] = (time.perf_counter() - start) * 1e3
+    times = times[WARM_UP_RUNS:]
+    ratios = np.median(times[:, :1] / times, axis=0)
+    return [
+        Latency(
+            str(folder),
+            float(np.median(column)),
+            float(np.percentile(column, 10)),
+            float(np.percentile(column, 90)),
+            float(ratio),
+            predictor.precision,
+        )
+        for folder, column, ratio, predictor in zip(artifacts, times.T, ratios, predictors)
+    ]
+
+
+def _network(predictor: Predictor, threads: int) -> Engine:
+    """An exported model without what turns raw outputs into boxes."""
+    int8 = predictor.precision == "int8"
+    program = for_kernels(DeployProgram.load(predictor.folder / "model"), int8)
+    with tempfile.TemporaryDirectory(prefix="slim_det_network_") as work:
+        engine = network_engine(program, Path(work) / "network", int8, threads)
+    if engine is None:
+        raise ExportError(f"artifact '{predictor.folder}' has no raw outputs before its boxes")
+    return engine
+
+
+def random_batch(image_size_hw: tuple[int, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """One image of noise as a detector takes it: image float32 [1, 3, H, W], sizes [1, 2]."""
+    image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
+    return {
+        "image": image,
+        "im_shape": np.array([image_size_hw], "float32"),
+        "scale_factor": np.ones((1, 2), "float32"),
+    }

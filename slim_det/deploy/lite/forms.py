@@ -1,0 +1,93 @@
+"""The program of a detector in the form that Paddle-Lite's converter reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.record import record_of
+from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.graph.folding import fold_batch_norm
+from slim_det.graph.int8_program import ENGINE_BITS
+from slim_det.graph.lite_program import (
+    write_lite_int8,
+    write_out_hard_swish,
+    write_out_leaky_relu,
+)
+from slim_det.graph.program import DeployProgram, trace_program
+
+TWIN_BITS = 7
+"""Paddle-Lite's x86 kernels add pairs of products in 16 bits, where two of 8 x 8 bits overflow."""
+
+TWIN_STEP = 128
+"""Pixels. The x86 kernels take 16 values at a time and err in the rest, so that a map has to
+have a multiple of 16: that of stride 32 a side of a multiple of 4."""
+
+
+def lite_form(
+    model: paddle.nn.Layer, cfg: Any, artifact_dir: str | Path
+) -> tuple[str, Callable[[Path], None]]:
+    """What Paddle-Lite is given of a detector.
+
+    Args:
+        model: The model that was exported.
+        cfg: ppdet's configuration.
+        artifact_dir: The artefact.
+
+    Returns:
+        ``float32`` or ``int8_in_float32``, and what writes the program to the files that it is
+        given without suffix: the artefact's own where it is float.
+    """
+    if record_of(model) is not None:
+        size_hw = image_size_hw(cfg)
+        return "int8_in_float32", lambda stem: lite_program(model, size_hw).save(stem)
+
+    def copy(stem: Path) -> None:
+        for name in (MODEL_FILE, PARAMS_FILE):
+            shutil.copyfile(Path(artifact_dir) / name, stem.with_suffix(Path(name).suffix))
+
+    return "float32", copy
+
+
+def lite_program(
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int], weight_bits: int = ENGINE_BITS
+) -> DeployProgram:
+    """A quantized detector with batch norm folded and integers in Paddle-Lite's form.
+
+    Args:
+        model: A quantized detector.
+        image_size_hw: Height and width in pixels.
+        weight_bits: Integers of at most so many bits.
+    """
+    program = trace_program(model, image_size_hw)
+    fold_batch_norm(program)
+    write_lite_int8(program, program_scales(model), weight_bits)
+    return program
+
+
+def twin_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
+    """The next size, height and width in pixels, that Paddle-Lite computes correctly on x86."""
+    height, width = (-(-side // TWIN_STEP) * TWIN_STEP for side in image_size_hw)
+    return height, width
+
+
+def lite_twin(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
+    """The same with weights of 7 bits and plain activations, which x86 computes correctly.
+
+    It stands in for the shipped program where there is no ARM: conversion, scales and
+    operators are those of the shipped one.
+
+    Args:
+        model: A quantized detector.
+        image_size_hw: Of `twin_size`.
+    """
+    program = lite_program(model, image_size_hw, TWIN_BITS)
+    write_out_leaky_relu(program)
+    write_out_hard_swish(program)
+    return program

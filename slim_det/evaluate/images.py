@@ -1,0 +1,93 @@
+"""The images that an export is checked on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ppdet.core.workspace import create
+
+from slim_det.core.errors import ExportError
+from slim_det.evaluate.evaluation import quiet_stdout
+
+logger = logging.getLogger("slim_det")
+
+CHECKED_IMAGES = 8
+
+
+def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read images one by one as ``TestReader`` prepares them.
+
+    Yields:
+        (path, batch of one image).
+    """
+    dataset = create("TestDataset")()
+    dataset.set_images(images)
+    with quiet_stdout():
+        loader = create("TestReader")(dataset, 0)
+    paths = dataset.get_imid2path()
+    for batch in loader:
+        yield paths[int(np.asarray(batch["im_id"]).ravel()[0])], batch
+
+
+def eval_images(remedy: str) -> list[str]:
+    """The first images of ``EvalDataset``.
+
+    Args:
+        remedy: What the user can do where it cannot be read.
+
+    Raises:
+        ExportError: It cannot be read.
+    """
+    try:
+        dataset = create("EvalDataset")()
+        dataset.parse_dataset()
+    except (OSError, ValueError, AssertionError, KeyError) as error:
+        raise ExportError(
+            f"no images to compare the engines on: EvalDataset cannot be read ({error}); {remedy}"
+        ) from error
+    return [record["im_file"] for record in dataset.roidbs[:CHECKED_IMAGES]]
+
+
+@contextlib.contextmanager
+def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
+    """While active, ``EvalReader`` resizes to the size that a model was exported for.
+
+    A reader that gives images at their own size resizes as ``TestReader`` does.
+
+    Args:
+        cfg: ppdet's configuration.
+        image_size_hw: Height and width in pixels.
+    """
+    reader = cfg["EvalReader"]
+    steps = reader.get("sample_transforms") or []
+    sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
+    if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
+        logger.info(
+            "EvalReader %s; the model was exported for %dx%d and is evaluated there",
+            f"resizes to {sizes[0]}" if sizes else "does not resize",
+            *image_size_hw,
+        )
+    try:
+        if steps:
+            reader["sample_transforms"] = _resized(steps, image_size_hw, cfg)
+        yield
+    finally:
+        if steps:
+            reader["sample_transforms"] = steps
+
+
+def _resized(steps: list[Any], image_size_hw: tuple[int, int], cfg: Any) -> list[Any]:
+    """The steps of a reader, with this size in every ``Resize``, or in one after ``Decode``."""
+    size = {"target_size": list(image_size_hw)}
+    if any(step.get("Resize") for step in steps):
+        return [
+            {"Resize": {**step["Resize"], **size}} if step.get("Resize") else step for step in steps
+        ]
+    tested = (cfg.get("TestReader") or {}).get("sample_transforms") or []
+    like = next((step["Resize"] for step in tested if step.get("Resize")), {"keep_ratio": False})
+    place = next((i + 1 for i, step in enumerate(steps) if "Decode" in step), 0)
+    return [*steps[:place], {"Resize": {**like, **size}}, *steps[place:]]

@@ -1,0 +1,1 @@
+"""WIDER FACE AP, from arrays, from files and inside an evaluation."""

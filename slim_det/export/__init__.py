@@ -1,1 +1,0 @@
-"""Export: the artefact that is shipped, run and compared before it is published."""

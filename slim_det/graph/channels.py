@@ -1,0 +1,198 @@
+"""Which channels of which tensors must be cut together, as identities that flow with the data.
+
+Every convolution gives each of its output channels a fresh identity. An operator either passes
+identities on (activation), rearranges them (concat), ties them to others (add), hands them
+to a parameter axis (the next convolution's input), or freezes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from slim_det.graph.trace import Op, Trace
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The channel axis of one variable.
+
+    Attributes:
+        axis: Which axis holds the channels.
+        ids: Identity of each channel, int64 [C].
+        zero_kept: Whether a channel that is forced to zero at its source is still zero here,
+            bool [C].
+    """
+
+    axis: int
+    ids: np.ndarray
+    zero_kept: np.ndarray
+
+    @classmethod
+    def made(cls, axis: int, ids: np.ndarray) -> Tracked:
+        """Channels as a layer makes them: what is forced to zero is zero."""
+        return cls(axis, ids, np.ones(len(ids), bool))
+
+    def moved(self, axis: int) -> Tracked:
+        """The same channels on another axis."""
+        return Tracked(axis, self.ids, self.zero_kept)
+
+    def repeated(self, times: int) -> Tracked:
+        """Every channel several times in a row, as flattening does it."""
+        return Tracked(self.axis, self.ids.repeat(times), self.zero_kept.repeat(times))
+
+    def without_zero(self) -> Tracked:
+        """The same channels after something that does not map zero to zero."""
+        return Tracked(self.axis, self.ids, np.zeros(len(self.ids), bool))
+
+
+@dataclass(frozen=True)
+class ParameterAxis:
+    """One axis of a parameter and the identities of its entries.
+
+    ``makes`` is True where the entries make the channels (output filters, bias, batch norm),
+    False where they read them (input filters).
+    """
+
+    parameter: str
+    axis: int
+    ids: np.ndarray
+    makes: bool
+
+
+@dataclass
+class Producer:
+    """A weight that gives channels their identity: a convolution or a linear layer.
+
+    Attributes:
+        parameter: Name in the state dict.
+        axis: Axis of the output channels.
+        ids: Identities of the output channels.
+        batch_norm: Scale parameter of the batch norm that reads it directly, '' if none.
+    """
+
+    parameter: str
+    axis: int
+    ids: np.ndarray
+    batch_norm: str = ""
+
+
+@dataclass
+class ChannelGraph:
+    """The state of the propagation, and its result.
+
+    Attributes:
+        axes: (parameter, axis) -> its identities.
+        producers: In execution order; a weight used twice appears once.
+        depthwise: Weight of a depthwise convolution -> output channels per input channel.
+        frozen: (identities, reason) pairs.
+        biases: Variables that are bias vectors on their way to an addition.
+    """
+
+    trace: Trace
+    axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
+    producers: dict[str, Producer] = field(default_factory=dict)
+    depthwise: dict[str, int] = field(default_factory=dict)
+    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    biases: set[str] = field(default_factory=set)
+    _tracked: dict[str, Tracked] = field(default_factory=dict)
+    _made_by: dict[str, str] = field(default_factory=dict)
+    _parent: list[int] = field(default_factory=list)
+
+    def fresh(self, count: int) -> np.ndarray:
+        """Identities that no other channel has, int64 [count]."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def fixed(self, count: int, reason: str) -> np.ndarray:
+        """Identities of channels that nothing can remove (an image, a slice), int64 [count]."""
+        ids = self.fresh(count)
+        self.frozen.append((ids, reason))
+        return ids
+
+    def tie(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Make channels one by one share their fate; both int64 [C]."""
+        for a, b in zip(left.tolist(), right.tolist()):
+            root_a, root_b = self._find(a), self._find(b)
+            if root_a != root_b:
+                self._parent[max(root_a, root_b)] = min(root_a, root_b)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Representative of each identity: equal where channels are cut together."""
+        return np.array([self._find(i) for i in ids.tolist()], dtype=np.int64)
+
+    def freeze(self, tracked: Tracked | None, reason: str) -> None:
+        """Declare that these channels cannot be cut, and why."""
+        if tracked is not None:
+            self.frozen.append((tracked.ids, reason))
+
+    def freeze_inputs(self, op: Op) -> None:
+        """Declare that nothing is known of what an operator does with its channels."""
+        reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
+        for variable in (name for names in op.inputs.values() for name in names):
+            self.freeze(self.get(variable), reason)
+
+    def get(self, variable: str) -> Tracked | None:
+        """The channels of a variable; None where it carries none that can be cut."""
+        return self._tracked.get(variable)
+
+    def set(self, variable: str, tracked: Tracked | None) -> None:
+        """Record the channels of an operator's output."""
+        if tracked is None:
+            self._tracked.pop(variable, None)
+        else:
+            self._tracked[variable] = tracked
+
+    def parameter_name(self, variable: str) -> str:
+        """Name in the state dict; '' where the variable is not a parameter."""
+        return self.trace.parameters.get(variable, "")
+
+    def shape(self, variable: str) -> tuple[int, ...]:
+        """Shape of a variable at the traced image size."""
+        return self.trace.shapes[variable]
+
+    def bind(self, variable: str, axis: int, ids: np.ndarray, *, makes: bool) -> np.ndarray:
+        """Hand identities to a parameter axis; a second use ties both.
+
+        Returns:
+            The identities that the axis has had since its first use.
+        """
+        name = self.parameter_name(variable)
+        known = self.axes.get((name, axis))
+        if known is None:
+            self.axes[name, axis] = ParameterAxis(name, axis, ids, makes)
+            return ids
+        self.tie(known.ids, ids)
+        return known.ids
+
+    def produce(self, weight: str, axis: int, count: int, output: str) -> np.ndarray:
+        """Register a weight that makes ``count`` channels in variable ``output``."""
+        name = self.parameter_name(weight)
+        if name not in self.producers:
+            ids = self.bind(weight, axis, self.fresh(count), makes=True)
+            self.producers[name] = Producer(name, axis, ids)
+        self._made_by[output] = name
+        return self.producers[name].ids
+
+    def follow(self, source: str, output: str) -> None:
+        """Say that ``output`` still holds exactly what the producer of ``source`` made."""
+        if source in self._made_by:
+            self._made_by[output] = self._made_by[source]
+
+    def producer_of(self, variable: str) -> Producer | None:
+        """The weight that made this very variable; None if something came between."""
+        return self.producers.get(self._made_by.get(variable, ""))
+
+    def _find(self, i: int) -> int:
+        parent = self._parent
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+
+Rule = Callable[[ChannelGraph, Op], None]
+"""What one operator does with the channels of its inputs."""

@@ -1,0 +1,165 @@
+"""Paddle Inference: one loaded program, with the settings that make it fast on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from paddle import inference
+from paddle.base import core
+
+from slim_det.core.errors import ExportError
+
+INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Flags of CPUs whose int8 products are faster than float ones."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+class Engine:
+    """A loaded program.
+
+    Args:
+        model_file: ``.pdmodel``; not needed after loading.
+        params_file: ``.pdiparams``; not needed after loading.
+        threads: CPU threads; default all cores.
+        int8: Run what is quantized in the program with int8 kernels.
+        onednn: Use oneDNN; programs in Paddle-Lite's form run only without.
+
+    Attributes:
+        inputs: Names of the inputs.
+        outputs: Names of the outputs, in the order of the program.
+
+    Raises:
+        ExportError: The files cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model_file: str | Path,
+        params_file: str | Path,
+        threads: int | None = None,
+        int8: bool = False,
+        onednn: bool = True,
+    ) -> None:
+        config = engine_config(
+            model_file, params_file, threads or os.cpu_count() or 1, int8, onednn
+        )
+        try:
+            _require_program(Path(model_file))
+            with silent_streams():
+                self._predictor = inference.create_predictor(config)
+        except (RuntimeError, ValueError, LookupError, OSError) as error:
+            reason = " ".join(str(error).split())[-160:]
+            raise ExportError(f"'{model_file}' cannot be loaded: {reason}") from error
+        self.inputs: list[str] = list(self._predictor.get_input_names())
+        self.outputs: list[str] = list(self._predictor.get_output_names())
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            feeds: At least the inputs of the program, by name; taken as float32.
+
+        Returns:
+            Its outputs by name.
+        """
+        for name in self.inputs:
+            value = np.ascontiguousarray(np.asarray(feeds[name]), dtype=np.float32)
+            self._predictor.get_input_handle(name).copy_from_cpu(value)
+        try:
+            self._predictor.run()
+        except (RuntimeError, ValueError, LookupError, SystemError) as error:
+            reason = " ".join(str(error).split())[-160:]
+            raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
+        return {
+            name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self.outputs
+        }
+
+
+def engine_config(
+    model: str | Path,
+    params: str | Path,
+    threads: int,
+    int8: bool = False,
+    onednn: bool = True,
+) -> inference.Config:
+    """The settings of Paddle Inference that make a model fast on a CPU.
+
+    Args:
+        model: ``.pdmodel`` file.
+        params: ``.pdiparams`` file.
+        threads: CPU threads.
+        int8: Run what is quantized in the program with int8 kernels.
+        onednn: Use oneDNN.
+    """
+    config = inference.Config(str(model), str(params))
+    config.disable_gpu()
+    if onednn:
+        config.enable_mkldnn()
+    else:
+        config.disable_mkldnn()
+    if int8:
+        config.enable_mkldnn_int8()
+    config.set_cpu_math_library_num_threads(threads)
+    config.enable_memory_optim()
+    config.disable_glog_info()
+    return config
+
+
+def _require_program(path: Path) -> None:
+    """Read a program as Python does: the engine crashes the process on what is not one.
+
+    Raises:
+        ValueError: It is not a program.
+        OSError: It cannot be read.
+    """
+    if not core.ProgramDesc(path.read_bytes()).num_blocks():
+        raise ValueError("the file is empty")
+
+
+@functools.cache
+def cpu_has_int8() -> bool:
+    """Whether the CPU has instructions for int8 products; False where Linux cannot be asked."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return any(name in flags for name in INT8_INSTRUCTIONS)
+
+
+@contextlib.contextmanager
+def silent_streams() -> Iterator[None]:
+    """Drop what C++ prints to either standard stream; its int8 passes announce each step there."""
+    streams = (sys.stdout, sys.stderr)
+    _flush(streams)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    saved: dict[int, int] = {}
+    try:
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # closed: nothing to be kept clean
+                saved[number] = os.dup(number)
+                os.dup2(nowhere, number)
+        yield
+    finally:
+        _flush(streams)  # what C still holds would appear later
+        for number, original in saved.items():
+            os.dup2(original, number)
+            os.close(original)
+        os.close(nowhere)
+
+
+def _flush(streams: tuple[TextIO | None, ...]) -> None:
+    """Write out what Python and C hold back."""
+    for stream in streams:
+        if stream is not None and not stream.closed:
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)

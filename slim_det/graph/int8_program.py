@@ -1,0 +1,211 @@
+"""Writes integers into a float program, in the form that Paddle Inference's oneDNN passes read.
+
+The weight of a convolution is stored as int8 and followed by ``dequantize_linear``; its input goes
+through ``quantize_linear`` and ``dequantize_linear``. The engine replaces each such convolution by
+an int8 kernel and keeps tensors in int8 between them, through activations and concatenations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from slim_det.core.errors import ExportError
+from slim_det.graph.integers import LayerScales, levels, to_integers
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.tracing import deployment_program
+
+ENGINE_BITS = 8
+
+_ATTRIBUTES = {"bit_length": ENGINE_BITS, "round_type": 0, "only_observer": False}
+
+
+@deployment_program()
+def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
+    """Make convolutions of a float program int8, in place.
+
+    An input that several convolutions read is rounded once. Ranges become the engine's scales
+    unchanged: its integer q stands for q * scale / 127, so a weight of fewer bits, whose largest
+    integer is L, is given its range * 127 / L.
+
+    Args:
+        p: A program without batch norm behind these convolutions (`fold_batch_norm`).
+        scales: Name of a weight in the program -> scales.
+
+    Raises:
+        ExportError: See `check_scales`; the program is then unchanged.
+    """
+    check_scales(p, scales)
+    rounded: dict[tuple[str, float], str] = {}
+    for op in p.convolutions:
+        weight = op.input("Filter")[0]
+        if weight not in scales:
+            continue
+        found = scales[weight]
+        key = (op.input("Input")[0], found.input_range)
+        if key not in rounded:
+            rounded[key] = _round_input(p, p.block.ops.index(op), *key)
+        op._rename_input(key[0], rounded[key])
+        _store_weight(p, op, weight, found)
+    _round_concatenated(p, rounded)
+
+
+def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
+    """Make sure that every layer that is to be int8 can be.
+
+    Raises:
+        ExportError: There is no such convolution, it still has a batch norm behind it, the bits
+            are not those of an engine, or a range is missing, not finite or not positive.
+    """
+    known = {op.input("Filter")[0]: op for op in p.convolutions}
+    for name, found in scales.items():
+        if name not in known:
+            raise ExportError(
+                f"'{name}' is not a float convolution of the program; expected one of its "
+                f"{len(known)} convolutions"
+            )
+        if any(r.type == "batch_norm" for r in p.readers(known[name].output("Output")[0])):
+            raise ExportError(f"'{name}': its batch norm is not folded; integers are of the fold")
+        if found.activation_bits != ENGINE_BITS or found.weight_bits > ENGINE_BITS:
+            raise ExportError(
+                f"'{name}' has {found.weight_bits}-bit weights and {found.activation_bits}-bit "
+                f"inputs; int8 engines take weights of up to 8 bits and inputs of 8"
+            )
+        ranges = np.asarray(found.weight_ranges, np.float64)
+        channels = p.block.var(name).shape[0]
+        if ranges.shape not in ((1,), (channels,)):
+            raise ExportError(f"'{name}' has {ranges.size} weight ranges; expected 1 or {channels}")
+        values = np.append(ranges, found.input_range)
+        if not np.isfinite(values).all() or (values <= 0).any():
+            raise ExportError(
+                f"'{name}' has lost its scales (input range {found.input_range:g}); expected "
+                "positive numbers: quantize again"
+            )
+
+
+def int8_layers(p: DeployProgram) -> list[str]:
+    """Names of the weights of convolutions with int8 weights and rounded inputs, in order."""
+    return [p.stored_weight(op) for op in p.convolutions if _is_int8(p, op)]
+
+
+def float_layers(p: DeployProgram) -> list[str]:
+    """Names of the weights of the other convolutions, in order."""
+    return [p.stored_weight(op) for op in p.convolutions if not _is_int8(p, op)]
+
+
+@deployment_program()
+def remove_int8(p: DeployProgram) -> None:
+    """Make an int8 program a float one with the same rounded weights, in place.
+
+    Inputs are rounded no more. For CPUs whose int8 kernels are missing or slower than float.
+    """
+    for op in [op for op in p.block.ops if op.type == "dequantize_linear"]:
+        source, output = op.input("X")[0], op.output("Y")[0]
+        names = [source, op.input("Scale")[0], op.input("ZeroPoint")[0]]
+        if p.block.var(source).persistable:
+            scale = p.value(names[1]).astype(np.float64).reshape(-1, 1, 1, 1)
+            weight = p.value(source) * scale / levels(ENGINE_BITS)
+            p.set_value(source, weight.astype(np.float32))
+            names.remove(source)
+        else:
+            before = p.writer(source)
+            source = before.input("X")[0]
+            p.block._remove_op(p.block.ops.index(before))
+        for reader in p.readers(output):
+            reader._rename_input(output, source)
+        p.block._remove_op(p.block.ops.index(op))
+        for name in [*names, output]:
+            p.block._remove_var(name)
+
+
+def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
+    """The program for an engine: itself, or a float copy where int8 kernels are missing."""
+    if int8 or not int8_layers(p):
+        return p
+    p = p.copy()
+    remove_int8(p)
+    return p
+
+
+def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], str]) -> None:
+    """Round what is concatenated for an int8 convolution, to the range of the whole.
+
+    An input that no int8 convolution reads, because its other readers stay in float, has no scale
+    of its own, and the engine then concatenates integers of different kinds, or fails to.
+    """
+    known = {name for name, _ in rounded}
+    limits = dict(rounded.keys())
+    for op in [op for op in p.block.ops if op.type == "concat"]:
+        limit = limits.get(op.output("Out")[0])
+        if limit is None:
+            continue
+        for name in op.input("X"):
+            if name not in known:
+                op._rename_input(name, _round_input(p, p.block.ops.index(op), name, limit))
+
+
+def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:
+    """The integers of a weight and the engine's scale of every channel.
+
+    Args:
+        weight: float [Cout, ...], batch norm folded.
+        found: Its scales.
+        bits: At most so many bits an integer.
+
+    Returns:
+        Whole numbers, float64 of the shape of ``weight``, and scales float32 [Cout]: an integer
+        q stands for q * scale / 127.
+    """
+    bits = min(bits, found.weight_bits)
+    ranges = np.asarray(found.weight_ranges, np.float64)
+    scale = np.broadcast_to(ranges * levels(ENGINE_BITS) / levels(bits), weight.shape[:1])
+    return to_integers(weight, ranges, bits), scale.astype(np.float32)
+
+
+def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
+    """Round a tensor before the operator at ``place``; the name of the rounded one."""
+    stem = name if f"{name}.scale" not in p.block.vars else f"{name}.{limit:g}"
+    p.set_value(f"{stem}.scale", np.array([limit], np.float32))
+    p.set_value(f"{stem}.zero", np.zeros(1, np.int32))
+    integers = p.new_variable(f"{stem}.quantized", name)
+    values = p.new_variable(f"{stem}.dequantized", name)
+    parameters = {"Scale": [f"{stem}.scale"], "ZeroPoint": [f"{stem}.zero"]}
+    attributes = {**_ATTRIBUTES, "quant_axis": -1}
+    p.insert(
+        place,
+        "quantize_linear",
+        {"X": [name], **parameters},
+        {"Y": [integers]},
+        {**attributes, "is_test": True},
+    )
+    p.insert(
+        place + 1, "dequantize_linear", {"X": [integers], **parameters}, {"Y": [values]}, attributes
+    )
+    return values
+
+
+def _store_weight(p: DeployProgram, op: Any, name: str, found: LayerScales) -> None:
+    """Store a weight as int8, and dequantize it before its convolution."""
+    integers, scale = integer_weight(p.value(name), found, ENGINE_BITS)
+    values = p.new_variable(f"{name}.dequantized", name)
+    p.set_value(name, integers.astype(np.int8))
+    p.set_value(f"{name}.scale", scale)
+    p.set_value(f"{name}.zero", np.zeros(scale.shape, np.int32))
+    p.insert(
+        p.block.ops.index(op),
+        "dequantize_linear",
+        {"X": [name], "Scale": [f"{name}.scale"], "ZeroPoint": [f"{name}.zero"]},
+        {"Y": [values]},
+        {**_ATTRIBUTES, "quant_axis": 0},
+    )
+    op._rename_input(name, values)
+
+
+def _is_int8(p: DeployProgram, op: Any) -> bool:
+    """Whether the engine finds what makes a convolution int8."""
+    writers = [p.writer(op.input(slot)[0]) for slot in ("Filter", "Input")]
+    if any(writer is None or writer.type != "dequantize_linear" for writer in writers):
+        return False
+    return p.value(writers[0].input("X")[0]).dtype == np.int8

@@ -1,0 +1,149 @@
+"""Writes integers into a float program, in the form that Paddle-Lite's converter reads.
+
+Paddle-Lite knows an older form than Paddle Inference: the input is rounded by one operator, the
+weight holds whole numbers as float32, and an operator behind the convolution multiplies the scales
+of both. Its converter folds all of it into an int8 convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slim_det.graph.int8_program import ENGINE_BITS, check_scales, integer_weight
+from slim_det.graph.integers import LayerScales
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.tracing import deployment_program
+
+
+@deployment_program()
+def write_lite_int8(
+    p: DeployProgram, scales: Mapping[str, LayerScales], weight_bits: int = ENGINE_BITS
+) -> None:
+    """Make convolutions of a float program int8 for Paddle-Lite, in place.
+
+    Paddle Inference runs the same program only without oneDNN, whose fusion does not expect
+    an addition behind the scales.
+
+    Args:
+        p: A program without batch norm behind these convolutions (`fold_batch_norm`).
+        scales: Name of a weight in the program -> scales.
+        weight_bits: Integers of at most so many bits, declared as 8 bits with the scale that
+            makes up for it.
+
+    Raises:
+        ExportError: See `check_scales`; the program is then unchanged.
+    """
+    check_scales(p, scales)
+    rounded: dict[tuple[str, float], tuple[str, str]] = {}
+    for op in p.convolutions:
+        weight = op.input("Filter")[0]
+        if weight not in scales:
+            continue
+        found = scales[weight]
+        key = (op.input("Input")[0], found.input_range)
+        if key not in rounded:
+            rounded[key] = _round_input(p, p.block.ops.index(op), *key)
+        values, input_scale = rounded[key]
+        op._rename_input(key[0], values)
+        integers, scale = integer_weight(p.value(weight), found, weight_bits)
+        p.set_value(weight, integers.astype(np.float32))
+        p.set_value(f"{weight}.scale", scale)
+        _dequantize_output(p, op, [f"{weight}.scale", input_scale])
+
+
+@deployment_program()
+def write_out_leaky_relu(p: DeployProgram) -> None:
+    """Replace each leaky ReLU by (1 - a) * relu(x) + a * x, in place.
+
+    Paddle-Lite's x86 build has no correct int8 path through its own leaky ReLU.
+    """
+    for op in [op for op in p.block.ops if op.type == "leaky_relu"]:
+        source, output, slope = op.input("X")[0], op.output("Out")[0], op.attr("alpha")
+        relu, positive, negative = (
+            p.new_variable(f"{output}.{end}", source) for end in ("relu", "positive", "negative")
+        )
+        _replace(
+            p,
+            op,
+            [
+                ("relu", {"X": [source]}, relu, {}),
+                ("scale", {"X": [relu]}, positive, {"scale": 1.0 - slope, **_PLAIN_SCALE}),
+                ("scale", {"X": [source]}, negative, {"scale": slope, **_PLAIN_SCALE}),
+                ("elementwise_add", {"X": [positive], "Y": [negative]}, output, {"axis": -1}),
+            ],
+        )
+
+
+@deployment_program()
+def write_out_hard_swish(p: DeployProgram) -> None:
+    """Replace each hard swish by x * clip(x + 3, 0, 6) / 6, in place.
+
+    With the offset, threshold and divisor that the operator has (1905.02244, section 5.2 for the
+    usual ones). Paddle-Lite's x86 build fuses its own into int8 convolutions, and errs.
+    """
+    for op in [op for op in p.block.ops if op.type == "hard_swish"]:
+        source, output = op.input("X")[0], op.output("Out")[0]
+        offset, threshold, divisor = (op.attr(name) for name in ("offset", "threshold", "scale"))
+        moved, gate, product = (
+            p.new_variable(f"{output}.{end}", source) for end in ("moved", "gate", "product")
+        )
+        shift = {**_PLAIN_SCALE, "bias": offset}
+        _replace(
+            p,
+            op,
+            [
+                ("scale", {"X": [source]}, moved, {"scale": 1.0, **shift}),
+                ("clip", {"X": [moved]}, gate, {"min": 0.0, "max": threshold}),
+                ("elementwise_mul", {"X": [source], "Y": [gate]}, product, {"axis": -1}),
+                ("scale", {"X": [product]}, output, {"scale": 1.0 / divisor, **_PLAIN_SCALE}),
+            ],
+        )
+
+
+Steps = Sequence["tuple[str, dict[str, list[str]], str, dict[str, Any]]"]
+"""Operators as type, inputs, output and attributes."""
+
+_PLAIN_SCALE = {"bias": 0.0, "bias_after_scale": True}
+
+
+def _replace(p: DeployProgram, op: Any, steps: Steps) -> None:
+    """Put other operators in the place of one."""
+    place = p.block.ops.index(op)
+    p.block._remove_op(place)
+    for i, (kind, inputs, result, attributes) in enumerate(steps):
+        p.insert(place + i, kind, inputs, {"Out": [result]}, attributes)
+
+
+def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> tuple[str, str]:
+    """Round a tensor before the operator at ``place``; names of the rounded one and its scale."""
+    stem = name if f"{name}.scale" not in p.block.vars else f"{name}.{limit:g}"
+    scale = f"{stem}.scale"
+    p.set_value(scale, np.array([limit], np.float32))
+    values = p.new_variable(f"{stem}.quantized", name)
+    p.insert(
+        place,
+        "fake_quantize_moving_average_abs_max",
+        {"X": [name], "InScale": [scale]},
+        {"Out": [values], "OutScale": [scale]},
+        {"bit_length": ENGINE_BITS, "is_test": True, "moving_rate": 0.9, "round_type": 0},
+    )
+    return values, scale
+
+
+def _dequantize_output(p: DeployProgram, op: Any, scales: list[str]) -> None:
+    """Let a convolution of whole numbers be followed by their scales."""
+    op._set_attr("quantization_type", "qat_with_weight")
+    op._set_attr("bit_length", ENGINE_BITS)
+    output = op.output("Output")[0]
+    integers = p.new_variable(f"{output}.integers", output)
+    op._rename_output(output, integers)
+    p.insert(
+        p.block.ops.index(op) + 1,
+        "fake_channel_wise_dequantize_max_abs",
+        {"X": [integers], "Scales": scales},
+        {"Out": [output]},
+        {"quant_bits": [ENGINE_BITS, ENGINE_BITS], "quant_axis": 0, "x_num_col_dims": 1},
+    )

@@ -1,0 +1,144 @@
+"""Building a Paddle program of the format that deployment tools read (`.pdmodel`).
+
+ppdet's NMS can only be traced into this older format, and Paddle-Lite reads no other, but in
+Paddle 3.3 some functions (`paddle.multiply`, `F.sigmoid`, ...) can no longer be traced into it.
+While a program is built, those functions append their operator themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle.base.layer_helper import LayerHelper
+from paddle.jit.dy2static.program_translator import ProgramTranslator
+from paddle.pir_utils import OldIrGuard
+from paddle.static import InputSpec, Variable
+from paddle.utils import unique_name
+
+from slim_det.graph.concat_relu import move_relu_before_concat
+
+_UNARY = {
+    "abs": "abs",
+    "exp": "exp",
+    "floor": "floor",
+    "ceil": "ceil",
+    "round": "round",
+    "log": "log",
+    "rsqrt": "rsqrt",
+    "sigmoid": "sigmoid",
+    "sqrt": "sqrt",
+    "tanh": "tanh",
+    "softplus": "softplus",
+    "gelu": "gelu",
+    "sign": "sign",
+}
+_BINARY = {
+    "multiply": "elementwise_mul",
+    "maximum": "elementwise_max",
+    "minimum": "elementwise_min",
+    "matmul": "matmul_v2",
+    "greater_than": "greater_than",
+}
+
+
+@contextlib.contextmanager
+def deployment_program() -> Iterator[None]:
+    """While active, `paddle.jit` traces and saves the `.pdmodel` format."""
+    modules = (paddle, paddle.tensor, paddle.nn.functional)
+    saved = [
+        (module, name, getattr(module, name))
+        for module in modules
+        for name in (*_UNARY, *_BINARY)
+        if hasattr(module, name)
+    ]
+    # Leaving static mode begins a new numbering, in which a layer made later would be given a
+    # parameter name that is taken; the numbering of before is put back.
+    numbering = unique_name.switch()
+    recorded = _recorded_parameters()
+    before = set(recorded)
+    try:
+        for module, name, original in saved:
+            setattr(module, name, _traceable(name, original))
+        with OldIrGuard():
+            yield
+    finally:
+        for module, name, original in saved:
+            setattr(module, name, original)
+        unique_name.switch(*numbering)
+        for program in set(recorded) - before:
+            del recorded[program]
+
+
+def _recorded_parameters() -> dict[int, Any]:
+    """Where Paddle notes the parameters of the program that it is tracing, by the program's id.
+
+    A trace that fails leaves its note behind, and a later program may get the same id.
+    """
+    notes: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
+    return notes
+
+
+def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:
+    """What a ppdet architecture takes, for tracing.
+
+    Args:
+        image_size_hw: Height and width in pixels.
+        batch: Images a run; None for any number.
+    """
+    return {
+        "image": InputSpec([batch, 3, *image_size_hw], "float32", "image"),
+        "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
+        "scale_factor": InputSpec([batch, 2], "float32", "scale_factor"),
+    }
+
+
+def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: str | Path) -> None:
+    """Write a detector, from image to boxes, as `.pdmodel` and `.pdiparams`.
+
+    Args:
+        model: A ppdet architecture in evaluation mode.
+        image_size_hw: Height and width in pixels.
+        stem: The files without their suffix, in an existing folder.
+    """
+    spec = detector_spec(image_size_hw)
+    with deployment_program():
+        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
+        move_relu_before_concat(function.concrete_program.main_program.global_block())
+        paddle.jit.save(function, str(stem))
+
+
+def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A stand-in that appends the operator for a program variable, else calls the original."""
+    slots = ("X", "Y") if name in _BINARY else ("X",)
+    op_type = _BINARY.get(name) or _UNARY[name]
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        operands = list(args[: len(slots)])
+        operands += [kwargs[k] for k in ("x", "y")[len(operands) : len(slots)] if k in kwargs]
+        if not any(isinstance(operand, Variable) for operand in operands):
+            return original(*args, **kwargs)
+        settings = {k: v for k, v in kwargs.items() if k not in ("x", "y", "name")}
+        if len(args) > len(slots) or not settings.keys() <= _ATTRIBUTES.get(name, {}).keys():
+            raise TypeError(f"paddle.{name}: these arguments cannot be traced for deployment")
+        helper = LayerHelper(op_type)
+        out = helper.create_variable_for_type_inference(operands[0].dtype)
+        helper.append_op(
+            type=op_type,
+            inputs=dict(zip(slots, operands)),
+            outputs={"Out": out},
+            attrs={_ATTRIBUTES[name][key]: value for key, value in settings.items()},
+        )
+        return out
+
+    return function
+
+
+_ATTRIBUTES = {
+    "matmul": {"transpose_x": "trans_x", "transpose_y": "trans_y"},
+    "softplus": {"beta": "beta", "threshold": "threshold"},
+    "gelu": {"approximate": "approximate"},
+}

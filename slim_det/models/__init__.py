@@ -1,4 +1,0 @@
-"""Detectors and parts of detectors that ppdet lacks."""
-
-# First, because importing it registers the modules of this folder.
-import ppdet  # noqa: F401

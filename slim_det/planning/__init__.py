@@ -1,0 +1,1 @@
+"""What decides how much is cut where: sensitivities, latency tables, budgets."""

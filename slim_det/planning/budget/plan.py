@@ -1,0 +1,56 @@
+"""The ratios of a solution, and the proof that the pruner cuts with them what was solved for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.core.errors import PlanError
+from slim_det.planning.budget.costs import TracedModel
+from slim_det.planning.budget.options import ratio_for
+from slim_det.planning.budget.search import Solution
+
+
+def ratios_of(
+    traced: TracedModel,
+    solution: Solution,
+    losses: Mapping[str, Mapping[float, float]],
+    align: int = 1,
+) -> dict[str, float]:
+    """The ratio of each group that is cut, a measured one where it does the same.
+
+    Args:
+        traced: The whole model.
+        solution: What each group loses.
+        losses: Group name -> ratio -> loss, as measured.
+        align: Alignment of the pruner.
+    """
+    groups = traced.groups.groups
+    return {
+        name: ratio_for(len(groups[name].units), removed, align, sorted(losses[name]))
+        for name, removed in solution.removed.items()
+        if removed
+    }
+
+
+def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> None:
+    """Make sure that a pruner cuts the units and reaches the costs of a solution.
+
+    Args:
+        traced: The whole model; nothing of it is changed.
+        solution: What was solved for.
+        pruner: With the ratios of the solution.
+
+    Raises:
+        PlanError: It does not; the model would miss its budget.
+    """
+    plan = pruner.plan(traced.model, traced.trace, traced.groups)
+    for name, removed in solution.removed.items():
+        units = len(traced.groups.groups[name].units)
+        kept = len(plan.groups[name]["kept"]) if name in plan.groups else units
+        if units - kept != removed:
+            raise PlanError(f"'{name}': {units - kept} units are cut, {removed} were solved for")
+    for resource in ("macs", "params"):
+        reached, solved = plan.cost["after"][resource], solution.after[resource]
+        if reached != solved:
+            raise PlanError(f"the cut model has {reached:.0f} {resource}, solved: {solved:.0f}")

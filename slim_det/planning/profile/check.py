@@ -1,0 +1,84 @@
+"""How well the sum of convolutions predicts the latency of whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slim_det.deploy.latency import compare_latency
+from slim_det.planning.profile.shapes import ConvShape
+from slim_det.planning.profile.table import LatencyTable
+
+TARGET = 0.15
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """Prediction and measurement of one model.
+
+    Attributes:
+        name: What was cut.
+        convs_ms: Sum of its convolutions in the table.
+        predicted_ms: That sum and the table's ``other_ms``.
+        measured_ms: Median latency from image to boxes.
+        p10_ms: A tenth of the runs was faster.
+        p90_ms: A tenth of the runs was slower.
+        error: ``predicted_ms / measured_ms - 1``.
+    """
+
+    name: str
+    convs_ms: float
+    predicted_ms: float
+    measured_ms: float
+    p10_ms: float
+    p90_ms: float
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the prediction is within 15 %."""
+        return abs(self.error) <= TARGET
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures under their JSON keys."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def compare(
+    table: LatencyTable,
+    models: Mapping[str, tuple[Path, list[ConvShape]]],
+    runs: int = 50,
+) -> list[CheckRow]:
+    """Predict exported models and measure them in turns, in one process.
+
+    Args:
+        table: Of the model that was cut.
+        models: Name -> (exported folder, its convolutions as often as they are run).
+        runs: Counted rounds.
+
+    Returns:
+        One row a model, in order.
+
+    Raises:
+        LatencyError: A convolution is out of the table's reach.
+    """
+    convs = {name: sum(map(table.latency_ms, shapes)) for name, (_, shapes) in models.items()}
+    folders = [folder for folder, _ in models.values()]
+    measured = compare_latency(folders, runs, table.origin.threads)
+    rows = []
+    for name, latency in zip(models, measured):
+        predicted = convs[name] + (table.other_ms or 0.0)
+        rows.append(
+            CheckRow(
+                name,
+                convs[name],
+                predicted,
+                latency.latency_ms,
+                latency.p10_ms,
+                latency.p90_ms,
+                predicted / latency.latency_ms - 1,
+            )
+        )
+    return rows

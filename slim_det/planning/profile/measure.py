@@ -1,0 +1,137 @@
+"""Measures convolutions and a whole model in turns, so that a drift hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from slim_det.planning.profile.programs import (
+    Runner,
+    conv_runner,
+    copies,
+    empty_runner,
+    surroundings,
+)
+from slim_det.planning.profile.shapes import ConvShape
+from slim_det.planning.profile.table import Entry
+
+RUNS_A_VISIT = 2
+PROGRAMS_AT_ONCE = 120
+WEIGHTS_AT_ONCE = 60_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one session of measuring has found.
+
+    Attributes:
+        entries: One a shape, in the order they were asked for.
+        whole_ms: Median of the whole model, which was run in between; NaN without one.
+        seconds: That it took.
+    """
+
+    entries: tuple[Entry, ...]
+    whole_ms: float
+    seconds: float
+
+
+def measure(
+    shapes: Sequence[ConvShape], whole: Runner | None, threads: int = 1, repeats: int = 20
+) -> Measured:
+    """Measure convolutions on Paddle Inference, batch 1.
+
+    A program with several copies of a convolution is timed against the same program without
+    them; the difference, divided by the number of copies, is the latency of one. Programs are
+    visited in turns, in rounds; a visit is one run that is not counted and two that are. Between
+    bundles of programs the whole model is run by itself, as it will be when deployed.
+
+    Args:
+        shapes: Each once.
+        whole: Runs the whole model once; None for no model.
+        threads: CPU threads of the convolutions.
+        repeats: Counted runs of each program wanted; see `counted`.
+    """
+    start = time.perf_counter()
+    entries: dict[ConvShape, Entry] = {}
+    whole_ms: list[float] = []
+    rounds = counted(repeats) // RUNS_A_VISIT
+    visits = len(shapes) * (1 + rounds)
+    with tqdm(total=visits, desc="convolutions", unit="visit", disable=None) as bar:
+        for chunk in _chunks(shapes):
+            empties = {surroundings(s): empty_runner(s, threads) for s in chunk}
+            programs = {s: conv_runner(s, threads) for s in chunk}
+            runners: dict[Hashable, Runner] = dict([*empties.items(), *programs.items()])
+            times = in_turns(runners, rounds, partial(bar.update, len(chunk)))
+            entries.update({s: _entry(s, times[s], times[surroundings(s)]) for s in chunk})
+            if whole is not None:
+                whole_ms.extend(in_turns({"whole": whole}, rounds)["whole"])
+            del empties, programs, runners
+            gc.collect()
+    median = float(np.median(whole_ms)) if whole_ms else math.nan
+    return Measured(tuple(entries[s] for s in shapes), median, time.perf_counter() - start)
+
+
+def counted(repeats: int) -> int:
+    """How many runs are counted where ``repeats`` are wanted: the next multiple of a visit's."""
+    return math.ceil(repeats / RUNS_A_VISIT) * RUNS_A_VISIT
+
+
+def in_turns(
+    runners: Mapping[Hashable, Runner], rounds: int, tick: Callable[[], object] | None = None
+) -> dict[Hashable, np.ndarray]:
+    """Time several programs in rounds, after one round that is not counted.
+
+    Args:
+        runners: Name -> runs it once.
+        rounds: Visits of each; a visit is one run that is not counted and two that are.
+        tick: Called after each round.
+
+    Returns:
+        Name -> milliseconds, float64 [2 x rounds].
+    """
+    times: dict[Hashable, list[float]] = {name: [] for name in runners}
+    for number in range(1 + rounds):
+        for name, run in runners.items():
+            run()
+            for _ in range(RUNS_A_VISIT if number else 0):
+                start = time.perf_counter()
+                run()
+                times[name].append((time.perf_counter() - start) * 1e3)
+        if tick is not None:
+            tick()
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _entry(shape: ConvShape, full: np.ndarray, empty: np.ndarray) -> Entry:
+    """Median and spread of one convolution; what noise would make negative is 0."""
+    each = np.maximum(0.0, full - np.median(empty)) / copies(shape)
+    p10, median, p90 = (float(value) for value in np.percentile(each, [10, 50, 90]))
+    return Entry(shape, median, p10, p90)
+
+
+def _chunks(shapes: Sequence[ConvShape]) -> Iterator[list[ConvShape]]:
+    """Shapes whose programs fit in memory together; neighbours share an empty program.
+
+    The order is drawn (always the same way), so that a slow minute of the machine hits no kind
+    of layer more than another.
+    """
+    places = list(dict.fromkeys(map(surroundings, shapes)))
+    rank = dict(zip(places, np.random.default_rng(0).permutation(len(places)).tolist()))
+    chunk: list[ConvShape] = []
+    weights = 0
+    for shape in sorted(shapes, key=lambda s: rank[surroundings(s)]):
+        chunk.append(shape)
+        area = shape.in_channels // shape.groups * shape.kernel**2
+        weights += copies(shape) * shape.out_channels * area
+        if len(chunk) >= PROGRAMS_AT_ONCE or weights > WEIGHTS_AT_ONCE:
+            yield chunk
+            chunk, weights = [], 0
+    if chunk:
+        yield chunk

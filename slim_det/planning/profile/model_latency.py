@@ -1,0 +1,137 @@
+"""Whole models: exported for timing only, measured with their convolutions, cut for a check."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+import yaml
+
+from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.core.errors import LayerError
+from slim_det.deploy.latency import random_batch
+from slim_det.deploy.predictor import INFER_CFG, Predictor
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
+from slim_det.graph.trace import trace_detector
+from slim_det.graph.tracing import save_detector
+from slim_det.planning.profile.grid import shapes_to_measure
+from slim_det.planning.profile.measure import counted, measure
+from slim_det.planning.profile.programs import Runner
+from slim_det.planning.profile.shapes import ConvShape, conv_shapes
+from slim_det.planning.profile.table import LatencyTable, this_machine
+from slim_det.training import session
+from slim_det.training.config import SlimConfig
+
+UNCUT = "uncut"
+
+
+def profile_model(
+    model: paddle.nn.Layer, cfg: Any, shares: Sequence[float], threads: int, repeats: int
+) -> LatencyTable:
+    """Measure the convolutions of a detector at a grid of widths, and the detector itself.
+
+    Args:
+        model: With trained weights, or with random ones: only NMS depends on them.
+        cfg: ppdet's configuration, for the image size.
+        shares: Of each convolution's width, each above 0 and at most 1.
+        threads: CPU threads.
+        repeats: Counted runs of each program.
+    """
+    size_hw = image_size_hw(cfg)
+    trace = trace_detector(model, size_hw)
+    shapes = shapes_to_measure(model, trace, shares)
+    with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
+        whole = model_runner(export_for_timing(model, cfg, Path(folder) / "model"), threads)
+        measured = measure(shapes, whole, threads, repeats)
+    alone = LatencyTable(this_machine(threads), measured.entries)
+    convs_ms = alone.model_ms(shape for _, shape in conv_shapes(trace))
+    return LatencyTable(
+        alone.origin, alone.entries, counted(repeats), size_hw, measured.whole_ms - convs_ms
+    )
+
+
+def models_to_check(
+    cfg: Any, weights: str | None, slim: SlimConfig | None, folder: Path
+) -> dict[str, tuple[Path, list[ConvShape]]]:
+    """Export a detector uncut and cut.
+
+    Args:
+        cfg: ppdet's configuration.
+        weights: Trained weights; None for random ones.
+        slim: How to cut it; None for every preset, where it has the head of a YOLOv3 and its
+            weights have not been cut before.
+        folder: Gets one folder a model.
+
+    Returns:
+        Name of the cut -> (folder, convolutions in execution order).
+    """
+    model = model_to_profile(cfg, weights)
+    models = {UNCUT: model}
+    if slim is not None:
+        models[Path(slim.path).stem] = session.apply_strategies(
+            model_to_profile(cfg, weights), cfg, slim
+        )
+    elif plan_of(model) is None and _has_yolo_head(model):
+        for preset in PRESETS:
+            whole = model_to_profile(cfg, weights)
+            models[preset] = Pruner(pruned_ratios=preset)(whole, image_size_hw(cfg))
+    found = {}
+    for name, cut in models.items():
+        trace = trace_detector(cut, image_size_hw(cfg))
+        shapes = [shape for _, shape in conv_shapes(trace)]
+        found[name] = (export_for_timing(cut, cfg, folder / name), shapes)
+    return found
+
+
+def model_to_profile(cfg: Any, weights: str | None) -> paddle.nn.Layer:
+    """The detector with these weights, cut as their plan says; with random ones for None."""
+    return session.model_with_weights(cfg, weights) if weights else session.build_model(cfg)
+
+
+def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
+    """Export a detector with neither data nor comparison of boxes: only its latency is wanted.
+
+    Args:
+        model: With any weights.
+        cfg: ppdet's configuration.
+        folder: Created; gets what `slim_det.deploy.predictor.Predictor` reads.
+
+    Returns:
+        ``folder``.
+    """
+    folder.mkdir(parents=True)
+    size_hw = image_size_hw(cfg)
+    reader = cfg.get("TestReader", {})
+    model.eval()
+    if reader.get("fuse_normalize"):
+        model.load_meanstd(reader["sample_transforms"])
+        model.fuse_norm = True
+    save_detector(model, size_hw, folder / "model")
+    resize = {"type": "Resize", "target_size": list(size_hw)}
+    settings = {"Preprocess": [resize], "label_list": []}
+    (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
+
+
+def model_runner(folder: Path, threads: int) -> Runner:
+    """Runs an exported detector once, on a random image."""
+    predictor = Predictor(folder, threads)
+    batch = random_batch(predictor.image_size_hw)
+
+    def run() -> None:
+        predictor(batch)
+
+    return run
+
+
+def _has_yolo_head(model: paddle.nn.Layer) -> bool:
+    try:
+        return all(LayerFinder(model).find(name) for name in YOLO_HEAD_LAYERS)
+    except LayerError:
+        return False

@@ -1,0 +1,196 @@
+"""The text table of PaddleSlim's latency evaluator, one operator a line.
+
+Its header is `op_type<TAB>device<TAB>us`. The row of a convolution is
+`conv,flag_bias,flag_relu,n,c_in,h,w,c_out,groups,kernel,padding,stride,dilation`, a tab, and
+microseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from slim_det.core.errors import LatencyError, nearest
+from slim_det.core.files import write_text
+from slim_det.planning.profile.shapes import ConvShape
+from slim_det.planning.profile.table import Entry, LatencyTable, Origin
+
+logger = logging.getLogger("slim_det")
+
+CONV_FIELDS = 13
+OPERATORS = ("conv", "activation", "batch_norm", "eltwise", "pooling", "softmax")
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class OldRow:
+    """One row as it stands in the file.
+
+    Attributes:
+        key: What was measured, its fields separated by commas.
+        latency_us: Microseconds.
+    """
+
+    key: str
+    latency_us: float
+
+    @property
+    def operator(self) -> str:
+        """The first field: `conv` or another operator."""
+        return self.key.split(",", 1)[0]
+
+
+@dataclass(frozen=True)
+class OldTable:
+    """A text table; every row is kept, whatever its operator.
+
+    Attributes:
+        header: The first line without its end, e.g. ``op_type<TAB>855<TAB>us``.
+        rows: In the order of the file, no key twice.
+    """
+
+    header: str
+    rows: tuple[OldRow, ...]
+
+    @property
+    def device(self) -> str:
+        """The header's second field, e.g. ``855`` for a Snapdragon 855."""
+        parts = [part.strip() for part in re.split(r"[\t,]", self.header)]
+        return parts[1] if len(parts) > 1 and parts[1] else UNKNOWN
+
+
+def read_old_table(path: str | Path) -> OldTable:
+    """Read and check a text table.
+
+    Raises:
+        LatencyError: It cannot be read, a row is malformed, of an unknown operator, or there
+            twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise LatencyError(f"latency table '{path}' cannot be read: {error}") from error
+    if not lines or lines[0].split(",", 1)[0] in OPERATORS:
+        raise LatencyError(f"'{path}' line 1: expected a header like 'op_type<TAB>device<TAB>us'")
+    rows: dict[str, OldRow] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        try:
+            row = _row_from(line)
+            if row.key in rows:
+                raise ValueError(f"'{row.key}' is listed twice")
+        except ValueError as error:
+            raise LatencyError(f"'{path}' line {number}: {error}") from error
+        rows[row.key] = row
+    return OldTable(lines[0], tuple(rows.values()))
+
+
+def write_old_table(path: str | Path, table: OldTable) -> None:
+    """Write a text table atomically.
+
+    Raises:
+        ConfigError: The folder cannot be written to.
+    """
+    lines = [table.header, *(f"{row.key}\t{_plain(row.latency_us)}" for row in table.rows)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def to_latency_table(old: OldTable) -> LatencyTable:
+    """The convolutions of a text table; a line names what else it holds and is left behind.
+
+    Raises:
+        LatencyError: A convolution was measured with more than one image.
+    """
+    entries = []
+    for row in old.rows:
+        if row.operator == "conv":
+            latency_ms = row.latency_us / 1e3
+            entries.append(Entry(_shape_from(row.key), latency_ms, latency_ms, latency_ms))
+    left = len(old.rows) - len(entries)
+    if left:
+        kinds = dict.fromkeys(row.operator for row in old.rows if row.operator != "conv")
+        logger.warning("%d rows are no convolutions and are left out: %s", left, ", ".join(kinds))
+    shapes = {entry.shape for entry in entries}
+    if len(shapes) < len(entries):
+        raise LatencyError("a convolution is listed with bias and without; keep one of the rows")
+    return LatencyTable(Origin(UNKNOWN, "", old.device), tuple(entries))
+
+
+def from_latency_table(table: LatencyTable, device: str | None = None) -> OldTable:
+    """A text table of the convolutions of a latency table.
+
+    Args:
+        table: Any latency table with square images and no activation but ReLU.
+        device: For the header; by default the table's processor.
+
+    Raises:
+        LatencyError: The format has no word for an activation.
+    """
+    rows = []
+    for entry in table.entries:
+        shape = entry.shape
+        if shape.act not in ("", "relu"):
+            raise LatencyError(
+                f"the text table cannot hold {shape}: it knows no activation but relu; "
+                "keep the JSON table"
+            )
+        numbers = (
+            *(0, int(shape.act == "relu"), 1),
+            *(shape.in_channels, shape.height, shape.width, shape.out_channels, shape.groups),
+            *(shape.kernel, shape.padding, shape.stride, shape.dilation),
+        )
+        key = ",".join(["conv", *map(str, numbers)])
+        rows.append(OldRow(key, round(entry.latency_ms * 1e3, 3)))
+    name = " ".join((device or table.origin.cpu).split())
+    return OldTable(f"op_type\t{name}\tus", tuple(rows))
+
+
+def _row_from(line: str) -> OldRow:
+    key, tab, text = line.rstrip().partition("\t")
+    if not tab:
+        raise ValueError(f"'{line}' has no tab; expected 'operator,...<TAB>microseconds'")
+    try:
+        latency_us = float(text)
+    except ValueError:
+        latency_us = math.nan
+    if not 0 <= latency_us < math.inf:
+        raise ValueError(f"latency {text!r} is not a number of microseconds")
+    operator = key.split(",", 1)[0]
+    if operator not in OPERATORS:
+        raise ValueError(f"unknown operator '{operator}'{nearest(operator, OPERATORS)}")
+    if operator == "conv":
+        _check_conv(key)
+    return OldRow(key, latency_us)
+
+
+def _check_conv(key: str) -> None:
+    """Refuse a row whose fields are not those of a convolution."""
+    numbers = key.split(",")[1:]
+    if len(numbers) != CONV_FIELDS - 1 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"'{key}' is no convolution; expected 'conv' and 12 whole numbers")
+    bias, relu, *sizes = map(int, numbers)
+    _, c_in, _, _, c_out, groups, *_ = sizes
+    del sizes[7]  # padding may be 0
+    if max(bias, relu) > 1 or min(sizes) < 1:
+        raise ValueError(f"'{key}': flags are 0 or 1, sizes at least 1")
+    if c_in % groups or c_out % groups:
+        raise ValueError(f"'{key}': {groups} groups do not divide the channels")
+
+
+def _shape_from(key: str) -> ConvShape:
+    _, relu, images, c_in, height, width, c_out, groups, kernel, padding, stride, dilation = map(
+        int, key.split(",")[1:]
+    )
+    if images != 1:
+        raise LatencyError(f"'{key}' was measured with {images} images; expected 1")
+    place = (c_in, c_out, height, width, kernel, stride, padding, dilation, groups)
+    return ConvShape(*place, act="relu" if relu else "")
+
+
+def _plain(number: float) -> str:
+    """Without a fraction where there is none, as the original files are."""
+    return str(int(number)) if number == int(number) else repr(number)

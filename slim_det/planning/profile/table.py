@@ -1,0 +1,335 @@
+"""The latency table: measured convolutions as JSON, and what lies between them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from slim_det.core.errors import LatencyError
+from slim_det.core.files import read_json, write_text
+from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+
+logger = logging.getLogger("slim_det")
+
+SCHEMA = "slim_det.latency/1"
+ENGINE = "paddle_inference"
+AT_LEAST_ZERO = ("padding",)
+
+Family = tuple  # everything of a shape but its widths
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a table was measured with.
+
+    Attributes:
+        engine: ``paddle_inference`` where it was measured by slim_det.
+        paddle: Version of Paddle; '' where it is not known.
+        cpu: Name of the processor.
+        threads: CPU threads.
+        precision: Of weights and activations.
+    """
+
+    engine: str
+    paddle: str
+    cpu: str
+    threads: int = 1
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One measured convolution.
+
+    Attributes:
+        shape: Which one.
+        latency_ms: Median.
+        p10_ms: A tenth of the runs was faster.
+        p90_ms: A tenth of the runs was slower.
+    """
+
+    shape: ConvShape
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Shape and times under their JSON keys."""
+        times = {key: round(getattr(self, key), 6) for key in TIMES}
+        return {**self.shape.as_dict(), **times}
+
+
+TIMES = ("latency_ms", "p10_ms", "p90_ms")
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latencies of convolutions, batch 1.
+
+    Attributes:
+        origin: What they were measured with.
+        entries: The convolutions, none twice.
+        repeats: Counted runs of each; 0 where it is not known.
+        image_size_hw: Of the model whose convolutions they are; None where there is none.
+        other_ms: Everything of that model that is not a listed convolution: its latency from
+            image to boxes less the sum of its convolutions. It is negative where convolutions
+            are faster in the model than alone. None where there is no model.
+    """
+
+    origin: Origin
+    entries: tuple[Entry, ...]
+    repeats: int = 0
+    image_size_hw: tuple[int, int] | None = None
+    other_ms: float | None = None
+
+    def latency_ms(self, shape: ConvShape) -> float:
+        """Latency of one convolution.
+
+        A measured shape gives its median. Other widths are interpolated linearly over the
+        output channels, then over the input channels, between the nearest widths measured with
+        all other attributes equal (a depthwise convolution has one width). Below the smallest
+        width the latency is in proportion to the width, 0 at none. Where no shape with this
+        activation was measured, one with another activation stands in: it costs little.
+
+        Raises:
+            LatencyError: Nothing like it was measured, or only narrower ones.
+        """
+        found = self._exact.get(shape)
+        if found is not None:
+            return found
+        for family in self._families_like(shape):
+            value = _interpolated(self._rows[family], *_widths(shape))
+            if value is not None:
+                return value
+        raise LatencyError(
+            f"the latency table does not reach {shape}; the nearest of its {len(self.entries)} "
+            f"entries is {self._nearest(shape)}"
+        )
+
+    def model_ms(self, shapes: Iterable[ConvShape]) -> float:
+        """Latency of a whole model by the additive rule.
+
+        Args:
+            shapes: Its convolutions, each as often as it is run.
+
+        Returns:
+            The sum of their latencies and of ``other_ms`` (0 where the table has none).
+
+        Raises:
+            LatencyError: One of them is out of the table's reach.
+        """
+        return sum(map(self.latency_ms, shapes)) + (self.other_ms or 0.0)
+
+    def to_json(self) -> str:
+        """The table as JSON, one line a convolution."""
+        height_width = None if self.image_size_hw is None else list(self.image_size_hw)
+        head = {
+            "schema": SCHEMA,
+            **asdict(self.origin),
+            "repeats": self.repeats,
+            "image_size_hw": height_width,
+            "other_ms": None if self.other_ms is None else round(self.other_ms, 6),
+        }
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+        rows = ",\n".join(f"    {json.dumps(entry.as_dict())}" for entry in self.entries)
+        lines.append(f'  "convs": [\n{rows}\n  ]' if rows else '  "convs": []')
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write the JSON file atomically.
+
+        Raises:
+            ConfigError: The folder cannot be written to.
+        """
+        write_text(path, self.to_json())
+
+    @cached_property
+    def _exact(self) -> dict[ConvShape, float]:
+        return {entry.shape: entry.latency_ms for entry in self.entries}
+
+    @cached_property
+    def _rows(self) -> dict[Family, dict[int, dict[int, float]]]:
+        """Family -> input channels -> output channels -> ms."""
+        rows: dict[Family, dict[int, dict[int, float]]] = {}
+        for entry in self.entries:
+            inside, out = _widths(entry.shape)
+            family = rows.setdefault(_family(entry.shape), {})
+            family.setdefault(inside, {})[out] = entry.latency_ms
+        return rows
+
+    def _families_like(self, shape: ConvShape) -> list[Family]:
+        """The family of a shape, then those that differ in the activation alone."""
+        own = _family(shape)
+        others = [family for family in self._rows if family[:-1] == own[:-1] and family != own]
+        return [own, *others] if own in self._rows else others
+
+    def _nearest(self, shape: ConvShape) -> str:
+        def distance(entry: Entry) -> tuple[float, ...]:
+            other = entry.shape
+            same = [other.depthwise == shape.depthwise, other.kernel == shape.kernel]
+            same += [other.stride == shape.stride, other.groups == shape.groups]
+            pairs = [(getattr(other, name), getattr(shape, name)) for name in _SIZES]
+            return (-float(sum(same)), sum(abs(math.log(a / b)) for a, b in pairs))
+
+        return str(min(self.entries, key=distance).shape) if self.entries else "not there"
+
+
+_SIZES = ("height", "width", "in_channels", "out_channels")
+
+
+def read_table(path: str | Path) -> LatencyTable:
+    """Read and check a latency table; a table of another machine or engine is named in a line.
+
+    Raises:
+        LatencyError: The file cannot be read or is not a latency table.
+    """
+    data = read_json(path, "latency table", SCHEMA, LatencyError)
+    try:
+        table = _table_from(data)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise LatencyError(f"latency table '{path}': {reason}") from error
+    warn_if_foreign(table.origin, path)
+    return table
+
+
+def this_machine(threads: int) -> Origin:
+    """What a table that is measured here and now is measured with."""
+    return Origin(ENGINE, str(paddle.__version__), _cpu_name(), threads)
+
+
+def warn_if_foreign(origin: Origin, path: str | Path) -> None:
+    """Log one line where a table was measured on another processor or with another engine."""
+    here = this_machine(origin.threads)
+    differences = [
+        f"{name} {getattr(origin, name) or 'unknown'!s} (here {getattr(here, name)})"
+        for name in ("engine", "paddle", "cpu", "precision")
+        if getattr(origin, name) != getattr(here, name)
+    ]
+    if differences:
+        logger.warning("latency table '%s' was measured with %s", path, ", ".join(differences))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _table_from(data: Mapping[str, Any]) -> LatencyTable:
+    if not isinstance(data["convs"], list):
+        raise TypeError("convs is not a list")
+    entries = [_entry_from(row, f"convs[{i}]") for i, row in enumerate(data["convs"])]
+    seen: set[ConvShape] = set()
+    for entry in entries:
+        if entry.shape in seen:
+            raise ValueError(f"{entry.shape} is listed twice")
+        seen.add(entry.shape)
+    origin = Origin(
+        engine=_text(data["engine"], "engine"),
+        paddle=_text(data["paddle"], "paddle"),
+        cpu=_text(data["cpu"], "cpu"),
+        threads=_whole(data["threads"], "threads"),
+        precision=_text(data["precision"], "precision"),
+    )
+    size = data["image_size_hw"]
+    if size is not None:
+        if not isinstance(size, list) or len(size) != 2:
+            raise ValueError(f"image_size_hw is {size!r}; expected [height, width] or null")
+        size = (_whole(size[0], "image_size_hw"), _whole(size[1], "image_size_hw"))
+    other = data["other_ms"]
+    return LatencyTable(
+        origin=origin,
+        entries=tuple(entries),
+        repeats=_whole(data["repeats"], "repeats", least=0),
+        image_size_hw=size,
+        other_ms=None if other is None else _number(other, "other_ms"),
+    )
+
+
+def _entry_from(row: Any, where: str) -> Entry:
+    if not isinstance(row, dict):
+        raise TypeError(f"{where} is {row!r}; expected a mapping")
+    names = [field.name for field in fields(ConvShape)]
+    missing = [name for name in (*names, *TIMES) if name not in row]
+    if missing:
+        raise ValueError(f"{where} has no {missing[0]}")
+    sizes = {
+        name: _whole(row[name], f"{where}.{name}", least=0 if name in AT_LEAST_ZERO else 1)
+        for name in names
+        if name != "act"
+    }
+    if row["act"] and row["act"] not in ACTIVATIONS:
+        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(ACTIVATIONS)}")
+    shape = ConvShape(**sizes, act=row["act"])
+    if shape.in_channels % shape.groups or shape.out_channels % shape.groups:
+        raise ValueError(f"{where}: {shape.groups} groups do not divide the channels")
+    median, p10, p90 = (_number(row[key], f"{where}.{key}") for key in TIMES)
+    if not 0 <= p10 <= median <= p90:
+        raise ValueError(f"{where}: expected 0 <= p10_ms <= latency_ms <= p90_ms")
+    return Entry(shape, median, p10, p90)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; expected a text")
+    return value
+
+
+def _whole(value: Any, name: str, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; expected a number")
+    return float(value)
+
+
+def _family(shape: ConvShape) -> Family:
+    """Everything of a shape but its widths, the activation last."""
+    place = (shape.height, shape.width, shape.kernel, shape.stride, shape.padding, shape.dilation)
+    multiplier = shape.out_channels // shape.in_channels if shape.depthwise else 0
+    return (*place, 0 if shape.depthwise else shape.groups, multiplier, shape.act)
+
+
+def _widths(shape: ConvShape) -> tuple[int, int]:
+    """The widths that are interpolated over; a depthwise convolution has one, the second."""
+    return (1 if shape.depthwise else shape.in_channels), shape.out_channels
+
+
+def _interpolated(rows: dict[int, dict[int, float]], inside: int, out: int) -> float | None:
+    """Latency between measured widths; None above them.
+
+    A table need not be a full grid: of the input widths only those count that were measured
+    with outputs at least this wide.
+    """
+    column = {width: _between(row, out) for width, row in rows.items() if out <= max(row)}
+    return _between(column, inside) if column and inside <= max(column) else None
+
+
+def _between(points: Mapping[int, float], width: int) -> float:
+    """Linear between the points, and between the narrowest and 0 ms at width 0."""
+    known = sorted(points)
+    place = bisect_left(known, width)
+    upper = known[place]
+    if upper == width:
+        return points[upper]
+    lower = known[place - 1] if place else 0
+    low = points[lower] if place else 0.0
+    return low + (points[upper] - low) * (width - lower) / (upper - lower)

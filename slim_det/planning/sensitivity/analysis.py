@@ -1,0 +1,314 @@
+"""The sensitivity analysis: from a trained model to the loss of AP for every cut."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.core.errors import SensitivityError, SlimDetError
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.images import eval_at
+from slim_det.graph.trace import trace_detector
+from slim_det.planning.sensitivity.bootstrap import bootstrap_losses, relative_loss
+from slim_det.planning.sensitivity.candidates import Target, choose_groups, keep_cuts, make_targets
+from slim_det.planning.sensitivity.grid import split
+from slim_det.planning.sensitivity.identity import identify
+from slim_det.planning.sensitivity.journal import Journal
+from slim_det.planning.sensitivity.measure import (
+    BASELINE,
+    Finished,
+    Images,
+    Job,
+    measure_baseline,
+    measure_cuts,
+    unfinished,
+    unit_keys,
+    unpack_matches,
+)
+from slim_det.planning.sensitivity.partial_inference import (
+    DetectorProgram,
+    save_program,
+    threads_each,
+)
+from slim_det.planning.sensitivity.result import (
+    Bands,
+    Conditions,
+    Request,
+    SensitivityResult,
+    Sources,
+)
+from slim_det.planning.sensitivity.workers import Workers
+
+logger = logging.getLogger("slim_det")
+
+LEAST_BASELINE = 1e-3
+"""Below this a relative loss means nothing."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and how.
+
+    Attributes:
+        ratios: Shares of channels to remove, ascending.
+        params: Layers in any spelling; None for the 18 of a YOLOv3 head, or every group.
+        criterion: Which channels are removed.
+        num_images: Images to evaluate on, from the first; None for all.
+        workers: Processes.
+        shard: Which part of how many, from 0; None for everything.
+        cache_mb: Bound of what each process keeps between runs of the detector, in MB (10^6
+            bytes).
+        bootstrap: Times that images are drawn for bands; 0 for none.
+    """
+
+    ratios: tuple[float, ...]
+    params: tuple[str, ...] | None = None
+    criterion: str = "l1_norm"
+    num_images: int | None = None
+    workers: int = 1
+    shard: tuple[int, int] | None = None
+    cache_mb: int = 1000
+    bootstrap: int = 0
+
+
+def analyse(
+    cfg: Any, model: paddle.nn.Layer, settings: Settings, output: str | Path
+) -> SensitivityResult:
+    """Measure the loss of AP of every group at every ratio, each cut alone, no fine-tuning.
+
+    loss = (baseline - pruned) / baseline, with channels chosen on the trained weights by the
+    transform that the pruner would apply.
+
+    Args:
+        cfg: ppdet's configuration.
+        model: The model with trained weights.
+        settings: What to measure.
+        output: The result's file; the journal of finished points is kept beside it.
+
+    Raises:
+        SensitivityError: The baseline is about 0, or the journal belongs to another run.
+        LayerError: A layer is unknown or cannot be cut.
+    """
+    start = time.monotonic()
+    with _started(settings.workers) as workers:
+        pruner = Pruner(settings.criterion, pruned_ratios=0.5)
+        trace = trace_detector(model, image_size_hw(cfg))
+        groups = find_groups(model, trace)
+        names = choose_groups(model, groups, settings.params)
+        targets = make_targets(model, trace, groups, names, settings.ratios, pruner)
+        with eval_at(cfg, image_size_hw(cfg)):
+            images = Images(cfg, settings.num_images)
+        if not images.num_images:
+            raise SensitivityError("EvalDataset has no images; there is nothing to measure on")
+        header = identify(cfg, model, images, pruner)
+        is_new = not journal_path(output).exists()
+        with Journal(journal_path(output), header) as journal, _program_folder(output) as folder:
+            with _without_trace_of_errors(journal, is_new):
+                save_program(model, image_size_hw(cfg), folder)
+                program = DetectorProgram(folder, threads_each(1))
+                images.chunk_images = _chunk_images(cfg, program, targets, images, settings)
+                job = _job(targets, settings, images, journal)
+                left = unfinished(job)
+                prepared = measure_baseline(images, program, left, journal.append)
+                table = _Table(images, journal)
+                table.require_baseline()
+            with _reported(job, journal) as finished:
+                if left.targets:
+                    measure_cuts(images, program, left, finished, prepared, workers)
+            result = _result(header, image_size_hw(cfg), targets, job.targets, settings, table)
+    return replace(result, seconds=time.monotonic() - start)
+
+
+def _started(count: int) -> contextlib.AbstractContextManager[Workers | None]:
+    """Processes, started before they are needed; one alone is this one."""
+    return Workers(count, threads_each(count)) if count > 1 else contextlib.nullcontext()
+
+
+def _job(targets: list[Target], settings: Settings, images: Images, journal: Journal) -> Job:
+    return Job(
+        targets=tuple(_shard_of(targets, settings.shard)),
+        num_images=images.num_images,
+        chunk_images=images.chunk_images,
+        recorded=frozenset(journal.entries),
+    )
+
+
+def journal_path(output: str | Path) -> Path:
+    """Where the finished points of a result are recorded."""
+    return Path(output).with_suffix(".journal.jsonl")
+
+
+@contextlib.contextmanager
+def _without_trace_of_errors(journal: Journal, is_new: bool) -> Iterator[None]:
+    """Remove the journal that this run began if an error comes before the first cut."""
+    try:
+        yield
+    except SlimDetError:
+        if is_new:
+            journal.path.unlink(missing_ok=True)
+        raise
+
+
+class _Table:
+    """The AP of everything that is recorded."""
+
+    def __init__(self, images: Images, journal: Journal) -> None:
+        self._images, self._journal = images, journal
+        self._baseline_matches = self.matches(BASELINE)
+        self.baseline = images.scorer.ap(self._baseline_matches)
+        self._drawn: dict[bytes, float] = {}
+
+    def require_baseline(self) -> None:
+        """Refuse a model that finds nothing."""
+        if self.baseline < LEAST_BASELINE:
+            raise SensitivityError(
+                f"the baseline {self._images.scorer.name} is {self.baseline:.4f} on "
+                f"{self._images.num_images} images; expected at least {LEAST_BASELINE}: train "
+                "the model first, or check that weights, classes and data belong together"
+            )
+
+    def matches(self, name: str) -> list[ImageMatches]:
+        """Of every image, in order."""
+        keys = unit_keys(name, self._images.num_images, self._images.chunk_images)
+        try:
+            return [m for key in keys for m in unpack_matches(self._journal.entries[key])]
+        except (KeyError, ValueError) as error:
+            raise SensitivityError(
+                f"journal '{self._journal.path}': '{name}' is damaged ({error}); delete the file "
+                "to measure anew"
+            ) from error
+
+    def ap(self, name: str) -> float:
+        """The AP of one cut."""
+        return self._images.scorer.ap(self.matches(name))
+
+    def bands(self, name: str, samples: int, seed: int = 0) -> tuple[float, float]:
+        """5th and 95th percentile of the loss of one cut."""
+        matches = self.matches(name)
+        band = bootstrap_losses(
+            lambda drawn: self._drawn_ap(matches, drawn),
+            self._drawn_baseline,
+            self._images.num_images,
+            samples,
+            seed,
+        )
+        return band.low, band.high
+
+    def _drawn_baseline(self, drawn: np.ndarray) -> float:
+        """The same drawings come for every cut."""
+        key = drawn.tobytes()
+        if key not in self._drawn:
+            self._drawn[key] = self._drawn_ap(self._baseline_matches, drawn)
+        return self._drawn[key]
+
+    def _drawn_ap(self, matches: list[ImageMatches], drawn: np.ndarray) -> float:
+        return self._images.scorer.ap([matches[i] for i in drawn], drawn.tolist())
+
+
+@contextlib.contextmanager
+def _program_folder(output: str | Path) -> Iterator[Path]:
+    """A folder beside the result; what a killed run left there is removed."""
+    folder = Path(output).with_suffix(".program")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _chunk_images(
+    cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, settings: Settings
+) -> int:
+    """Images whose frontiers fit into the bound, as whole batches of the reader."""
+    each = program.bytes_an_image({*program.frontier(targets), "image"})
+    batch = int(cfg["EvalReader"]["batch_size"])
+    fitting = batch * max(1, int(settings.cache_mb * 1e6 / each / batch))
+    return min(fitting, images.num_images)
+
+
+def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Target]:
+    """The targets of one part of the work; the parts cost about the same."""
+    if shard is None:
+        return targets
+    index, count = shard
+    cuts = [(target, cut) for target in targets for cut in target.cuts]
+    chosen = {cuts[i][1].name for i in split([float(t.macs) for t, _ in cuts], count)[index]}
+    return list(keep_cuts(targets, lambda cut: cut.name in chosen))
+
+
+@contextlib.contextmanager
+def _reported(job: Job, journal: Journal) -> Iterator[Finished]:
+    """Records each finished unit and shows how far the measuring is."""
+    keys = [
+        key
+        for target in job.targets
+        for cut in target.cuts
+        for key in unit_keys(cut.name, job.num_images, job.chunk_images)
+    ]
+    known = len(job.recorded.intersection(keys))
+    if known:
+        logger.info("%d of %d points are on record", known, len(keys))
+    with tqdm(total=len(keys), initial=known, unit="point", disable=None) as bar:
+
+        def finished(key: str, value: dict[str, Any]) -> None:
+            journal.append(key, value)
+            bar.update()
+
+        yield finished
+
+
+def _result(
+    header: dict[str, Any],
+    size_hw: tuple[int, int],
+    targets: list[Target],
+    measured: tuple[Target, ...],
+    settings: Settings,
+    table: _Table,
+) -> SensitivityResult:
+    ap = {t.name: {c.ratio: table.ap(c.name) for c in t.cuts} for t in measured}
+    losses = {
+        name: {ratio: relative_loss(table.baseline, value) for ratio, value in row.items()}
+        for name, row in ap.items()
+    }
+    shard = settings.shard
+    return SensitivityResult(
+        Conditions(
+            header["metric"], table.baseline, header["num_images"], header["criterion"], size_hw
+        ),
+        Sources(**{key: header[key] for key in Sources.__dataclass_fields__}),
+        Request(
+            group_order=tuple(target.name for target in targets),
+            ratios=settings.ratios,
+            channels={target.name: target.channels for target in targets},
+            shard=f"{shard[0] + 1}/{shard[1]}" if shard else None,
+        ),
+        losses,
+        ap,
+        bands=_bands(measured, settings.bootstrap, table) if settings.bootstrap else None,
+    )
+
+
+def _bands(measured: tuple[Target, ...], samples: int, table: _Table) -> Bands:
+    bands = {
+        target.name: {cut.ratio: table.bands(cut.name, samples) for cut in target.cuts}
+        for target in tqdm(measured, desc="bootstrap", unit="group", disable=None)
+    }
+    low, high = (
+        {name: {ratio: ends[i] for ratio, ends in row.items()} for name, row in bands.items()}
+        for i in (0, 1)
+    )
+    return Bands(samples, 0, low, high)

@@ -1,0 +1,104 @@
+"""How sure a loss is: a paired bootstrap over the images of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from slim_det.core.errors import ConfigError, DataError, SensitivityError
+
+PERCENTILES = (5.0, 95.0)
+
+
+class LossBand(NamedTuple):
+    """Where the loss lies when the images are drawn anew.
+
+    Attributes:
+        low: 5th percentile of the loss.
+        high: 95th percentile of the loss.
+        left_out: Samples that have no loss, because their baseline is 0.
+    """
+
+    low: float
+    high: float
+    left_out: int
+
+
+def relative_loss(baseline: float, ap: float) -> float:
+    """The share of the baseline's AP that is lost; negative where the AP has risen.
+
+    ``(baseline - ap) / baseline``, the sensitivity of Li et al. 2017, "Pruning filters for
+    efficient ConvNets", as PaddleSlim 1.x normalizes it.
+
+    Args:
+        baseline: AP of the whole model, above 0 and up to 1.
+        ap: AP of the cut model, 0 to 1.
+    """
+    return (baseline - ap) / baseline
+
+
+def resamples(num_images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw the images of each sample, with replacement; a seed always gives the same ones.
+
+    Args:
+        num_images: Images of the evaluation.
+        samples: How many samples.
+        seed: 0 or more.
+
+    Yields:
+        int64 [num_images], indices of images.
+
+    Raises:
+        ConfigError: There is no sample.
+        DataError: There is no image.
+    """
+    if samples < 1:
+        raise ConfigError(f"bootstrap: {samples} samples; expected 1 or more")
+    if num_images < 1:
+        raise DataError("bootstrap: there are no images to draw from")
+    generator = np.random.default_rng(seed)
+    for _ in range(samples):
+        yield generator.integers(num_images, size=num_images)
+
+
+def bootstrap_losses(
+    ap_of: Callable[[np.ndarray], float],
+    baseline_of: Callable[[np.ndarray], float],
+    num_images: int,
+    samples: int,
+    seed: int,
+) -> LossBand:
+    """The 5th and 95th percentile of a loss over resampled images.
+
+    Whole and cut model are scored on the same drawn images, so what is hard about a draw
+    cancels out of the loss (Efron and Tibshirani 1993, "An introduction to the bootstrap").
+    Every call with one seed draws the same images: losses of several cuts compare as well.
+
+    Args:
+        ap_of: AP of the cut model, 0 to 1, on images given by index, int64 [num_images]; an
+            index that comes twice is two images.
+        baseline_of: The same of the whole model. Called first in each sample; worth caching,
+            by position, when several cuts are scored.
+        num_images: Images of the evaluation.
+        samples: How many samples.
+        seed: 0 or more.
+
+    Raises:
+        ConfigError: There is no sample.
+        DataError: There is no image.
+        SensitivityError: The baseline is 0 in every sample.
+    """
+    losses = []
+    for images in resamples(num_images, samples, seed):
+        baseline = baseline_of(images)
+        if baseline > 0:
+            losses.append(relative_loss(baseline, ap_of(images)))
+    if not losses:
+        raise SensitivityError(
+            f"bootstrap: the baseline is 0 in all {samples} samples, so there is no loss; "
+            "expected a trained model and images with objects"
+        )
+    low, high = np.percentile(losses, PERCENTILES)
+    return LossBand(float(low), float(high), samples - len(losses))

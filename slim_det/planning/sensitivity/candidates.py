@@ -1,0 +1,165 @@
+"""Candidates: which groups are cut by how much, and the masks that stand for each cut."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import paddle
+
+from slim_det.compress.prune.groups import Group, ModelGroups
+from slim_det.compress.prune.pruner import Pruner, least_important
+from slim_det.compress.prune.requests import select_groups
+from slim_det.core.errors import LayerError
+from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
+from slim_det.graph.cost import macs_by_parameter
+from slim_det.graph.trace import Op, Trace
+from slim_det.planning.sensitivity.grid import key_of
+from slim_det.planning.sensitivity.partial_inference import mask_name, mask_value
+
+logger = logging.getLogger("slim_det")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One group cut by one ratio.
+
+    Attributes:
+        group: Name of the group.
+        ratio: Share of its channels that is removed.
+        masks: Name of a program input -> its value; empty where the ratio removes no channel,
+            so that the model stays as it is.
+    """
+
+    group: str
+    ratio: float
+    masks: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        return f"{self.group}@{key_of(self.ratio)}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A group with everything that is needed to measure its cuts.
+
+    Attributes:
+        name: Of the group.
+        channels: Output channels of its widest member.
+        readers: Weights (names in the program) that read its channels.
+        macs: Multiply-accumulates of what one cut changes, for one image.
+        cuts: One a ratio, in the order of the grid.
+    """
+
+    name: str
+    channels: int
+    readers: tuple[str, ...]
+    macs: int
+    cuts: tuple[Cut, ...]
+
+
+def keep_cuts(targets: Iterable[Target], is_kept: Callable[[Cut], bool]) -> tuple[Target, ...]:
+    """The same groups with some of their cuts; groups without any are left out."""
+    kept = (replace(t, cuts=tuple(filter(is_kept, t.cuts))) for t in targets)
+    return tuple(target for target in kept if target.cuts)
+
+
+def choose_groups(
+    model: paddle.nn.Layer, groups: ModelGroups, params: Sequence[str] | None
+) -> list[str]:
+    """Names of the groups to analyse, in execution order.
+
+    Args:
+        model: The model whose layers are named.
+        groups: Its channel groups.
+        params: Layer names in any spelling, globs, `yolo_head` or `all`; by default the 18
+            layers of a YOLOv3 head, or every group that can be cut where there is none.
+
+    Raises:
+        LayerError: A name is unknown, or its layer cannot be cut.
+    """
+    if params is None:
+        is_yolo = all(name in groups.groups for name in YOLO_HEAD_LAYERS)
+        params = list(YOLO_HEAD_LAYERS) if is_yolo else ["all"]
+    spellings = [n for p in params for n in (YOLO_HEAD_LAYERS if p == "yolo_head" else (p,))]
+    return list(select_groups([(s, 0.5) for s in spellings], LayerFinder(model), groups))
+
+
+def make_targets(
+    model: paddle.nn.Layer,
+    trace: Trace,
+    groups: ModelGroups,
+    names: Sequence[str],
+    ratios: Sequence[float],
+    pruner: Pruner,
+) -> list[Target]:
+    """Work out every cut exactly as the pruner would make it, each group alone.
+
+    Args:
+        model: The model with trained weights.
+        trace: Its operators.
+        groups: Its channel groups.
+        names: Groups to cut.
+        ratios: Shares to remove.
+        pruner: Says by which criterion, seed and alignment; its own layers do not matter.
+    """
+    return [_target(model, trace, groups, groups.groups[n], ratios, pruner) for n in names]
+
+
+def _target(
+    model: paddle.nn.Layer,
+    trace: Trace,
+    groups: ModelGroups,
+    group: Group,
+    ratios: Sequence[float],
+    pruner: Pruner,
+) -> Target:
+    parameters = dict(model.named_parameters())
+    variables = {name: variable for variable, name in trace.parameters.items()}
+    reading = [a for a in groups.axes if not a.makes and np.isin(a.ids, group.units).any()]
+    if not reading:
+        raise LayerError(f"'{group.name}': nothing reads its channels, so a cut changes nothing")
+    repeats = _convolution_groups(trace)
+    scores = pruner.unit_scores(group, parameters, np.random.default_rng(pruner.seed))
+    cuts = []
+    for ratio in ratios:
+        removed = group.units[least_important(group, scores, ratio, pruner.align)]
+        masks = {}
+        for axis in reading if len(removed) else ():
+            variable, keep = variables[axis.parameter], ~np.isin(axis.ids, removed)
+            ndim = parameters[axis.parameter].ndim
+            masks[mask_name(variable)] = mask_value(keep, ndim, repeats.get(variable, 1))
+        if not masks:
+            logger.warning("%s: ratio %g removes no channel: its loss is 0", group.name, ratio)
+        cuts.append(Cut(group.name, ratio, masks))
+    readers = tuple(dict.fromkeys(variables[axis.parameter] for axis in reading))
+    macs = _macs_downstream(trace, readers)
+    return Target(group.name, group.channels, readers, macs, tuple(cuts))
+
+
+def _convolution_groups(trace: Trace) -> dict[str, int]:
+    """Weight variable -> groups of its convolution."""
+    return {op.input("Filter"): int(op.attrs.get("groups") or 1) for op in _convolutions(trace)}
+
+
+def _convolutions(trace: Trace) -> list[Op]:
+    return [op for op in trace.ops if op.input("Filter")]
+
+
+def _macs_downstream(trace: Trace, readers: tuple[str, ...]) -> int:
+    """MACs of the readers and of all that follows them."""
+    macs, changed, total = macs_by_parameter(trace), set(readers), 0
+    counted: set[str] = set()
+    for op in trace.ops:
+        names = {name for slot in op.inputs.values() for name in slot}
+        if names & changed:
+            changed |= {name for slot in op.outputs.values() for name in slot}
+            weights = {trace.parameters.get(name, "") for name in names} - counted
+            total += sum(macs.get(weight, 0) for weight in weights)
+            counted |= weights
+    return total

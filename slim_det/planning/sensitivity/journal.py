@@ -1,0 +1,247 @@
+"""The journal: every finished point of a long measurement on one line, safe against crashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import weakref
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slim_det.core.errors import SensitivityError
+
+logger = logging.getLogger("slim_det")
+
+SCHEMA = "slim_det.sensitivity_journal/1"
+_ADVICE = "choose another output, or delete the file to measure anew"
+_CHECKSUM = re.compile(rb',"crc":[0-9]+\}')
+
+
+class Journal:
+    """Finished units of work, appended one line at a time and read again after a crash.
+
+    Each line is compact JSON that ends with the CRC-32 of the rest. The first is the header.
+    A last line that a crash cut short is dropped, with a warning; any other damage is an error
+    that leaves the file as it is.
+
+    Args:
+        path: The file; created, with its folder, where there is none.
+        header: What was measured on what, as JSON values: a file is only continued by the
+            run that would write the same header. The schema is added.
+
+    Attributes:
+        entries: Key -> value of every finished unit, in the order of the file.
+
+    Raises:
+        SensitivityError: The file cannot be opened, is damaged, is being written by another
+            run, or its header differs.
+    """
+
+    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.entries: dict[str, dict[str, Any]] = {}
+        header_line = _line({"schema": SCHEMA, **header})
+        self._file = self._open()
+        _close_in_children(self._file)
+        try:
+            self._lock()
+            self._read(header_line)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, key: str, value: dict[str, Any]) -> None:
+        """Record one finished unit: one write, on the disk when this returns.
+
+        Args:
+            key: Names the unit.
+            value: JSON values; numbers must be finite.
+
+        Raises:
+            SensitivityError: The key is recorded with another value, or the disk is full.
+            ValueError: The value is not JSON.
+        """
+        line = _line({"key": key, "value": value})
+        stored = json.loads(line)["value"]
+        if key in self.entries:
+            if self.entries[key] != stored:
+                raise SensitivityError(
+                    f"journal '{self.path}': '{key}' is recorded already, with another value"
+                )
+            return
+        self._write(line)
+        self.entries[key] = stored
+
+    def close(self) -> None:
+        """Let another run write; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return open(self.path, "a+b", buffering=0)
+        except OSError as error:
+            raise SensitivityError(
+                f"journal '{self.path}' cannot be opened: {error.strerror}; "
+                "expected a file in a writable folder"
+            ) from error
+
+    def _lock(self) -> None:
+        """Keep other runs out; the system lets go when this process ends, however it ends."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SensitivityError(
+                f"journal '{self.path}': another run is writing it; wait for its end, or choose "
+                "another output"
+            ) from None
+        except OSError as error:
+            raise SensitivityError(
+                f"journal '{self.path}' cannot be locked: {error.strerror}; choose an output on "
+                "a local disk"
+            ) from error
+
+    def _read(self, header_line: bytes) -> None:
+        """Take over what the file holds; it is changed only once all of it has been judged."""
+        self._file.seek(0)
+        *lines, rest = self._file.readall().split(b"\n")
+        if not lines and header_line.startswith(rest):
+            self._mend(0, header_line)  # new, or cut short before its first line had ended
+            self._sync_folder()
+            return
+        self._check_header(_parse(lines[0] if lines else rest), _parse(header_line[:-1]))
+        body = lines[1:] + ([rest] if rest else [])
+        numbers: dict[str, int] = {}
+        for number, line in enumerate(body, 2):
+            record = _parse(line)
+            if record is not None:
+                self._take(record, number, numbers)
+            elif line is not body[-1] or _CHECKSUM.search(line):
+                raise SensitivityError(
+                    f"journal '{self.path}': line {number} is damaged; {_ADVICE}"
+                )
+            else:
+                logger.warning(
+                    "journal '%s': its last line was cut short; it is dropped and measured again",
+                    self.path,
+                )
+                self._mend(sum(len(whole) + 1 for whole in [lines[0], *body[:-1]]))
+                return
+        if rest:
+            self._write(b"\n")
+
+    def _check_header(self, found: dict[str, Any] | None, expected: Any) -> None:
+        """Refuse the file of another run.
+
+        Raises:
+            SensitivityError: Names the entries that differ.
+        """
+        if found is None or found.get("schema") != SCHEMA:
+            raise SensitivityError(
+                f"'{self.path}' is not a journal, or its line 1 is damaged: expected a header "
+                f"with schema '{SCHEMA}'; {_ADVICE}"
+            )
+        differences = [
+            f"{name} changed (found {_short(found.get(name))}, expected "
+            f"{_short(expected.get(name))})"
+            for name in dict.fromkeys([*expected, *found])
+            if found.get(name) != expected.get(name)
+        ]
+        if differences:
+            raise SensitivityError(
+                f"journal '{self.path}' belongs to another run: {'; '.join(differences)}; {_ADVICE}"
+            )
+
+    def _take(self, record: dict[str, Any], number: int, numbers: dict[str, int]) -> None:
+        key, value = record.get("key"), record.get("value")
+        if not isinstance(key, str) or not isinstance(value, dict):
+            raise SensitivityError(
+                f"journal '{self.path}': line {number} holds no key and value; {_ADVICE}"
+            )
+        if self.entries.setdefault(key, value) != value:
+            raise SensitivityError(
+                f"journal '{self.path}': lines {numbers[key]} and {number} give '{key}' two "
+                f"values; {_ADVICE}"
+            )
+        numbers.setdefault(key, number)
+
+    def _mend(self, size: int, line: bytes = b"") -> None:
+        """Keep the first ``size`` bytes and write ``line`` behind them."""
+        self._file.truncate(size)
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        """Write one line whole, or leave the file as it was."""
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise SensitivityError(
+                f"journal '{self.path}' cannot be written: {error.strerror}; what it holds is kept"
+            ) from error
+
+    def _sync_folder(self) -> None:
+        """Put the name of a new file on the disk too."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _close_in_children(file: Any) -> None:
+    """Readers of images are forked, and would keep the lock for as long as they live."""
+    reference = weakref.ref(file)
+
+    def close() -> None:
+        inherited = reference()
+        if inherited is not None:
+            inherited.close()
+
+    os.register_at_fork(after_in_child=close)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    """A record as its only spelling, checksum last."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f'{text[:-1]},"crc":{zlib.crc32(text.encode())}}}\n'.encode()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, without its end and checksum; None unless every byte is right."""
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            return None
+        record.pop("crc", None)
+        return record if _line(record) == line + b"\n" else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _short(value: Any) -> str:
+    """A value as one error line can hold it: digests by their first digits."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:13]}...{text[-1]}"

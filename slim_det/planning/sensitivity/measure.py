@@ -1,0 +1,243 @@
+"""Measures candidates: one run of the whole detector, then only the tails of the cuts.
+
+Images are taken in chunks, so that the memory for frontiers stays under a bound that does not
+grow with the data set. A *unit* of work is one cut on one chunk; each is reported as soon as it
+is done, with the matches of every image, from which AP is computed later.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from slim_det.evaluate.evaluation import eval_reader
+from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.matching import ApScorer, make_scorer
+from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
+from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
+from slim_det.planning.sensitivity.workers import Workers
+
+BASELINE = "baseline"
+
+Finished = Callable[[str, "dict[str, Any]"], None]
+"""Takes the key of a unit and its value as JSON holds it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be measured.
+
+    Attributes:
+        targets: Groups with their cuts.
+        num_images: Images to use, from the first.
+        chunk_images: Images whose frontiers are held at a time.
+        recorded: Keys of units that need not be measured again.
+    """
+
+    targets: tuple[Target, ...]
+    num_images: int
+    chunk_images: int
+    recorded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images in a row.
+
+    Attributes:
+        start: Place of the first image in the data set.
+        batches: As the reader gave them, reduced to what the detector takes.
+    """
+
+    start: int
+    batches: list[dict[str, np.ndarray]]
+
+    @property
+    def num_images(self) -> int:
+        """How many images it holds."""
+        return sum(len(batch["image"]) for batch in self.batches)
+
+
+def unit_key(name: str, start: int, images: int) -> str:
+    """Key of the unit that measures ``name`` on so many images from ``start``."""
+    return f"{name} {start}:{start + images}"
+
+
+def unit_keys(name: str, num_images: int, chunk_images: int) -> list[str]:
+    """Keys of all units of one candidate, in the order of their images."""
+    starts = range(0, num_images, chunk_images)
+    return [unit_key(name, start, min(chunk_images, num_images - start)) for start in starts]
+
+
+def pack_matches(matches: Sequence[ImageMatches]) -> dict[str, Any]:
+    """The value of a unit."""
+    return {"images": [base64.b64encode(match.to_bytes()).decode("ascii") for match in matches]}
+
+
+def unpack_matches(value: dict[str, Any]) -> list[ImageMatches]:
+    """Read what `pack_matches` wrote.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    return [ImageMatches.from_bytes(base64.b64decode(text)) for text in value["images"]]
+
+
+def unfinished(job: Job) -> Job:
+    """The job without the cuts that are recorded on every image."""
+
+    def is_left(cut: Cut) -> bool:
+        return not job.recorded.issuperset(unit_keys(cut.name, job.num_images, job.chunk_images))
+
+    return replace(job, targets=keep_cuts(job.targets, is_left))
+
+
+class Images:
+    """The evaluation images in chunks, and the scorer that learns their objects on the way.
+
+    Args:
+        cfg: ppdet's configuration.
+        num_images: How many to use, from the first; None for all.
+        chunk_images: Images a chunk; a multiple of the reader's batch, or all of them.
+    """
+
+    def __init__(self, cfg: Any, num_images: int | None = None, chunk_images: int = 0) -> None:
+        self.dataset, self._loader = eval_reader(cfg)
+        known = len(self.dataset)
+        self.num_images = min(num_images or known, known)
+        self.chunk_images = chunk_images or self.num_images
+        self.scorer: ApScorer = make_scorer(cfg, self.dataset, num_images)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        start, batches = 0, []
+        for batch in self._batches():
+            batches.append(batch)
+            chunk = Chunk(start, batches)
+            if chunk.num_images >= self.chunk_images:
+                yield chunk
+                start, batches = start + chunk.num_images, []
+        if batches:
+            yield Chunk(start, batches)
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        left, is_first = self.num_images, self.scorer.num_images == 0
+        for batch in self._loader.dataloader:
+            if is_first:
+                self.scorer.add_batch(batch)
+            arrays = {name: np.asarray(batch[name])[:left] for name in IMAGE_INPUTS}
+            yield arrays
+            left -= len(arrays["image"])
+            if left == 0:
+                return
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A chunk after one run of the whole detector.
+
+    Attributes:
+        chunk: The images.
+        frontiers: For every batch, what may enter a tail.
+        boxes: What the whole detector finds in each image.
+    """
+
+    chunk: Chunk
+    frontiers: list[dict[str, np.ndarray]]
+    boxes: list[np.ndarray]
+
+
+def measure_baseline(
+    images: Images, program: DetectorProgram, job: Job, finished: Finished
+) -> Prepared | None:
+    """Run the whole detector on every image; the scorer has seen all objects after it.
+
+    Args:
+        images: The evaluation images.
+        program: The detector.
+        job: What will be measured afterwards.
+        finished: Called with each unit.
+
+    Returns:
+        The images as `measure_cuts` needs them, if there is something left to measure and they
+        fit into one chunk.
+    """
+    keep = bool(job.targets) and job.chunk_images >= images.num_images
+    whole = program.whole(program.frontier(job.targets) if keep else ())
+    prepared = None
+    for chunk in images:
+        key = unit_key(BASELINE, chunk.start, chunk.num_images)
+        if keep or key not in job.recorded:
+            prepared = _prepare(program, whole, chunk)
+        if prepared and key not in job.recorded:
+            finished(key, pack_matches(_match(images.scorer, chunk, prepared.boxes)))
+    return prepared if keep else None
+
+
+def measure_cuts(
+    images: Images,
+    program: DetectorProgram,
+    job: Job,
+    finished: Finished,
+    prepared: Prepared | None = None,
+    workers: Workers | None = None,
+) -> None:
+    """Measure every cut of a job that is not recorded, chunk by chunk.
+
+    Args:
+        images: The evaluation images.
+        program: The detector.
+        job: What to measure.
+        finished: Called with each unit, at once.
+        prepared: All images, where `measure_baseline` gave them.
+        workers: Processes that run the tails; None to run them here.
+    """
+    for part in [prepared] if prepared else _prepared_chunks(images, program, job):
+        chunk = part.chunk
+        for name, boxes in _boxes_of_cuts(program, part, _left(job, chunk), workers):
+            matches = _match(images.scorer, chunk, boxes)
+            finished(unit_key(name, chunk.start, chunk.num_images), pack_matches(matches))
+
+
+def _boxes_of_cuts(
+    program: DetectorProgram, part: Prepared, targets: tuple[Target, ...], workers: Workers | None
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
+    for target in targets:
+        yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
+    masked = keep_cuts(targets, lambda cut: bool(cut.masks))
+    if workers and masked:
+        yield from workers.run(program, part.frontiers, masked)
+        return
+    for target in masked:
+        yield from ((cut.name, boxes) for cut, boxes in program.run_cuts(target, part.frontiers))
+
+
+def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iterator[Prepared]:
+    whole = program.whole(program.frontier(job.targets))
+    for chunk in images:
+        if _left(job, chunk):
+            yield _prepare(program, whole, chunk)
+
+
+def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
+    frontiers, boxes = [], []
+    for batch in chunk.batches:
+        outputs = whole(batch)
+        boxes += program.boxes(outputs)
+        frontiers.append({**batch, **outputs})
+    return Prepared(chunk, frontiers, boxes)
+
+
+def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:
+    """The groups with the cuts that are not recorded on a chunk."""
+    key = functools.partial(unit_key, start=chunk.start, images=chunk.num_images)
+    return keep_cuts(job.targets, lambda cut: key(cut.name) not in job.recorded)
+
+
+def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:
+    return [scorer.match(chunk.start + i, box) for i, box in enumerate(boxes)]

@@ -1,0 +1,364 @@
+"""What a sensitivity analysis found, and its file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slim_det.core.errors import SensitivityError, SlimDetError
+from slim_det.core.files import read_json, write_json
+from slim_det.planning.sensitivity.fields import (
+    Points,
+    read_count,
+    read_list,
+    read_mapping,
+    read_number,
+    read_points,
+    read_ratio,
+    read_text,
+)
+from slim_det.planning.sensitivity.grid import key_of, read_shard
+from slim_det.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = "slim_det.sensitivity/1"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How it was measured.
+
+    Attributes:
+        metric: As in `slim_det.evaluate.evaluation.EvalResult`; ``unknown`` for imported files.
+        baseline: Its value for the whole model, 0 to 1; None for imported files.
+        num_images: Images evaluated for each point; None for imported files.
+        criterion: Which channels were cut: a name of `slim_det.compress.prune.importance.CRITERIA`.
+        image_size_hw: Height and width in pixels that the images were scaled to.
+    """
+
+    metric: str
+    baseline: float | None
+    num_images: int | None
+    criterion: str
+    image_size_hw: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """SHA-256, in hexadecimal digits, of what was measured; None where it is not known.
+
+    Attributes:
+        fingerprint: Of the model, as `slim_det.compress.prune.plan.fingerprint` gives it.
+        weights_sha256: Of the weights.
+        data_sha256: Of the annotations and images.
+        config_sha256: Of the settings that the result depends on.
+    """
+
+    fingerprint: str | None = None
+    weights_sha256: str | None = None
+    data_sha256: str | None = None
+    config_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was to be measured, in this run and in its other shards.
+
+    Attributes:
+        group_order: Names of all groups, in the order of execution.
+        ratios: The grid, shares of channels removed, ascending.
+        channels: Group name -> channels before the cut; groups may be missing.
+        shard: ``2/4`` where this is the second of four parts, ``1/4+2/4`` where parts were
+            merged and others are missing; None for the whole.
+    """
+
+    group_order: tuple[str, ...]
+    ratios: tuple[float, ...]
+    channels: dict[str, int] = field(default_factory=dict)
+    shard: str | None = None
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The 5th and 95th percentile of every loss over resampled images.
+
+    Attributes:
+        samples: Times that the images were drawn.
+        seed: Of the drawing.
+        low: 5th percentile of the loss.
+        high: 95th percentile of the loss.
+    """
+
+    samples: int
+    seed: int
+    low: Points
+    high: Points
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """The loss of AP for each group and each share of its channels.
+
+    Groups are kept in the order of execution and ratios ascending, however they were given.
+
+    Attributes:
+        conditions: How it was measured.
+        sources: What was measured.
+        request: What was to be measured.
+        groups: ``(baseline - ap) / baseline`` of each point; negative where cutting helped.
+        ap: The metric of the cut model, 0 to 1; empty where only losses are known.
+        seconds: Wall-clock time of measuring, summed over merged runs; 0 for imported files.
+        bands: The bootstrap; None if there was none.
+
+    Raises:
+        SensitivityError: The tables do not hold the same points, or points not requested.
+    """
+
+    conditions: Conditions
+    sources: Sources
+    request: Request
+    groups: Points
+    ap: Points
+    seconds: float = 0.0
+    bands: Bands | None = None
+
+    def __post_init__(self) -> None:
+        order = self.request.group_order
+        for key, names in (("groups", self.groups), ("channels", self.request.channels)):
+            for name in names:
+                if name not in order:
+                    raise SensitivityError(f"{key}: '{name}' is not in group_order")
+        for name, losses in self.groups.items():
+            for ratio in losses:
+                if ratio not in self.request.ratios:
+                    raise SensitivityError(f"groups.{name}: {key_of(ratio)} is not in ratios")
+        tables = {"ap": self.ap} if self.ap else {}
+        if self.bands:
+            tables.update({"bootstrap.low": self.bands.low, "bootstrap.high": self.bands.high})
+        for key, table in tables.items():
+            for name in dict.fromkeys([*self.groups, *table]):
+                odd = sorted(set(self.groups.get(name, ())) ^ set(table.get(name, ())))
+                if odd:
+                    raise SensitivityError(
+                        f"{key}.{name}: ratio {key_of(odd[0])} is only in one of {key} and groups"
+                    )
+        object.__setattr__(self, "groups", _in_order(self.groups, order))
+        object.__setattr__(self, "ap", _in_order(self.ap, order))
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self.conditions.metric
+
+    @property
+    def baseline(self) -> float | None:
+        """The metric of the whole model, 0 to 1; None for imported files."""
+        return self.conditions.baseline
+
+    @property
+    def num_images(self) -> int | None:
+        """Images evaluated for each point; None for imported files."""
+        return self.conditions.num_images
+
+    @property
+    def criterion(self) -> str:
+        """Which channels were cut."""
+        return self.conditions.criterion
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the model; None for imported files."""
+        return self.sources.fingerprint
+
+    @property
+    def missing(self) -> list[tuple[str, float]]:
+        """Group and ratio of every point that was requested and is not there."""
+        return [
+            (name, ratio)
+            for name in self.request.group_order
+            for ratio in self.request.ratios
+            if ratio not in self.groups.get(name, {})
+        ]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every group has every ratio of the grid."""
+        return not self.missing
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result under its JSON keys."""
+        request, bands = self.request, self.bands
+        bootstrap = bands and {
+            "samples": bands.samples,
+            "seed": bands.seed,
+            "low": _with_keys(_in_order(bands.low, request.group_order)),
+            "high": _with_keys(_in_order(bands.high, request.group_order)),
+        }
+        size = self.conditions.image_size_hw
+        return {
+            "schema": SCHEMA,
+            "slim_det": __version__,
+            **asdict(self.conditions),
+            "image_size_hw": size and list(size),
+            **asdict(self.sources),
+            "seconds": self.seconds,
+            "shard": request.shard,
+            "ratios": list(request.ratios),
+            "group_order": list(request.group_order),
+            "channels": request.channels,
+            "groups": _with_keys(self.groups),
+            "ap": _with_keys(self.ap),
+            "bootstrap": bootstrap,
+        }
+
+    def __str__(self) -> str:
+        """One line for people."""
+        asked = len(self.request.group_order) * len(self.request.ratios)
+        found = asked - len(self.missing)
+        points = (
+            f"all {asked} points" if self.complete else f"incomplete, {found} of {asked} points"
+        )
+        baseline = "unknown" if self.baseline is None else f"{self.baseline:.4f}"
+        images = "an unknown number of" if self.num_images is None else self.num_images
+        shard = f", shard {self.request.shard}" if self.request.shard else ""
+        return (
+            f"{self.metric}, baseline {baseline} on {images} images: {points} of "
+            f"{len(self.request.group_order)} groups by {self.criterion}{shard}; "
+            f"{self.seconds:.0f} s"
+        )
+
+
+def write_result(path: str | Path, result: SensitivityResult) -> None:
+    """Write a result atomically.
+
+    Raises:
+        SensitivityError: It holds what `read_result` would refuse; nothing is written.
+        ConfigError: The folder cannot be written to.
+    """
+    data = result.as_dict()
+    _from_dict(data)
+    write_json(path, data)
+
+
+def read_result(path: str | Path) -> SensitivityResult:
+    """Read the file of a sensitivity analysis.
+
+    Required are ``schema``, ``metric``, ``criterion`` and ``groups``. The rest is unknown
+    where it is missing; the request is then the groups in their order, and their ratios.
+
+    Raises:
+        SensitivityError: The file is missing, damaged, or of another schema.
+    """
+    data = read_json(path, "sensitivity file", SCHEMA, SensitivityError, _without_repeats)
+    try:
+        return _from_dict(data)
+    except SlimDetError as error:
+        raise SensitivityError(f"sensitivity file '{path}' is damaged: {error}") from None
+
+
+def loss_table(result: SensitivityResult) -> Table:
+    """The losses in percent of the baseline, a row a group and a column a ratio.
+
+    The worst loss of each column is marked with a star; a point that is missing is a dash.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None)
+    table.add_column("loss in %, cut by", no_wrap=True)
+    rows = {name: [escape(name)] for name in result.request.group_order}
+    for ratio in result.request.ratios:
+        table.add_column(key_of(ratio), justify="right", no_wrap=True)
+        losses = {n: row[ratio] for n, row in result.groups.items() if ratio in row}
+        worst = max(losses.values(), default=0.0)
+        for name, cells in rows.items():
+            loss = losses.get(name)
+            marked = loss == worst and worst > 0
+            text = "-" if loss is None else f"{100 * loss:.1f}"
+            cells.append(f"[bold red]{text}*[/]" if marked else f"{text} ")
+    for cells in rows.values():
+        table.add_row(*cells)
+    return table
+
+
+def _from_dict(data: dict[str, Any]) -> SensitivityResult:
+    """A result from its JSON keys; every error names the key."""
+    groups = read_points(data, "groups", -math.inf, 1.0)
+    baseline = read_number(data, "baseline", 0.0, 1.0, None)
+    if baseline == 0:
+        raise SensitivityError("baseline: 0 leaves nothing to lose; expected above 0 and up to 1")
+    return SensitivityResult(
+        conditions=Conditions(
+            metric=read_text(data, "metric"),
+            baseline=baseline,
+            num_images=read_count(data, "num_images", 1, None),
+            criterion=read_text(data, "criterion"),
+            image_size_hw=_read_size(data),
+        ),
+        sources=Sources(**{f.name: read_text(data, f.name, None) for f in fields(Sources)}),
+        request=_read_request(data, groups),
+        groups=groups,
+        ap=read_points(data, "ap", 0.0, 1.0, {}),
+        seconds=read_number(data, "seconds", 0.0, math.inf, 0.0),
+        bands=_read_bands(read_mapping(data, "bootstrap", None)),
+    )
+
+
+def _read_size(data: dict[str, Any]) -> tuple[int, int] | None:
+    size = data.get("image_size_hw")
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or any(type(s) is not int for s in size):
+        raise SensitivityError(f"image_size_hw: {size!r} does not fit; expected [height, width]")
+    return size[0], size[1]
+
+
+def _read_request(data: dict[str, Any], groups: Points) -> Request:
+    order = read_list(data, "group_order", tuple(groups))
+    if not all(isinstance(name, str) for name in order):
+        raise SensitivityError("group_order: expected names")
+    ratios = read_list(data, "ratios", {ratio for row in groups.values() for ratio in row})
+    channels = read_mapping(data, "channels", {})
+    shard = read_text(data, "shard", None)
+    for part in shard.split("+") if shard else ():
+        read_shard(part)
+    return Request(
+        group_order=order,
+        ratios=tuple(sorted(read_ratio(ratio, "ratios") for ratio in ratios)),
+        channels={name: read_count(channels, name, 1) for name in channels},
+        shard=shard,
+    )
+
+
+def _read_bands(data: dict[str, Any] | None) -> Bands | None:
+    if data is None:
+        return None
+    return Bands(
+        samples=read_count(data, "samples", 1),
+        seed=read_count(data, "seed", 0),
+        low=read_points(data, "low", -math.inf, 1.0),
+        high=read_points(data, "high", -math.inf, 1.0),
+    )
+
+
+def _in_order(points: Points, order: tuple[str, ...]) -> Points:
+    """The same points, groups in order and ratios ascending, groups without any left out."""
+    return {name: dict(sorted(points[name].items())) for name in order if points.get(name)}
+
+
+def _with_keys(points: Points) -> dict[str, dict[str, float]]:
+    return {name: {key_of(r): value for r, value in row.items()} for name, row in points.items()}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which the standard reader would keep the last of equal keys."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in table if keys.count(key) > 1)
+        raise ValueError(f"key '{repeated}' comes twice")
+    return table

@@ -1,0 +1,106 @@
+"""What a quantization did to each layer, as a table and as JSON rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import paddle
+
+from slim_det.compress.quantize.model import quantized_layers
+from slim_det.compress.quantize.quantization_error import Deviation
+from slim_det.compress.quantize.record import record_of
+from slim_det.core.errors import QuantError
+from slim_det.graph.integers import levels
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One convolution.
+
+    Attributes:
+        name: Module path.
+        reason: Why it is in float; '' where it is quantized, and the rest is None otherwise.
+        input_range: Largest absolute value of its input that is not clipped.
+        input_scale: What one integer of the input stands for.
+        weight_range: Smallest and largest range of its output channels, batch norm folded.
+        sqnr_db: Signal to quantization noise of its output, the layer by itself, in decibels.
+    """
+
+    name: str
+    reason: str = ""
+    input_range: float | None = None
+    input_scale: float | None = None
+    weight_range: tuple[float, float] | None = None
+    sqnr_db: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row under its JSON keys; a ratio without noise is null."""
+        finite = self.sqnr_db is not None and math.isfinite(self.sqnr_db)
+        return {
+            "name": self.name,
+            "precision": "float32" if self.reason else "int8",
+            "reason": self.reason,
+            "input_range": self.input_range,
+            "input_scale": self.input_scale,
+            "weight_range": list(self.weight_range) if self.weight_range else None,
+            "sqnr_db": self.sqnr_db if finite else None,
+        }
+
+
+def layer_rows(model: paddle.nn.Layer, deviations: Mapping[str, Deviation]) -> list[LayerRow]:
+    """A row for every convolution: quantized ones as they run, then those in float.
+
+    Args:
+        model: A quantized model.
+        deviations: Module path -> deviation; a layer without one has no ratio.
+
+    Raises:
+        QuantError: The model is not quantized.
+    """
+    record = record_of(model)
+    if record is None:
+        raise QuantError("the model is not quantized")
+    bits = {layer.name: record.settings.input_bits(layer.unsigned) for layer in record.layers}
+    rows = []
+    for name, layer in quantized_layers(model).items():
+        limit, weights = float(layer.activation.range()), layer.weight_ranges()
+        rows.append(
+            LayerRow(
+                name,
+                input_range=limit,
+                input_scale=limit / levels(bits[name]),
+                weight_range=(float(weights.min()), float(weights.max())),
+                sqnr_db=deviations[name].sqnr_db if name in deviations else None,
+            )
+        )
+    return rows + [LayerRow(name, reason) for name, reason in record.kept_float.items()]
+
+
+def report_table(rows: list[LayerRow]) -> Table:
+    """The rows as a table for the terminal."""
+    from rich.table import Table
+
+    table = Table(
+        "layer", "input range", "input scale", "weight ranges", "SQNR dB", "in float", box=None
+    )
+    for row in rows:
+        low, high = row.weight_range or (0.0, 0.0)
+        table.add_row(
+            row.name,
+            _number(row.input_range),
+            _number(row.input_scale),
+            f"{low:.4g} .. {high:.4g}" if row.weight_range else "",
+            "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+            row.reason,
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,126 @@
+"""The picture of a sensitivity analysis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slim_det.core.errors import SensitivityError
+from slim_det.core.files import write_atomically
+from slim_det.planning.sensitivity.result import SensitivityResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#8c510a")
+"""Okabe and Ito 2008, "Color universal design": told apart by the colour-blind; two darker ones."""
+
+_LINES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_ROWS = 36
+"""Entries in a column of the legend."""
+
+
+def plot_losses(result: SensitivityResult, path: str | Path) -> None:
+    """Draw loss against share of channels removed, a line a group, as a PNG file.
+
+    Layers of one block (all of ``neck.yolo_block.0``) share line style and marker; colour
+    tells the layers of a block apart. Bands are the 5th to 95th percentile of the bootstrap.
+
+    Args:
+        result: At least one point.
+        path: The file, written atomically.
+
+    Raises:
+        SensitivityError: There is no point.
+        ConfigError: The folder cannot be written to.
+    """
+    if not result.groups:
+        raise SensitivityError("there is nothing to plot: no point has been measured")
+    figure = _draw(result)
+    write_atomically({Path(path): lambda name: figure.savefig(name, format="png")})
+
+
+def block_of(name: str) -> str:
+    """The part of a model that a layer is in: its path to the first number.
+
+    ``neck.yolo_block.0.tip`` is in ``neck.yolo_block.0``; a path without a number is in the
+    path above it.
+    """
+    parts = name.split(".")
+    for index, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: index + 1])
+    return ".".join(parts[:-1])
+
+
+def styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, line style and marker of each group; no two alike among 64.
+
+    Colour is the place within the block, the others are the block's. A block of more than 8
+    goes on with the style of a new one; where that makes too many, every 8 names are a block.
+    """
+    place: Counter[str] = Counter()
+    blocks: list[tuple[str, int]] = []
+    for name in names:
+        block = block_of(name)
+        blocks.append((block, place[block] // len(_COLOURS)))
+        place[block] += 1
+    if len(set(blocks)) > len(_MARKERS):
+        blocks = [("", index // len(_COLOURS)) for index in range(len(names))]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(blocks))}
+    seen: Counter[tuple[str, int]] = Counter()
+    chosen = {}
+    for name, key in zip(names, blocks):
+        number = numbers[key]
+        colour = _COLOURS[seen[key] % len(_COLOURS)]
+        chosen[name] = (colour, _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)])
+        seen[key] += 1
+    return chosen
+
+
+def _draw(result: SensitivityResult) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = -(-len(result.groups) // _ROWS)
+    figure = Figure(figsize=(7.5 + 3.5 * columns, 6.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_lines(axes, result)
+    figure.legend(loc="outside right upper", ncols=columns, fontsize=8, handlelength=3.5)
+    baseline = "unknown" if result.baseline is None else f"{result.baseline:.4f}"
+    images = "an unknown number of" if result.num_images is None else result.num_images
+    title = f"Sensitivity by {result.criterion}: baseline {baseline} on {images} images"
+    if result.bands:
+        title += f"\nbands: 5th to 95th percentile of {result.bands.samples} draws of the images"
+    axes.set_title(title)
+    axes.set_xlabel("share of channels removed")
+    axes.set_ylabel(f"loss of {result.metric}, relative to the baseline")
+    return figure
+
+
+def _draw_lines(axes: Axes, result: SensitivityResult) -> None:
+    looks = styles(result.request.group_order)
+    bands = result.bands
+    for name, losses in result.groups.items():
+        ratios = list(losses)
+        colour, line, marker = looks[name]
+        axes.plot(
+            ratios,
+            list(losses.values()),
+            line,
+            color=colour,
+            marker=marker,
+            ms=5,
+            lw=1.5,
+            label=name,
+        )
+        if bands:
+            low, high = ([table[name][r] for r in ratios] for table in (bands.low, bands.high))
+            axes.fill_between(ratios, low, high, color=colour, alpha=0.08, lw=0)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.grid(alpha=0.3)

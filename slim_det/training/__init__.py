@@ -1,0 +1,1 @@
+"""What touches ppdet's Trainer: configuration, session, checkpoints, hooks."""

@@ -1,0 +1,111 @@
+"""Checks the parts of a configuration that are not components of ppdet.
+
+Transforms of readers, the optimizer, the schedule of the learning rate, and the numbers that a
+training counts by: ppdet finds a mistake in them late, or trains on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+from ppdet.data import transform
+from ppdet.optimizer import optimizer as ppdet_schedules
+
+from slim_det.core.errors import ConfigError, nearest
+from slim_det.core.safe_yaml import data_sets
+
+# Key at the top level -> least value.
+_NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "num_classes": 1}
+
+# What ppdet gives to every optimizer itself.
+_GIVEN = {"learning_rate", "parameters", "grad_clip"}
+
+# Keys of OptimizerBuilder.optimizer that ppdet takes out before it calls the class.
+_OWN_KEYS = ("type", "param_groups")
+
+_TRANSFORMS = {name: kind for name, kind in vars(transform).items() if isinstance(kind, type)}
+_OPTIMIZERS = {
+    name: kind
+    for name, kind in vars(paddle.optimizer).items()
+    if isinstance(kind, type) and issubclass(kind, paddle.optimizer.Optimizer)
+}
+_SCHEDULES = {
+    name: kind for name, kind in vars(ppdet_schedules).items() if name.endswith(("Decay", "Warmup"))
+}
+
+
+def check_parts(cfg: Mapping[str, Any]) -> None:
+    """Check what a merged configuration says of readers, optimizer and schedule.
+
+    Raises:
+        ConfigError: A name or key is unknown, or a number is not one that can be counted by.
+    """
+    for key, least in _NUMBERS.items():
+        _check_number(key, cfg.get(key, least), least)
+    known = data_sets()
+    for name in ("TrainDataset", "EvalDataset", "TestDataset"):
+        settings = cfg.get(name)
+        if isinstance(settings, Mapping) and settings.get("name") in known:
+            others = {key: value for key, value in settings.items() if key != "name"}
+            _check_call(name, settings["name"], others, known)
+    for name in ("TrainReader", "EvalReader", "TestReader"):
+        reader = cfg.get(name) or {}
+        _check_number(f"{name}.batch_size", reader.get("batch_size", 1), 1)
+        for key in ("sample_transforms", "batch_transforms"):
+            for step in reader.get(key) or []:
+                for kind, settings in step.items():
+                    _check_call(f"{name}.{key}", kind, settings, _TRANSFORMS)
+    chosen = cfg.get("OptimizerBuilder", {}).get("optimizer") or {}
+    if chosen.get("type", "AdamWDL") != "AdamWDL":  # ppdet's own, no class of paddle
+        settings = {key: value for key, value in chosen.items() if key not in _OWN_KEYS}
+        _check_call("OptimizerBuilder.optimizer", chosen["type"], settings, _OPTIMIZERS)
+    schedules = cfg.get("LearningRate", {}).get("schedulers") or []
+    for place, schedule in enumerate(schedules):
+        if isinstance(schedule, Mapping):
+            _check_schedule(place, schedule)
+    if len(schedules) == 1:
+        _check_alone(schedules[0])
+
+
+def _check_alone(schedule: Any) -> None:
+    """Refuse a decay that wants a warmup behind it and has none."""
+    if isinstance(schedule, Mapping):
+        name, warms_up = schedule["name"], schedule.get("use_warmup", True)
+    else:
+        name, warms_up = type(schedule).__name__, getattr(schedule, "use_warmup", False)
+    if warms_up:
+        raise ConfigError(
+            f"LearningRate.schedulers: nothing comes after '{name}'; expected a LinearWarmup, or "
+            "use_warmup: false"
+        )
+
+
+def _check_schedule(place: int, schedule: Mapping[str, Any]) -> None:
+    where, name = "LearningRate.schedulers", str(schedule.get("name"))
+    settings = {key: value for key, value in schedule.items() if key != "name"}
+    _check_call(where, name, settings, _SCHEDULES)
+    if place == 0 and name.endswith("Warmup"):
+        raise ConfigError(f"{where}: '{name}' comes first; expected a decay before it")
+
+
+def _check_number(key: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{key}: {value!r} is not valid; expected a whole number >= {least}")
+
+
+def _check_call(where: str, name: str, settings: Any, known: Mapping[str, type]) -> None:
+    """Check that a class exists and takes the keys that it would be called with."""
+    if name not in known:
+        raise ConfigError(f"{where}: unknown name '{name}'{nearest(name, known)}")
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{where}: {name}: expected a mapping of keys, found {settings!r}")
+    parameters = inspect.signature(known[name]).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = [key for key in parameters if key not in _GIVEN]
+    for key in settings:
+        if key not in allowed:
+            raise ConfigError(f"{where}: {name}: unknown key '{key}'{nearest(str(key), allowed)}")

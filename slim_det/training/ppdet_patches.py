@@ -1,0 +1,132 @@
+"""What stands behind ppdet's names once it is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ppdet.data.transform as ppdet_transform
+import ppdet.engine.trainer as ppdet_trainer
+import ppdet.slim as ppdet_slim
+from ppdet.core.workspace import global_config, register
+
+from slim_det.compress.distill.distiller import distiller_of
+from slim_det.compress.distill.strategy import Distill
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.quantize.record import record_of
+from slim_det.compress.quantize.strategy import PTQ, QAT
+from slim_det.detectors.blazeface.backbone import BlazeFaceNet
+from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
+from slim_det.detectors.blazeface.head import FaceHead
+from slim_det.detectors.blazeface.loss import SSDLoss
+from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
+from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
+from slim_det.evaluate.multi_scale import MultiScale
+from slim_det.evaluate.widerface.metric import FaceMetric
+from slim_det.training import checkpoint
+from slim_det.training.hooks.base import Hook
+from slim_det.training.hooks.checkpoint_saver import CheckpointSaver
+from slim_det.training.hooks.distill_preflight import DistillPreflight
+from slim_det.training.hooks.distill_schedule import DistillSchedule
+from slim_det.training.hooks.quant_schedule import QuantSchedule
+from slim_det.training.script_overrides import script_overrides
+
+COMPONENTS = (
+    Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
+)  # fmt: skip
+
+_init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
+_init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
+
+
+def register_components() -> None:
+    """Register our classes with ppdet, and replace what does not work or loses data."""
+    for component in COMPONENTS:
+        global_config.pop(component.__name__, None)
+        register(component)
+    ppdet_slim.build_slim_model = build_slim_model
+    ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
+    ppdet_trainer.Checkpointer = CheckpointSaver
+    ppdet_trainer.load_weight = _resume
+    ppdet_trainer.Trainer.load_weights = _load_weights
+    ppdet_trainer.Trainer._init_callbacks = _init_callbacks
+    ppdet_trainer.Trainer._init_metrics = _init_metrics
+    # It ends the process; faces are evaluated in the loop, like everything else.
+    ppdet_trainer.WiferFaceEval = Hook
+
+
+def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
+    """Stand-in for ppdet's function of this name: puts the compressed model into ``cfg``.
+
+    Args:
+        cfg: ppdet's configuration.
+        slim_config: Path of a slim file.
+        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well. Only
+            ``test`` takes float weights for a slim file with PTQ: PaddleDetection's
+            ``tools/post_quant.py`` calibrates them.
+
+    Returns:
+        ``cfg``, with the model under ``model``.
+    """
+    # Not above: a program may import these first, and they import ppdet, which leads here.
+    from slim_det.training import session
+    from slim_det.training.config import apply_overrides
+
+    slim = session.read_slim(slim_config)
+    apply_overrides(script_overrides)
+    model = (
+        session.model_for_training(cfg, slim)
+        if mode == "train"
+        else session.model_with_weights(cfg, cfg.weights, slim, calibrating=mode == "test")
+    )
+    cfg["model"] = model
+    return cfg
+
+
+def _load_weights(trainer: Any, weights: str) -> None:
+    """`Trainer.load_weights`: a start when training, every tensor otherwise."""
+    if trainer.is_loaded_weights:
+        return
+    trainer.start_epoch = 0
+    load = checkpoint.load_pretrained if trainer.mode == "train" else checkpoint.load_weights
+    load(trainer.model, weights)
+
+
+def _resume(model: Any, weights: str, optimizer: Any = None, ema: Any = None) -> int:
+    """`load_weight`: a checkpoint, and what was trained beside its student."""
+    last_epoch = checkpoint.resume(model, weights, optimizer, ema)
+    distiller = distiller_of(model)
+    if distiller is not None and distiller.companions is not None:
+        distiller.companions.resume(checkpoint.checkpoint_stem(weights))
+    return last_epoch
+
+
+def _init_callbacks(trainer: Any) -> None:
+    """`Trainer._init_callbacks`: ppdet's, and what watches a distilled or quantized training."""
+    _init_callbacks_of_ppdet(trainer)
+    if trainer.mode != "train":
+        return
+    ours: list[Any] = []
+    if distiller_of(trainer.model) is not None:
+        ours += [DistillSchedule(trainer), DistillPreflight(trainer)]
+    if record_of(trainer.model) is not None:
+        ours += [QuantSchedule(trainer)]
+    if ours:
+        # In front: a student that is not finite is not saved.
+        callbacks = [*ours, *trainer._callbacks]
+        trainer._callbacks = []
+        trainer.register_callbacks(callbacks)
+
+
+def _init_metrics(trainer: Any, validate: bool = False) -> None:
+    """`Trainer._init_metrics`: ppdet's, and for WIDER FACE one that computes AP.
+
+    Several scales only where a model is evaluated by itself, and ``multi_scale_eval`` asks for it.
+    """
+    cfg, training = trainer.cfg, trainer.mode == "train"
+    if cfg.metric != "WiderFace" or trainer.mode == "test" or (training and not validate):
+        _init_metrics_of_ppdet(trainer, validate)
+        return
+    dataset = cfg["EvalDataset"] if training else trainer.dataset
+    several = not training and cfg.get("multi_scale_eval", False)
+    detect = MultiScale(trainer.model, cfg) if several else None
+    trainer._metrics = [FaceMetric(dataset, cfg.get("widerface_ground_truth"), detect)]

@@ -1,0 +1,6 @@
+"""The ``-o`` texts of a script that `python -m slim_det` runs."""
+
+from __future__ import annotations
+
+script_overrides: list[str] = []
+"""They win over the script's slim file. Empty where no script is run."""

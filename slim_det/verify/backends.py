@@ -1,0 +1,249 @@
+"""The engines that a verification compares, and what each has to keep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.record import record_of
+from slim_det.core.errors import SlimDetError
+from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
+from slim_det.deploy.lite.forms import lite_twin, twin_size
+from slim_det.deploy.predictor import Predictor
+from slim_det.detectors.image_size import image_size_hw
+from slim_det.graph.int8_program import for_kernels, int8_layers
+from slim_det.graph.program import DeployProgram
+from slim_det.verify.preprocess import ArtifactReader, at_size
+from slim_det.verify.runners import (
+    Batch,
+    Runner,
+    dygraph_runner,
+    engine_runner,
+    lite_runner,
+    nudged_runner,
+    program_runner,
+    signed_runner,
+    twin_runner,
+)
+from slim_det.verify.stages import Found, Limits
+
+REFERENCE = "dygraph"
+LITE_STAGE = "paddle-lite x86"
+
+FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
+# Integers differ by one where a sum ends close to a half; a broad model gives 0.9999. A narrow,
+# deep one of signed inputs is farther from itself: it is judged by its own noise.
+INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
+INT8_ENGINE_LIMITS = Limits(cosine=0.99)
+# Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
+LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
+TWIN_LIMITS = Limits(cosine=0.999, ap=None)
+# The engine rounds otherwise than the model: to 255 steps behind a ReLU, or not at all.
+OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
+
+_SIGNED = "dygraph, signed"
+_NUDGED = "dygraph, signed, nudged"
+_SIGNED_NOTE = "compared with the model of signed inputs, as Paddle and Paddle-Lite round"
+_TWIN = "twin"
+_TWIN_NOTE = (
+    "7-bit twin at {}x{}, compared with the same twin in Paddle Inference without oneDNN: "
+    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes wrongly"
+)
+
+
+@dataclass
+class Contender:
+    """One engine on its way through the images.
+
+    Attributes:
+        name: Of its stage.
+        start: Makes its runner; not called before it is needed.
+        limits: What it has to keep.
+        reference: Name of the contender that it is compared with.
+        noise: Name of the contender that shows how far last digits move the model; '' for none.
+        note: For its stage.
+        is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
+        reader: Prepares its images; None for the artefact's.
+        shown: Whether it is a stage, or only a reference of one.
+        error: Why it could not go on.
+        skipped: Why it cannot run on this machine.
+        found: Its outputs for the images that are compared.
+        matches: Its boxes against the objects of the evaluation images.
+    """
+
+    name: str
+    start: Callable[[], Runner]
+    limits: Limits
+    reference: str = REFERENCE
+    noise: str = ""
+    note: str = ""
+    is_model: bool = False
+    reader: ArtifactReader | None = None
+    shown: bool = True
+    error: str = ""
+    skipped: str = ""
+    found: list[Found] = field(default_factory=list)
+    matches: list[Any] = field(default_factory=list)
+    _runner: Runner | None = None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing has gone wrong so far."""
+        return not self.error and not self.skipped
+
+    def run(self, batches: Sequence[Batch]) -> list[Found]:
+        """Outputs of some images; none, once and for all, where the engine fails."""
+        if not self.can_run:
+            return []
+        try:
+            if self._runner is None:
+                self._runner = self.start()
+            return self._runner(batches)
+        except SlimDetError as error:
+            self.error = str(error)
+        except (RuntimeError, ValueError, LookupError) as error:
+            self.error = f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
+        return []
+
+
+def make_contenders(
+    model: paddle.nn.Layer, cfg: Any, folder: Path, predictor: Predictor, work: Path
+) -> list[Contender]:
+    """Every engine for an artefact; the model itself comes first.
+
+    Args:
+        model: The model that was exported.
+        cfg: ppdet's configuration.
+        folder: The artefact.
+        predictor: The artefact as it is shipped.
+        work: An existing folder for files of the engines.
+    """
+    program = DeployProgram.load(folder / "model")
+    reference = Contender(
+        REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
+    )
+    if record_of(model) is None:
+        others = _float_contenders(program, folder, predictor, work)
+    else:
+        others = _int8_contenders(model, program, folder, predictor, work)
+        others += _twin_contenders(model, cfg, predictor.settings, work)
+    if not has_paddlelite():
+        for contender in others:
+            if contender.name in (LITE_STAGE, _TWIN):
+                contender.skipped = "this interpreter has no paddlelite"
+    return [reference, *others]
+
+
+def _float_contenders(
+    program: DeployProgram, folder: Path, predictor: Predictor, work: Path
+) -> list[Contender]:
+    engine = functools.partial(engine_runner, predictor, program, work / "heads", int8=False)
+    found = [
+        Contender("exported program", lambda: program_runner(program), FLOAT_LIMITS),
+        Contender("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
+    ]
+    return [
+        *found,
+        *_lite_program(folder, FLOAT_LIMITS),
+        Contender(LITE_STAGE, lambda: lite_runner(program, work / "lite"), FLOAT_LIMITS),
+    ]
+
+
+def _int8_contenders(
+    model: paddle.nn.Layer,
+    program: DeployProgram,
+    folder: Path,
+    predictor: Predictor,
+    work: Path,
+) -> list[Contender]:
+    """A quantized model's engines on this machine.
+
+    Behind a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
+    Paddle-Lite know signed integers only: what they run is compared with a model of such.
+    """
+    record = record_of(model)
+    unsigned = record is not None and record.settings.unsigned_inputs
+    int8 = predictor.precision == "int8"
+    signed = Contender(
+        _SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False
+    )
+    nudged = Contender(
+        _NUDGED, lambda: nudged_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
+    )
+    written = Contender(
+        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED, _NUDGED
+    )
+    written.note = _SIGNED_NOTE
+    written.error = _other_layers(model, program)
+    engine = functools.partial(
+        engine_runner, predictor, for_kernels(program, int8), work / "heads", int8=int8
+    )
+    deployed = Contender(
+        "paddle inference",
+        engine,
+        INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
+    )
+    deployed.note = "int8, oneDNN" if int8 else "float: this CPU has no int8 instructions"
+    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NUDGED, _SIGNED_NOTE)
+    return [signed, nudged, written, deployed, *converted]
+
+
+def _lite_program(
+    folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
+) -> list[Contender]:
+    """What the artefact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
+    stem = folder / LITE_DIR / "model"
+    if not stem.with_suffix(".pdmodel").is_file():
+        return []
+    return [
+        Contender(
+            "paddle-lite program",
+            lambda: program_runner(DeployProgram.load(stem)),
+            limits,
+            reference,
+            noise,
+            note,
+        )
+    ]
+
+
+def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
+    """What is wrong with the choice of int8 layers in an artefact; '' for nothing."""
+    expected, found = set(program_scales(model)), set(int8_layers(program))
+    wrong = sorted(expected ^ found)
+    if not wrong:
+        return ""
+    is_int8 = "int8" if wrong[0] in found else "float"
+    return f"{len(wrong)} layers are not as in the model: '{wrong[0]}' is {is_int8}"
+
+
+def _twin_contenders(
+    model: paddle.nn.Layer, cfg: Any, settings: dict[str, Any], work: Path
+) -> list[Contender]:
+    """Paddle-Lite on x86 for a quantized model, and what it is compared with."""
+    size_hw = twin_size(image_size_hw(cfg))
+
+    @functools.cache
+    def twin() -> DeployProgram:
+        fused = model.fuse_norm
+        model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
+        try:
+            return lite_twin(model, size_hw)
+        finally:
+            model.fuse_norm = fused
+
+    inference = Contender(
+        _TWIN, lambda: twin_runner(twin(), work / "twin"), TWIN_LIMITS, shown=False
+    )
+    lite = Contender(
+        LITE_STAGE, lambda: lite_runner(twin(), work / "lite"), TWIN_LIMITS, _TWIN, _NUDGED
+    )
+    lite.note = _TWIN_NOTE.format(*size_hw)
+    inference.reader = lite.reader = ArtifactReader(at_size(settings, size_hw))
+    return [inference, lite]

@@ -1,0 +1,94 @@
+"""How many channels a ratio removes, and what the presets leave."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim_det.compress.prune.ratios import units_removed
+from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
+
+HEAD_CHANNELS = (512, 1024, 512, 1024, 512, 1024, 256, 512, 256, 512, 256, 512) + (
+    128, 256, 128, 256, 128, 256,
+)  # fmt: skip
+R578_REMAINS = (256, 512, 256, 512, 256, 512, 77, 154, 77, 154, 77, 154) + (
+    26, 51, 26, 51, 26, 51,
+)  # fmt: skip
+SENSITY_REMAINS = (461, 819, 410, 819, 410, 922, 205, 358, 179, 358, 205, 461) + (
+    90, 154, 77, 154, 77, 179,
+)  # fmt: skip
+RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "ratio", "removed"),
+    [
+        (1, 0.9, 0),
+        (2, 0.9, 1),
+        (10, 0.99, 9),
+        (10, 0.001, 0),
+        (10, 0.3, 3),
+        (4, 0.125, 0),  # 0.5 goes to the even neighbour, 0
+        (12, 0.125, 2),  # 1.5 to 2
+        (20, 0.125, 2),  # 2.5 to 2
+        (28, 0.125, 4),  # 3.5 to 4
+        (512, 0.1, 51),
+        (1024, 0.7, 717),
+    ],
+)
+def test_the_share_is_rounded_half_to_even(units: int, ratio: float, removed: int) -> None:
+    assert units_removed(units, ratio) == removed
+
+
+@given(units=st.integers(1, 4096), ratio=RATIOS)
+def test_never_all_and_never_less_than_none(units: int, ratio: float) -> None:
+    removed = units_removed(units, ratio)
+    assert 0 <= removed <= units - 1
+    assert removed == min(int(round(units * ratio)), units - 1)
+
+
+@pytest.mark.parametrize(
+    ("units", "ratio", "align", "remains"),
+    [
+        (64, 0.5, 8, 32),
+        (64, 0.4, 8, 40),  # 38 is nearer to 40 than to 32
+        (64, 0.45, 8, 32),  # 35 is nearer to 32
+        (24, 0.5, 8, 16),  # 12 lies between 8 and 16; the wider one stays
+        (64, 0.99, 8, 8),
+        (64, 0.01, 8, 64),
+        (10, 0.1, 8, 8),
+        (12, 0.01, 8, 12),  # 16 would be more than there is
+        (7, 0.9, 8, 7),  # narrower than one multiple
+        (8, 0.9, 8, 8),
+    ],
+)
+def test_what_remains_is_aligned(units: int, ratio: float, align: int, remains: int) -> None:
+    assert units - units_removed(units, ratio, align) == remains
+
+
+@given(units=st.integers(1, 600), ratio=RATIOS, align=st.integers(1, 32))
+def test_aligned_remains_are_multiples_or_everything(units: int, ratio: float, align: int) -> None:
+    remains = units - units_removed(units, ratio, align)
+    assert 1 <= remains <= units
+    assert remains % align == 0 or remains == units
+    unaligned = units - units_removed(units, ratio)
+    assert abs(remains - unaligned) <= max(align / 2, align - unaligned)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"), [("r578", R578_REMAINS), ("sensity", SENSITY_REMAINS)]
+)
+def test_presets_leave_the_published_channels(preset: str, expected: tuple[int, ...]) -> None:
+    ratios = PRESETS[preset]
+    assert tuple(ratios) == YOLO_HEAD_LAYERS
+    remains = [
+        channels - units_removed(channels, ratio)
+        for channels, ratio in zip(HEAD_CHANNELS, ratios.values())
+    ]
+    assert tuple(remains) == expected
+
+
+def test_there_are_two_presets_of_18_layers() -> None:
+    assert sorted(PRESETS) == ["r578", "sensity"]
+    assert len(YOLO_HEAD_LAYERS) == len(set(YOLO_HEAD_LAYERS)) == len(HEAD_CHANNELS) == 18

@@ -1,0 +1,30 @@
+"""How an error line ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from slim_det.core import errors
+from slim_det.core.errors import SlimDetError, nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "phrase"),
+    [
+        ("anything", [], ""),
+        ("eval", ["eval"], "; did you mean 'eval'?"),
+        ("l1norm", ["fpgm", "l1_norm", "l2"], "; did you mean 'l1_norm'?"),
+        ("zzz", ["fpgm", "l1_norm"], "; valid: fpgm, l1_norm"),
+        ("zzz", "abcdefghi", "; valid: a, b, c, d, e, f, g, h, ..."),
+        ("zzz", "abcdefgh", "; valid: a, b, c, d, e, f, g, h"),
+        (7, [77, 123], "; did you mean '77'?"),
+    ],
+)
+def test_nearest(name: object, choices: list[object], phrase: str) -> None:
+    assert nearest(name, choices) == phrase
+
+
+def test_every_kind_is_one_that_the_command_line_catches() -> None:
+    kinds = [kind for name, kind in vars(errors).items() if name.endswith("Error")]
+    assert len(kinds) >= 7
+    assert all(issubclass(kind, SlimDetError) for kind in kinds)

@@ -1,0 +1,136 @@
+"""Export writes the model it was given, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+from slim_det.compress.prune.plan import plan_of, resize_parameter
+from slim_det.core.errors import ExportError
+from slim_det.core.files import sha256_of
+from slim_det.deploy import artifact, checks
+from slim_det.deploy.artifact import export_model
+from slim_det.deploy.predictor import Predictor
+from slim_det.evaluate.images import image_batches
+from slim_det.training import session
+from slim_det.training.config import load_config
+from tests.commands import files_below
+
+
+@pytest.fixture
+def cfg(fresh_config: Any, tiny: Path) -> Any:
+    return load_config(tiny)
+
+
+@pytest.fixture
+def model(cfg: Any, trained: Path) -> paddle.nn.Layer:
+    return session.model_with_weights(cfg, str(trained))
+
+
+@pytest.fixture
+def one(shapes: Path) -> list[str]:
+    """One image, for speed."""
+    return [str(sorted((shapes / "images").iterdir())[0])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("exported")
+
+
+def test_artifact_is_the_model(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], folder: Path
+) -> None:
+    """Its size, cost, plan and checksums are those of the files and of the cut model."""
+    result = export_model(model, cfg, folder, one)
+    written = folder / "tiny"
+    assert result.artifact == str(written) and result.images_checked == 1
+    facts = json.loads((written / "slim_det.json").read_text())
+    assert facts["sha256"] == {name: sha256_of(written / name) for name in facts["sha256"]}
+    assert facts["plan"]["cost"]["after"]["macs"] == result.macs
+    assert facts["plan"]["fingerprint"] == plan_of(model).fingerprint
+    assert facts["precision"] == "float32" == result.precision and facts["quantization"] is None
+    assert facts["engine"] == {"name": "paddle_inference", "onednn": True, "int8": False}
+    assert result.ap is None is facts["metric"] and result.latency_ms > 0
+    assert result.layers_float == ()
+    size = sum((written / n).stat().st_size for n in ("model.pdmodel", "model.pdiparams"))
+    assert result.size_mb == pytest.approx(size / 1e6)
+    assert [path.name for path in folder.iterdir()] == ["tiny"]
+    predictor = Predictor(written, threads=1)
+    assert predictor.image_size_hw == (96, 96) == tuple(result.image_size_hw)
+    assert predictor.settings["label_list"] == ["circle", "square", "triangle", "cross"]
+
+
+def test_earlier_artifact_is_replaced(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], folder: Path
+) -> None:
+    """By other weights; a folder with anything else in it is left alone."""
+    old = sha256_of(folder / "tiny" / "model.pdiparams")
+    parameter = dict(model.named_parameters())["yolo_head.yolo_output.0.bias"]
+    resize_parameter(parameter, parameter.numpy() + 0.5)
+    export_model(model, cfg, folder, one)
+    assert sha256_of(folder / "tiny" / "model.pdiparams") != old
+    assert [path.name for path in folder.iterdir()] == ["tiny"]
+    (folder / "tiny" / "notes.txt").write_text("mine")
+    before = files_below(folder)
+    with pytest.raises(ExportError, match=r"holds files that are not of an artefact \(notes.txt\)"):
+        export_model(model, cfg, folder, one)
+    assert files_below(folder) == before
+
+
+def test_nothing_is_published_that_differs(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Boxes are compared before the folder gets its name."""
+    right = checks.dygraph_predictor
+
+    def moved(net: paddle.nn.Layer) -> Any:
+        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+            outputs = right(net)(batch)
+            return {**outputs, "bbox": outputs["bbox"] + np.array([0, 0, 2, 0, 0, 0], np.float32)}
+
+        return predict
+
+    monkeypatch.setattr(checks, "dygraph_predictor", moved)
+    monkeypatch.setattr("slim_det.evaluate.box_agreement.MIN_SCORE", 0.0)
+    with pytest.raises(ExportError, match=f"finds other boxes on '{one[0]}'"):
+        export_model(model, cfg, tmp_path, one)
+    assert files_below(tmp_path) == {}
+
+
+def test_missing_parameter_is_noticed(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A tensor that the program does not have is named."""
+    write = artifact._write
+
+    def write_then_add(net: paddle.nn.Layer, *rest: Any) -> None:
+        write(net, *rest)
+        net.extra = paddle.nn.Linear(2, 2)
+
+    monkeypatch.setattr(artifact, "_write", write_then_add)
+    with pytest.raises(ExportError, match="parameter linear_.* is None in the file"):
+        export_model(model, cfg, tmp_path, one)
+    assert files_below(tmp_path) == {}
+
+
+def test_no_images_to_compare_on(
+    cfg: Any, model: paddle.nn.Layer, tmp_path: Path, shapes: Path
+) -> None:
+    cfg["EvalDataset"]["anno_path"] = "gone.json"
+    with pytest.raises(ExportError, match="add --infer_img FILE"):
+        export_model(model, cfg, tmp_path)
+    assert files_below(tmp_path) == {}
+
+
+def test_images_are_read_one_by_one_in_order(cfg: Any, shapes: Path) -> None:
+    paths = [str(path) for path in sorted((shapes / "images").iterdir())[:3]]
+    batches = list(image_batches(cfg, paths))
+    assert [path for path, _ in batches] == paths
+    assert all(batch["image"].shape == [1, 3, 96, 96] for _, batch in batches)

@@ -1,0 +1,291 @@
+"""COCO matches by hand, and the same AP as pycocotools' COCOeval on random images."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from slim_det.core.errors import DataError
+from slim_det.evaluate.coco_matching import CocoScorer, average_precision
+
+ALL = 0b11_1111_1111
+CATEGORIES = {7: 0, 3: 1, 9: 2}
+"""Category id -> class index; neither dense nor in order."""
+Row = Sequence[Any]
+
+
+def annotated(*images: Sequence[Row], first_id: int = 1, **extra: Any) -> COCO:
+    """Images 1, 2, ... with rows of (category, crowd, xywh)."""
+    rows = [(image, *row) for image, rows in enumerate(images, start=1) for row in rows]
+    annotations = [
+        {
+            **{"id": i, "image_id": m, "category_id": c, "iscrowd": int(crowd)},
+            **{"bbox": [x, y, w, h], "area": w * h, **extra},
+        }
+        for i, (m, c, crowd, x, y, w, h) in enumerate(rows, start=first_id)
+    ]
+    return indexed(
+        {
+            "images": [{"id": i, "width": 100, "height": 100} for i in range(1, len(images) + 1)],
+            "annotations": annotations,
+            "categories": [{"id": k, "name": str(k)} for k in CATEGORIES],
+        }
+    )
+
+
+def indexed(content: dict[str, Any]) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = content
+        truth.createIndex()
+    return truth
+
+
+def boxes(*rows: Row) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(-1, 6)
+
+
+def scorer_of(truth: COCO, order: Sequence[int] | None = None, **limit: int) -> CocoScorer:
+    scorer = CocoScorer(truth, CATEGORIES, **limit)
+    for image in truth.getImgIds() if order is None else order:
+        scorer.add_batch({"im_id": np.array([[image]])})
+    return scorer
+
+
+def coco_ap(truth: COCO, found: dict[int, np.ndarray]) -> float:
+    """AP by COCOeval of the boxes of each image id."""
+    category = {clsid: catid for catid, clsid in CATEGORIES.items()}
+    results = [
+        {
+            **{"image_id": image, "category_id": category[int(row[0])], "score": row[1]},
+            "bbox": [row[2], row[3], row[4] - row[2], row[5] - row[3]],
+        }
+        for image, rows in found.items()
+        for row in rows.tolist()
+        if row[0] >= 0
+    ]
+    if not results:
+        return 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = indexed(copy.deepcopy(truth.dataset))
+        scoring = COCOeval(truth, truth.loadRes(results), "bbox")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return max(0.0, float(scoring.stats[0]))
+
+
+CAT = (7, 0, 10, 10, 20, 20)
+DOG = (3, 0, 50, 50, 20, 20)
+ON_CAT = (10, 10, 30, 30)
+
+
+def test_no_images() -> None:
+    scorer = CocoScorer(annotated(), CATEGORIES)
+    assert scorer.num_images == 0 and scorer.ap([]) == 0.0 and scorer.name == "coco_ap"
+
+
+def test_no_boxes() -> None:
+    scorer = scorer_of(annotated([CAT]))
+    assert scorer.ap([scorer.match(0, boxes())]) == 0.0
+
+
+def test_no_objects() -> None:
+    scorer = scorer_of(annotated([]))
+    matches = scorer.match(0, boxes((0, 0.9, *ON_CAT)))
+    assert matches.hits.tolist() == [0] and scorer.ap([matches]) == 0.0
+
+
+def test_perfect_boxes() -> None:
+    scorer = scorer_of(annotated([CAT, DOG]))
+    matches = scorer.match(0, boxes((1, 0.4, 50, 50, 70, 70), (0, 0.9, *ON_CAT)))
+    assert matches.classes.tolist() == [0, 1]
+    assert matches.scores.tolist() == [np.float32(0.9), np.float32(0.4)]
+    assert matches.hits.tolist() == [ALL, ALL] and matches.ignored.tolist() == [0, 0]
+    assert scorer.ap([matches]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_shifted_box_is_found_at_some_thresholds() -> None:
+    """IoU of 360/440 reaches 0.50 to 0.80; wrong before right gives precision 1/2 above."""
+    scorer = scorer_of(annotated([CAT]))
+    matches = scorer.match(0, boxes((0, 0.9, 12, 10, 32, 30), (0, 0.8, *ON_CAT)))
+    assert matches.hits.tolist() == [0b00_0111_1111, 0b11_1000_0000]
+    assert scorer.ap([matches]) == pytest.approx((7 * 1 + 3 / 2) / 10)
+
+
+def test_wrong_class_and_duplicate() -> None:
+    scorer = scorer_of(annotated([CAT]))
+    found = boxes((0, 0.5, *ON_CAT), (1, 0.9, *ON_CAT), (0, 0.8, *ON_CAT))
+    matches = scorer.match(0, found)
+    assert matches.classes.tolist() == [1, 0, 0] and matches.hits.tolist() == [0, ALL, 0]
+    assert not matches.ignored.any()
+
+
+def test_taken_object_leaves_the_second_best() -> None:
+    """Unlike in VOC: the second box falls back to the object below, IoU 19/22, up to 0.85."""
+    scorer = scorer_of(annotated([CAT, (7, 0, 10, 12, 20, 20)]))
+    found = boxes((0, 0.9, *ON_CAT), (0, 0.8, 10, 10, 30, 31))
+    assert scorer.match(0, found).hits.tolist() == [ALL, 0b00_1111_1111]
+
+
+def test_of_equal_overlaps_the_last_object_is_taken() -> None:
+    """So that the first one is left for the second box."""
+    scorer = scorer_of(annotated([(7, 0, 0, 0, 20, 20), (7, 0, 4, 0, 20, 20)]))
+    between = (0, 0.9, 2, 0, 22, 20)
+    assert scorer.match(0, boxes(between, (0, 0.8, 0, 0, 20, 20))).hits[1] == ALL
+    assert scorer.match(0, boxes(between, (0, 0.8, 4, 0, 24, 20))).hits[1] != ALL
+
+
+def test_crowd_absorbs_any_number_of_boxes() -> None:
+    """A crowd's overlap is the box's share inside it; a free object is preferred."""
+    scorer = scorer_of(annotated([(7, 1, 0, 0, 100, 100), CAT]))
+    inside = (0, 0.5, 60, 60, 70, 70)
+    matches = scorer.match(0, boxes(inside, inside, (0, 0.9, *ON_CAT), (0, 0.8, *ON_CAT)))
+    assert matches.hits.tolist() == [ALL, 0, 0, 0]
+    assert matches.ignored.tolist() == [0, ALL, ALL, ALL]
+    assert scorer.ap([matches]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_box_inside_out_is_ignored() -> None:
+    """Its area is negative, so pycocotools puts it out of the range of areas."""
+    scorer = scorer_of(annotated([CAT]))
+    matches = scorer.match(0, boxes((0, 0.9, 30, 10, 10, 30)))
+    assert matches.hits.tolist() == [0] and matches.ignored.tolist() == [ALL]
+
+
+def test_negative_classes_are_dropped() -> None:
+    scorer = scorer_of(annotated([CAT]))
+    assert scorer.match(0, boxes((-1, 0.9, *ON_CAT), (0, 0.8, *ON_CAT))).hits.tolist() == [ALL]
+
+
+def test_hundred_boxes_of_a_class_count() -> None:
+    """The 101st cat is lost; the dog after it is not."""
+    many = [(0, 0.9, 80, 80, 90, 90)] * 100
+    found = boxes(*many, (0, 0.8, *ON_CAT), (1, 0.7, 50, 50, 70, 70))
+    scorer = scorer_of(annotated([CAT, DOG]))
+    matches = scorer.match(0, found)
+    assert len(matches.hits) == 101 and matches.hits.tolist() == [0] * 100 + [ALL]
+    assert scorer.ap([matches]) == pytest.approx(0.5)
+
+
+def test_objects_of_images_that_are_never_read() -> None:
+    """They are missed, as with pycocotools, unless only the first images are asked for."""
+    truth = annotated([CAT], [CAT])
+    found = boxes((0, 0.9, *ON_CAT))
+    scorer = scorer_of(truth, order=[1])
+    assert scorer.ap([scorer.match(0, found)]) == pytest.approx(51 / 101)
+    assert coco_ap(truth, {1: found}) == pytest.approx(51 / 101)
+    first = scorer_of(truth, num_images=1)
+    assert first.num_images == 1
+    assert first.ap([first.match(0, found)]) == pytest.approx(1.0)
+
+
+def test_errors() -> None:
+    scorer = scorer_of(annotated([CAT]))
+    with pytest.raises(DataError, match="image 1 comes twice"):
+        scorer.add_batch({"im_id": np.array([[1]])})
+    with pytest.raises(DataError, match="image 5 is not in the annotation file"):
+        scorer.add_batch({"im_id": np.array([[5]])})
+    with pytest.raises(DataError, match="box has class 3; the annotation file has 3 categories"):
+        scorer.match(0, boxes((3, 0.9, *ON_CAT)))
+    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+        scorer.match(1, boxes())
+    incomplete = annotated([CAT])
+    del incomplete.dataset["annotations"][0]["area"]
+    with pytest.raises(DataError, match="annotation 1 of image 1 has no 'area'"):
+        CocoScorer(incomplete, CATEGORIES)
+
+
+def test_average_precision_by_hand() -> None:
+    """Hit, miss, hit with two objects: 51 recalls at precision 1, 50 at 2/3."""
+    assert average_precision(np.array([], np.uint16), np.array([], np.uint16), 2) == 0.0
+    hits = np.array([ALL, 0, ALL], np.uint16)
+    value = average_precision(hits, np.zeros(3, np.uint16), 2)
+    assert value == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert average_precision(hits, np.array([0, ALL, 0], np.uint16), 2) == pytest.approx(1.0)
+
+
+def random_image(random: np.random.Generator) -> tuple[list[Row], np.ndarray]:
+    """Objects and boxes that crowd together, with ties of scores and of overlaps."""
+    count = int(random.integers(0, 7))
+    table = np.column_stack(
+        [
+            random.choice(list(CATEGORIES)[:2], count),
+            random.random(count) < 0.3,
+            random.integers(0, 30, (count, 2)),
+            random.integers(1, 25, (count, 2)),
+        ]
+    ).astype(float)
+    table[:, 2:] += random.choice([0, 0.3]) * random.random((count, 4))
+    near = table[random.integers(0, count, 12 if count else 0)]
+    near[:, 0] = [CATEGORIES[int(c)] for c in near[:, 0]]
+    near[:, 4:] += near[:, 2:4]
+    near[:, 2:] += random.integers(-3, 4, near[:, 2:].shape)
+    far = random.integers(0, 60, (4, 6)).astype(float)
+    far[:, 0] = random.integers(-1, 3, 4)
+    found = np.concatenate([near, far])[: random.integers(0, 17)]
+    found[:, 1] = random.integers(1, 6, len(found)) / 5
+    return table.tolist(), random.permutation(found).astype(np.float32)
+
+
+@pytest.mark.parametrize("first_id", [0, 1])
+def test_equals_pycocotools(first_id: int) -> None:
+    """Also with an annotation of id 0, whose finder pycocotools counts as wrong."""
+    random = np.random.default_rng(5)
+    values = set()
+    for _ in range(50):
+        rows, found = zip(*(random_image(random) for _ in range(random.integers(1, 7))))
+        truth = annotated(*rows, first_id=first_id)
+        order = random.permutation(len(rows)).tolist()
+        scorer = scorer_of(truth, order=[i + 1 for i in order])
+        value = scorer.ap([scorer.match(k, found[i]) for k, i in enumerate(order)])
+        expected = coco_ap(truth, dict(enumerate(found, start=1)))
+        assert value == pytest.approx(expected, abs=1e-12)
+        values.add(expected)
+    assert len(values) > 25
+
+
+def test_equals_pycocotools_beyond_a_hundred_boxes() -> None:
+    random = np.random.default_rng(6)
+    rows, _ = random_image(random)
+    found = np.concatenate([random_image(random)[1] for _ in range(60)])
+    truth = annotated(rows, rows)
+    scorer = scorer_of(truth)
+    half = len(found) // 2
+    assert half > 210
+    value = scorer.ap([scorer.match(0, found[:half]), scorer.match(1, found[half:])])
+    assert value == pytest.approx(coco_ap(truth, {1: found[:half], 2: found[half:]}), abs=1e-12)
+
+
+def test_areas_out_of_range() -> None:
+    """An object larger than pycocotools' largest area is ignored; so is a box that misses."""
+    huge = 2e5
+    truth = annotated([(7, 0, 0, 0, huge, huge), CAT])
+    found = boxes((0, 0.9, 0, 0, huge, huge), (0, 0.8, 1e6, 0, 1e6 + huge, huge), (0, 0.7, *ON_CAT))
+    scorer = scorer_of(truth)
+    matches = scorer.match(0, found)
+    assert matches.ignored.tolist() == [ALL, ALL, 0] and matches.hits.tolist() == [0, 0, ALL]
+    assert scorer.ap([matches]) == pytest.approx(coco_ap(truth, {1: found}), abs=1e-12)
+
+
+def test_repeated_images_equal_a_data_set_that_repeats_them() -> None:
+    random = np.random.default_rng(4)
+    rows, found = zip(*(random_image(random) for _ in range(6)))
+    scorer = scorer_of(annotated(*rows))
+    # Nothing is missed besides: every image was added.
+    matches = [scorer.match(i, boxes) for i, boxes in enumerate(found)]
+    for _ in range(12):
+        drawn = random.integers(0, 6, random.integers(1, 10))
+        value = scorer.ap([matches[i] for i in drawn], drawn)
+        truth = annotated(*(rows[i] for i in sorted(drawn)))
+        resampled = {k: found[i] for k, i in enumerate(sorted(drawn), start=1)}
+        assert value == pytest.approx(coco_ap(truth, resampled), abs=1e-12)
+    assert scorer.ap(matches) == scorer.ap(matches[::-1], range(5, -1, -1))

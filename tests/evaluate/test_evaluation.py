@@ -1,0 +1,274 @@
+"""AP by known truth: perfect boxes, none, and cases worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slim_det.core.errors import ConfigError, DataError
+from slim_det.demo import CLASS_NAMES
+from slim_det.evaluate import evaluation
+from slim_det.evaluate.evaluation import CocoAp, EvalResult, VocMap, evaluate
+from slim_det.training.config import load_config
+
+NOTHING = {"bbox": np.array([[-1.0]], np.float32), "bbox_num": np.array([0], np.int32)}
+
+
+def outputs(*images: Any) -> dict[str, np.ndarray]:
+    """Detections of a batch: a list of (class, score, x1, y1, x2, y2) for each image."""
+    rows = [box for boxes in images for box in boxes]
+    return {
+        "bbox": np.array(rows, np.float32).reshape(-1, 6),
+        "bbox_num": np.array([len(boxes) for boxes in images], np.int32),
+    }
+
+
+class CocoTruth:
+    """A data set of two images; category ids are neither dense nor in order."""
+
+    catid2clsid = {7: 0, 3: 1, 9: 2}
+
+    def __init__(self, folder: Path) -> None:
+        boxes = [(1, 7, [0, 0, 10, 10]), (1, 3, [30, 30, 20, 20]), (2, 7, [5, 5, 40, 40])]
+        annotations = [
+            {"id": i, "image_id": m, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for i, (m, c, b) in enumerate(boxes, start=1)
+        ]
+        names = {7: "cat", 3: "dog", 9: "cow"}
+        content = {
+            "images": [{"id": i, "width": 100, "height": 100} for i in (1, 2)],
+            "annotations": annotations,
+            "categories": [{"id": k, "name": v} for k, v in names.items()],
+        }
+        self.path = folder / "truth.json"
+        self.path.write_text(json.dumps(content))
+
+    def get_anno(self) -> str:
+        return str(self.path)
+
+
+def coco(folder: Path, *detections: Any) -> CocoAp:
+    metric = CocoAp()
+    for image, boxes in enumerate(detections, start=1):
+        metric.update({"im_id": np.array([[image]])}, outputs(boxes) if boxes else NOTHING)
+    metric.accumulate(CocoTruth(folder))
+    return metric
+
+
+PERFECT = [
+    [(0, 0.9, 0, 0, 10, 10), (1, 0.8, 30, 30, 50, 50)],
+    [(0, 0.7, 5, 5, 45, 45)],
+]
+
+
+def test_coco_no_boxes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """AP 0 for every class that has objects; the class without any is left out."""
+    metric = coco(tmp_path, [], [])
+    assert (metric.ap, metric.ap50) == (0.0, 0.0)
+    assert metric.per_class == {"cat": 0.0, "dog": 0.0}
+
+
+def test_coco_perfect_boxes(tmp_path: Path) -> None:
+    metric = coco(tmp_path, *PERFECT)
+    assert (metric.ap, metric.ap50) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert metric.per_class == {"cat": pytest.approx(1.0), "dog": pytest.approx(1.0)}
+
+
+def test_coco_shifted_box(tmp_path: Path) -> None:
+    """IoU 90/110: found at 7 of the 10 thresholds, and always at the first."""
+    shifted = [(0, 0.9, 1, 0, 11, 10), (1, 0.8, 30, 30, 50, 50)]
+    metric = coco(tmp_path, shifted, PERFECT[1])
+    assert metric.ap50 == pytest.approx(1.0)
+    assert metric.per_class["dog"] == pytest.approx(1.0)
+    # Where the better scored one of two boxes is wrong, 51 of 101 recalls have precision 1/2.
+    assert metric.per_class["cat"] == pytest.approx((7 * 1.0 + 3 * 51 / 101 / 2) / 10)
+    assert metric.ap == pytest.approx((metric.per_class["cat"] + 1.0) / 2)
+
+
+def test_coco_image_without_boxes_counts(tmp_path: Path) -> None:
+    """Half of the cats are missed: 51 of 101 recalls are reached."""
+    metric = coco(tmp_path, PERFECT[0], [])
+    assert metric.per_class["cat"] == pytest.approx(51 / 101)
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> SimpleNamespace:
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\ncow\n")
+    return SimpleNamespace(get_label_list=lambda: str(path))
+
+
+def truth(boxes: list[list[float]], classes: list[int], difficult: list[int] | None = None) -> dict:
+    """What ppdet's VOC reader gives for one image that was halved in height and width."""
+    return {
+        "gt_bbox": [np.array(boxes, np.float32).reshape(-1, 4) * 0.5],
+        "gt_class": [np.array(classes, np.int32).reshape(-1, 1)],
+        "difficult": [np.array(difficult or [0] * len(classes), np.int32).reshape(-1, 1)],
+        "scale_factor": np.array([[0.5, 0.5]], np.float32),
+        "image": np.zeros((1, 3, 64, 64)),
+    }
+
+
+TWO_CATS_AND_A_DOG = ([[0, 0, 20, 20], [40, 40, 60, 60], [70, 0, 90, 20]], [0, 0, 1])
+HIT_MISS_HIT = [(0, 0.9, 0, 0, 20, 20), (0, 0.8, 0, 70, 20, 90), (0, 0.7, 40, 40, 60, 60)]
+
+
+def voc(labels: SimpleNamespace, map_type: str, *images: Any) -> VocMap:
+    cfg = SimpleNamespace(num_classes=3, get=lambda key, default: map_type)
+    metric = VocMap(cfg)
+    for objects, boxes in images:
+        metric.update(objects, outputs(boxes) if boxes else NOTHING)
+    metric.accumulate(labels)
+    return metric
+
+
+@pytest.mark.parametrize(
+    ("map_type", "cat"),
+    [
+        # Precision 1 up to recall 1/2, then 2/3: 6 and 5 of the 11 points.
+        ("11point", (6 * 1 + 5 * 2 / 3) / 11),
+        # A step of 1/2 at precision 1 and one at 2/3.
+        ("integral", 0.5 * 1 + 0.5 * 2 / 3),
+    ],
+)
+def test_voc_case_by_hand(labels: SimpleNamespace, map_type: str, cat: float) -> None:
+    """The dog is missed; cows have no objects and do not count."""
+    metric = voc(labels, map_type, (truth(*TWO_CATS_AND_A_DOG), HIT_MISS_HIT))
+    assert metric.name == f"voc_map_{map_type}"
+    assert metric.per_class == {"cat": pytest.approx(cat), "dog": 0.0}
+    assert metric.ap == metric.ap50 == pytest.approx(cat / 2)
+
+
+@pytest.mark.parametrize("map_type", ["11point", "integral"])
+def test_voc_perfect_boxes(labels: SimpleNamespace, map_type: str) -> None:
+    boxes = [HIT_MISS_HIT[0], HIT_MISS_HIT[2], (1, 0.5, 70, 0, 90, 20)]
+    metric = voc(labels, map_type, (truth(*TWO_CATS_AND_A_DOG), boxes))
+    assert metric.ap == pytest.approx(1.0)
+    assert metric.per_class == {"cat": pytest.approx(1.0), "dog": pytest.approx(1.0)}
+
+
+def test_voc_no_boxes(labels: SimpleNamespace) -> None:
+    metric = voc(labels, "11point", (truth(*TWO_CATS_AND_A_DOG), []))
+    assert metric.ap == 0.0 and metric.per_class == {"cat": 0.0, "dog": 0.0}
+
+
+def test_voc_image_without_boxes_counts(labels: SimpleNamespace) -> None:
+    """ppdet leaves the objects of such a batch out: half of the cats are missed here."""
+    one = truth([[0, 0, 20, 20]], [0])
+    metric = voc(labels, "integral", (one, HIT_MISS_HIT[:1]), (one, []))
+    assert metric.per_class == {"cat": pytest.approx(0.5)}
+
+
+def test_voc_difficult_objects_neither_help_nor_hurt(labels: SimpleNamespace) -> None:
+    objects = truth(*TWO_CATS_AND_A_DOG, difficult=[0, 1, 0])
+    boxes = [HIT_MISS_HIT[2], HIT_MISS_HIT[0], (1, 0.5, 70, 0, 90, 20)]
+    assert voc(labels, "integral", (objects, boxes)).ap == pytest.approx(1.0)
+
+
+def perfect(shapes: Path) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
+    """A predictor that knows the annotations."""
+    content = json.loads((shapes / "annotations" / "instances_val.json").read_text())
+
+    def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        found = []
+        for image in np.asarray(batch["im_id"]).ravel() if "im_id" in batch else [-1]:
+            entries = [a for a in content["annotations"] if a["image_id"] == int(image)]
+            sides = [(a["category_id"] - 1, a["bbox"]) for a in entries]
+            found.append([(c, 0.9, x, y, x + w, y + h) for c, (x, y, w, h) in sides])
+        return outputs(*found)
+
+    return predict
+
+
+@pytest.mark.parametrize("metric", ["coco_ap", "voc_map_11point"])
+def test_whole_data_set(
+    fresh_config: Any, tiny: Path, tiny_voc: Path, shapes: Path, metric: str
+) -> None:
+    """Perfect boxes in the pixels of the original images, which are read at another size."""
+    cfg = load_config(tiny if metric == "coco_ap" else tiny_voc)
+    cfg["EvalReader"]["sample_transforms"][1]["Resize"]["target_size"] = [64, 32]
+    result = evaluate(cfg, perfect(shapes), "dygraph", latency_runs=1)
+    assert result.metric == metric and result.num_images == 6
+    assert result.ap == pytest.approx(1.0) and result.ap50 == pytest.approx(1.0)
+    assert set(result.per_class) <= set(CLASS_NAMES) and min(result.per_class.values()) > 0.99
+    assert set(result.as_dict()) >= {"metric", "ap", "per_class", "engine", "latency_ms"}
+    assert "on 6 images" in str(result)
+
+
+def test_metric_that_is_none_of_them(fresh_config: Any) -> None:
+    fresh_config["metric"] = "KeyPointTopDownCOCOEval"
+    with pytest.raises(ConfigError, match="cannot be evaluated; expected COCO, VOC or WiderFace"):
+        evaluation.make_metric(fresh_config)
+
+
+def test_class_names(fresh_config: Any, tiny: Path, tiny_voc: Path) -> None:
+    """By class index, the same from both kinds of annotations."""
+    expected = dict(enumerate(CLASS_NAMES))
+    assert evaluation.class_names(load_config(tiny)) == expected
+    cfg = load_config(tiny_voc)
+    assert evaluation.class_names(cfg) == expected
+    cfg["num_classes"] = 5
+    with pytest.raises(DataError, match="label_list.txt' gives 4 class names, num_classes is 5"):
+        evaluation.class_names(cfg)
+
+
+def test_latency_is_a_median_after_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow first runs do not count, nor does a single slow one among three."""
+    durations = iter([9.0, 8.0, 0.002, 7.0, 0.004])
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def predict(batch: dict[str, Any]) -> None:
+        clock[0] += next(durations)
+
+    assert evaluation.median_latency_ms(predict, {}, 3) == pytest.approx(4.0)
+    assert next(durations, None) is None
+
+
+def test_first_image_of_a_batch() -> None:
+    batch = {k: np.arange(6).reshape(3, 2) for k in ("image", "im_shape", "scale_factor", "im_id")}
+    single = evaluation.single_image(batch)
+    assert set(single) == set(batch)
+    assert all(value.tolist() == [[0, 1]] for value in single.values())
+
+
+def test_result_without_objects() -> None:
+    result = EvalResult("coco_ap", 0.0, 0.0, {}, 0, "dygraph", 0.0)
+    assert "no objects" in str(result) and result.as_dict()["artifact"] is None
+    assert result.as_dict()["bands"] is None
+
+
+def test_settings_of_faces_are_named() -> None:
+    settings = {"easy": 0.9, "medium": 0.5, "hard": 0.1}
+    result = EvalResult("widerface_ap", 0.5, 0.5, settings, 3, "dygraph", 1.0, bands="official")
+    assert str(result) == (
+        "widerface_ap 0.5000 on 3 images (easy 0.9000, medium 0.5000, hard 0.1000; official); "
+        "1.0 ms an image, dygraph"
+    )
+    assert result.as_dict()["bands"] == "official"
+
+
+def result_of(ap: float, *parts: float, bands: str | None = None) -> EvalResult:
+    named = dict(zip(("easy", "medium", "hard"), parts))
+    return EvalResult("a", ap, ap, named, 3, "dygraph", 1.0, bands=bands)
+
+
+def test_points_below_are_of_the_mean_over_classes() -> None:
+    before, after = result_of(0.5, 0.7, 0.3), result_of(0.45, 0.3, 0.6)
+    assert after.points_below(before) == pytest.approx(5.0)
+    assert before.points_below(after) == pytest.approx(-5.0)
+    assert after.points_below(after) == 0.0
+
+
+def test_points_below_are_of_the_worst_setting_of_wider_face() -> None:
+    before = result_of(0.5, 0.7, 0.5, 0.3, bands="official")
+    after = result_of(0.5, 0.8, 0.5, 0.2, bands="official")
+    assert after.points_below(before) == pytest.approx(10.0)
+    assert before.points_below(after) == pytest.approx(10.0)

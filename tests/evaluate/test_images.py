@@ -1,0 +1,70 @@
+"""Readers are given back as they were."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from slim_det.evaluate.images import eval_at
+
+
+def reader(*sizes: Any) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [{"Decode": {}}]
+    steps += [{"Resize": {"target_size": size, "interp": 2}} for size in sizes]
+    return {"EvalReader": {"sample_transforms": steps}}
+
+
+def sizes_of(cfg: dict[str, Any]) -> list[Any]:
+    steps = cfg["EvalReader"]["sample_transforms"]
+    return [step["Resize"]["target_size"] for step in steps if "Resize" in step]
+
+
+def test_reader_that_does_not_resize(caplog: pytest.LogCaptureFixture) -> None:
+    """Resizes after decoding, as the reader of single images does; then no more."""
+    cfg = reader()
+    cfg["EvalReader"]["sample_transforms"].append({"Permute": {}})
+    cfg["TestReader"] = {"sample_transforms": [{"Resize": {"target_size": [9, 9], "interp": 2}}]}
+    before = copy.deepcopy(cfg)
+    with caplog.at_level("INFO", "slim_det"), eval_at(cfg, (64, 96)):
+        assert cfg["EvalReader"]["sample_transforms"] == [
+            {"Decode": {}},
+            {"Resize": {"target_size": [64, 96], "interp": 2}},
+            {"Permute": {}},
+        ]
+    assert cfg == before
+    assert "EvalReader does not resize; the model was exported for 64x96" in caplog.text
+    cfg["TestReader"] = {}
+    with eval_at(cfg, (64, 96)):
+        assert sizes_of(cfg) == [[64, 96]]
+
+
+def test_reader_without_steps() -> None:
+    cfg: dict[str, Any] = {"EvalReader": {}}
+    with eval_at(cfg, (64, 96)):
+        pass
+    assert cfg == {"EvalReader": {}}
+
+
+@pytest.mark.parametrize("size, told", [([64, 96], False), ([256, 256], True), (320, True)])
+def test_size_of_the_artefact(size: Any, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A line says so where the configuration has another one."""
+    cfg = reader(size)
+    with caplog.at_level("INFO", "slim_det"), eval_at(cfg, (64, 96)):
+        assert sizes_of(cfg) == [[64, 96]]
+    assert cfg == reader(size)
+    assert ("exported for 64x96" in caplog.text) == told
+
+
+def test_one_number_for_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "slim_det"), eval_at(reader(64), (64, 64)):
+        pass
+    assert caplog.text == ""
+
+
+def test_size_is_given_back_after_an_error() -> None:
+    cfg = reader([32, 32], 64)
+    with pytest.raises(ValueError), eval_at(cfg, (96, 96)):
+        raise ValueError
+    assert cfg == reader([32, 32], 64)

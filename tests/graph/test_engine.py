@@ -1,0 +1,90 @@
+"""The engine loads, runs and stays silent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slim_det.core.errors import ExportError
+from slim_det.graph import engine
+from slim_det.graph.engine import Engine, cpu_has_int8, silent_streams
+from slim_det.graph.int8_program import write_int8
+from tests.compress.quantize.nets import make_quantized, picture
+from tests.graph.nets import SHAPE, engine_of, folded_with_scales
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The CPU is asked anew, and again after the test."""
+    cpu_has_int8.cache_clear()
+    yield monkeypatch
+    cpu_has_int8.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("", False),
+        ("flags : fpu avx2 avx512f", False),
+        ("flags\t\t: fpu avx512_vnni sse", True),
+        ("flags : avx_vnni", True),
+        ("flags : amx_int8 amx_tile", True),
+        ("flags : not_avx_vnni", False),
+        ("model name : made avx_vnni", False),
+    ],
+)
+def test_int8_instructions(
+    unasked: pytest.MonkeyPatch, tmp_path: Path, flags: str, expected: bool
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\n{flags}\n")
+    unasked.setattr(engine, "_CPU_INFO", path)
+    assert cpu_has_int8() is expected
+
+
+def test_system_that_cannot_be_asked(unasked: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unasked.setattr(engine, "_CPU_INFO", tmp_path / "gone")
+    assert cpu_has_int8() is False
+
+
+def test_int8_engine_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its passes announce every step; what is printed before and after is not lost."""
+    program, scales = folded_with_scales(make_quantized(), SHAPE, tmp_path)
+    write_int8(program, scales)
+    capfd.readouterr()
+    print("before")
+    found = engine_of(program, tmp_path, int8=True)
+    found({"x": picture().numpy()})
+    print("after")
+    assert capfd.readouterr() == ("before\nafter\n", "")
+
+
+def test_silence_ends_with_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError), silent_streams():
+        os.write(1, b"dropped")
+        os.write(2, b"dropped")
+        raise ValueError
+    os.write(1, b"out")
+    os.write(2, b"err")
+    assert capfd.readouterr() == ("out", "err")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a program"])
+def test_files_that_are_no_program(tmp_path: Path, content: bytes) -> None:
+    for name in ("a.pdmodel", "a.pdiparams"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=r"a.pdmodel' cannot be loaded") as error:
+        Engine(tmp_path / "a.pdmodel", tmp_path / "a.pdiparams", 1)
+    assert "\n" not in str(error.value)
+
+
+def test_inputs_of_other_types_are_taken_as_float32(tmp_path: Path) -> None:
+    program, _ = folded_with_scales(make_quantized(), SHAPE, tmp_path)
+    run = engine_of(program, tmp_path)
+    (left,) = run({"x": picture().numpy(), "unused": np.zeros(1)}).values()
+    (right,) = run({"x": picture().numpy().astype("float64")}).values()
+    assert left.dtype == np.float32 and np.array_equal(left, right)

@@ -1,0 +1,314 @@
+"""Tracing: what is read off a layer, that the layer is left alone, and that a program is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle.jit.dy2static.program_translator import ProgramTranslator
+from paddle.static import InputSpec
+
+from slim_det.core.errors import ConfigError
+from slim_det.graph.trace import Op, trace_detector, trace_layer
+from slim_det.graph.tracing import deployment_program
+from tests.support import trace_plain
+
+PATCHED = (
+    "abs exp floor ceil round log rsqrt sigmoid sqrt tanh softplus gelu sign "
+    "multiply maximum minimum matmul greater_than"
+).split()
+
+
+class Block(paddle.nn.Layer):
+    """conv 3->4, batch norm, dropout, linear on the pooled channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 4, 3, stride=2, padding=1, bias_attr=False)
+        self.bn = paddle.nn.BatchNorm2D(4)
+        self.dropout = paddle.nn.Dropout(0.5)
+        self.fc = paddle.nn.Linear(4, 5)
+
+    def forward(self, x: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        y = F.relu(self.bn(self.conv(x)))
+        return {"scores": self.fc(self.dropout(y.mean([2, 3]))), "map": y}
+
+
+class Failing(Block):
+    """Breaks in the middle."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        self.conv(x)
+        raise ValueError("no such size\n  as this")
+
+
+class Apply(paddle.nn.Layer):
+    """A function of one tensor as a layer."""
+
+    def __init__(self, function: Callable[[paddle.Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: paddle.Tensor) -> Any:
+        return self.function(x)
+
+
+def public_functions() -> dict[tuple[str, str], Any]:
+    modules = (paddle, paddle.tensor, paddle.nn.functional)
+    return {
+        (module.__name__, name): getattr(module, name)
+        for module in modules
+        for name in PATCHED
+        if hasattr(module, name)
+    }
+
+
+def test_operators_come_in_execution_order_with_shapes() -> None:
+    trace = trace_plain(Block(), 1, 3, 9, 8)
+    types = [op.type for op in trace.ops]
+    assert types[:3] == ["conv2d", "batch_norm", "relu"]
+    assert "matmul_v2" in types
+    conv = trace.ops[0]
+    assert conv.input("Input") == "x"
+    assert trace.parameters[conv.input("Filter")] == "conv.weight"
+    assert trace.shapes[conv.input("Filter")] == (4, 3, 3, 3)
+    assert trace.shapes[conv.output("Output")] == (1, 4, 5, 4)
+    assert conv.attrs["strides"] == [2, 2]
+    assert trace.image_size_hw is None
+
+
+def test_every_parameter_is_known_under_its_state_dict_name() -> None:
+    net = Block()
+    assert sorted(trace_plain(net, 1, 3, 8, 8).parameters.values()) == sorted(net.state_dict())
+
+
+def test_all_outputs_are_known_in_any_structure() -> None:
+    trace = trace_plain(Block(), 1, 3, 8, 8)
+    assert sorted(trace.shapes[name] for name in trace.outputs) == [(1, 4, 4, 4), (1, 5)]
+
+
+def test_a_layer_without_operators() -> None:
+    trace = trace_plain(Apply(lambda x: x), 1, 3, 8, 8)
+    assert [op.type for op in trace.ops if op.type not in ("assign", "scale")] == []
+    assert trace.parameters == {}
+
+
+def test_a_trace_is_taken_in_evaluation_mode() -> None:
+    net = Block()
+    net.train()
+    (norm,) = (op for op in trace_plain(net, 1, 3, 8, 8).ops if op.type == "batch_norm")
+    assert norm.attrs["is_test"] is True
+
+
+def test_empty_slots_are_empty_text() -> None:
+    op = Op("conv2d", {"Input": ["x"], "Bias": []}, {"Output": ["y"]}, {})
+    assert (op.input("Input"), op.input("Bias"), op.input("None")) == ("x", "", "")
+    assert (op.output("Output"), op.output()) == ("y", "")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_layer_is_left_as_it_was(training: bool) -> None:
+    net = Block()
+    net.train() if training else net.eval()
+    net.bn.training = not training  # e.g. a frozen batch norm in a model that trains
+    modes = [sub.training for sub in net.sublayers(include_self=True)]
+    members, values = list(vars(net)), [p.numpy() for p in net.parameters()]
+    trace_plain(net, 1, 3, 8, 8)
+    assert [sub.training for sub in net.sublayers(include_self=True)] == modes
+    assert list(vars(net)) == members
+    assert net.forward.__func__ is Block.forward
+    for param, value in zip(net.parameters(), values):
+        np.testing.assert_array_equal(param.numpy(), value)
+
+
+def test_a_traced_layer_still_learns() -> None:
+    net = Block()
+    trace_plain(net, 1, 3, 8, 8)
+    assert paddle.in_dynamic_mode()
+    net(paddle.rand([2, 3, 8, 8]))["scores"].sum().backward()
+    assert net.fc.weight.grad is not None
+
+
+def test_automatic_names_go_on_counting() -> None:
+    """A layer that is made after a trace must not be given a name that is taken."""
+    names = [paddle.nn.Linear(1, 1).weight.name]
+    trace_plain(Block(), 1, 3, 8, 8)
+    names.append(paddle.nn.Linear(1, 1).weight.name)
+    first, second = (int(name.split(".")[0].rpartition("_")[2]) for name in names)
+    assert second == first + 2, "the block's own linear layer lies between"
+
+
+def test_a_failing_layer_leaves_everything_as_it_was() -> None:
+    net, functions = Failing(), public_functions()
+    net.train()
+    with pytest.raises(ValueError, match="no such size"):
+        trace_plain(net, 1, 3, 8, 8)
+    assert all(sub.training for sub in net.sublayers(include_self=True))
+    assert public_functions() == functions
+    assert paddle.in_dynamic_mode()
+
+
+def test_a_failing_trace_leaves_no_parameters_to_the_next() -> None:
+    """Paddle would count them among those of a later program with the same id."""
+    notes = ProgramTranslator.get_instance()._params_recorder.params_dict
+    before = dict(notes)
+    with pytest.raises(ValueError, match="no such size"):
+        trace_plain(Failing(), 1, 3, 8, 8)
+    assert notes == before
+
+
+class FailingDetector(Failing):
+    """Takes what a detector takes."""
+
+    def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        self.conv(inputs["image"])
+        raise ValueError("no such size\n  as this")
+
+
+def test_a_detector_that_does_not_run_is_one_line() -> None:
+    message = "^the model does not run on an image of 32x48 pixels: .*as this$"
+    with pytest.raises(ConfigError, match=message) as caught:
+        trace_detector(FailingDetector(), (32, 48))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_detector_is_traced_at_the_size_that_is_asked_for() -> None:
+    class Detector(Block):
+        def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
+            return self.conv(inputs["image"])
+
+    trace = trace_detector(Detector(), (32, 48))
+    assert trace.image_size_hw == (32, 48)
+    assert trace.shapes[trace.outputs[0]] == (1, 4, 16, 24)
+
+
+def test_functions_are_replaced_only_inside() -> None:
+    before = public_functions()
+    assert {name for _, name in before} == set(PATCHED)
+    with deployment_program():
+        inside = public_functions()
+        assert all(inside[key] is not before[key] for key in before)
+    assert public_functions() == before
+    with pytest.raises(KeyError), deployment_program():
+        raise KeyError("x")
+    assert public_functions() == before
+
+
+def test_precision_mode_and_format_are_given_back() -> None:
+    flag = "FLAGS_enable_pir_api"
+    before = paddle.get_flags(flag)
+    with paddle.no_grad():
+        with deployment_program():
+            assert not paddle.in_dynamic_mode()
+            assert paddle.get_flags(flag) == {flag: False}
+        assert not paddle.is_grad_enabled()
+    assert paddle.is_grad_enabled()
+    assert paddle.in_dynamic_mode()
+    assert paddle.get_flags(flag) == before
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.softplus(x, 2.0),
+        lambda x: F.gelu(x, True),
+        lambda x: paddle.matmul(x, x, True),
+    ],
+)
+def test_arguments_that_cannot_be_traced_are_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="these arguments cannot be traced for deployment"):
+        trace_plain(Apply(function), 3, 3)
+
+
+FUNCTIONS: list[Callable[[paddle.Tensor], paddle.Tensor]] = [
+    lambda x: paddle.abs(x),
+    lambda x: paddle.exp(x),
+    lambda x: paddle.floor(x),
+    lambda x: paddle.ceil(x),
+    lambda x: paddle.round(x),
+    lambda x: paddle.log(x * x + 1.0),
+    lambda x: paddle.rsqrt(x * x + 1.0),
+    lambda x: paddle.sqrt(paddle.abs(x)),
+    lambda x: paddle.sign(x),
+    lambda x: paddle.tanh(x),
+    lambda x: F.sigmoid(x),
+    lambda x: F.tanh(x),
+    lambda x: F.softplus(x),
+    lambda x: F.softplus(x, beta=2.0, threshold=15.0),
+    lambda x: F.gelu(x),
+    lambda x: F.gelu(x, approximate=True),
+    lambda x: paddle.multiply(x, y=x),
+    lambda x: paddle.multiply(x, x.mean([0])),
+    lambda x: paddle.maximum(x, -x),
+    lambda x: paddle.minimum(x=x, y=-x),
+    lambda x: paddle.matmul(x, x, transpose_y=True),
+    lambda x: paddle.matmul(x, y=x, transpose_x=True),
+    lambda x: paddle.greater_than(x, -x).astype("float32"),
+    lambda x: x * F.sigmoid(x) - x / 2.0,
+]
+
+
+def test_a_saved_program_gives_what_the_layer_gives(tmp_path: Path) -> None:
+    linear = paddle.nn.Linear(4, 4)  # a program without parameters cannot be loaded
+
+    def everything(x: paddle.Tensor) -> list[paddle.Tensor]:
+        return [function(linear(x)) for function in FUNCTIONS]
+
+    net = Apply(everything)
+    net.linear = linear
+    path = str(tmp_path / "model")
+    with deployment_program():
+        paddle.jit.save(net, path, input_spec=[InputSpec([3, 4], "float32", "x")])
+    assert Path(f"{path}.pdmodel").exists()
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32") * 3
+    expected = [value.numpy() for value in net(paddle.to_tensor(x))]
+    reached = run_saved(path, x)
+    assert len(reached) == len(expected) == len(FUNCTIONS)
+    for number, (left, right) in enumerate(zip(reached, expected)):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6, err_msg=str(number))
+
+
+def test_a_traced_network_gives_what_the_layer_gives(tmp_path: Path) -> None:
+    net = Block()
+    net.eval()
+    path = str(tmp_path / "model")
+    with deployment_program():
+        paddle.jit.save(net, path, input_spec=[InputSpec([2, 3, 8, 8], "float32", "x")])
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("float32")
+    expected = net(paddle.to_tensor(x))
+    reached = {value.shape: value for value in run_saved(path, x)}
+    for value in expected.values():
+        np.testing.assert_allclose(reached[tuple(value.shape)], value.numpy(), atol=1e-6)
+
+
+def run_saved(path: str, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a saved program, run as it is.
+
+    Paddle Inference's own rewriting is off: with oneDNN it fuses a linear layer with the
+    activation behind it though others read the layer as well.
+    """
+    from paddle import inference
+
+    config = inference.Config(f"{path}.pdmodel", f"{path}.pdiparams")
+    config.disable_glog_info()
+    config.switch_ir_optim(False)
+    predictor = inference.create_predictor(config)
+    predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(x)
+    predictor.run()
+    names = predictor.get_output_names()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in names]
+
+
+def test_input_specs_of_any_structure() -> None:
+    class Two(paddle.nn.Layer):
+        def forward(self, inputs: dict[str, paddle.Tensor], y: paddle.Tensor) -> paddle.Tensor:
+            return inputs["a"] + y
+
+    spec = InputSpec([1, 2], "float32", "a"), InputSpec([1, 2], "float32", "y")
+    trace = trace_layer(Two(), [{"a": spec[0]}, spec[1]])
+    assert [op.type for op in trace.ops] == ["elementwise_add"]

@@ -1,0 +1,91 @@
+"""What inspection says of a model, and that it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.prune.pruner import Pruner
+from slim_det.graph.cost import detector_cost
+from slim_det.report.inspection import Inspection, inspect_model
+from slim_det.training import session
+from slim_det.training.config import load_config
+from tests.support import restored_config
+
+SIZE_HW = (96, 96)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path, ppdet_registered: None) -> Iterator[paddle.nn.Layer]:
+    with restored_config():
+        yield session.build_model(load_config(tiny))
+
+
+@pytest.fixture(scope="module")
+def looked(model: paddle.nn.Layer) -> Inspection:
+    return inspect_model(model, SIZE_HW)
+
+
+@pytest.fixture(scope="module")
+def halved(model: paddle.nn.Layer) -> Inspection:
+    return inspect_model(model, SIZE_HW, Pruner(pruned_ratios={"neck.yolo_block.0.*": 0.5}))
+
+
+def by_name(inspection: Inspection) -> dict[str, Any]:
+    return {group.name: group for group in inspection.groups}
+
+
+def test_groups_hold_every_multiplication_once(looked: Inspection) -> None:
+    """Each layer belongs to one group: their MACs and parameters add up to the totals."""
+    assert looked.before == looked.after
+    assert sum(group.macs_before for group in looked.groups) == looked.before.macs
+    assert sum(group.params_before for group in looked.groups) == looked.before.params
+    layers = [layer for group in looked.groups for layer in group.layers]
+    assert len(layers) == len(set(layers))
+
+
+def test_groups_that_stay_say_why(looked: Inspection) -> None:
+    groups = by_name(looked)
+    for i in range(3):
+        output = groups[f"yolo_head.yolo_output.{i}"]
+        assert not output.prunable and output.reason and output.channels == 27
+    tip = groups["neck.yolo_block.0.tip"]
+    assert tip.prunable and tip.reason == "" and (tip.channels, tip.kept) == (256, 256)
+
+
+def test_cut_adds_up_to_the_totals_after(halved: Inspection, looked: Inspection) -> None:
+    """The groups of the first block are halved; what reads them costs less as well."""
+    groups = by_name(halved)
+    assert sum(group.macs_after for group in halved.groups) == halved.after.macs
+    assert sum(group.params_after for group in halved.groups) == halved.after.params
+    cut = {name for name, group in groups.items() if group.ratio}
+    assert len(cut) == 6 and all(groups[name].kept * 2 == groups[name].channels for name in cut)
+    assert groups["neck.yolo_block.0.conv_module.conv1"].macs_after * 4 == (
+        groups["neck.yolo_block.0.conv_module.conv1"].macs_before
+    )
+    output = groups["yolo_head.yolo_output.0"]
+    assert output.kept == 27 and output.macs_after * 2 == output.macs_before
+    assert halved.before == looked.before and halved.after.macs < halved.before.macs
+
+
+def test_nothing_is_changed(model: paddle.nn.Layer, halved: Inspection) -> None:
+    assert plan_of(model) is None
+    assert detector_cost(model, SIZE_HW) == halved.before
+    assert np.array_equal(model.neck.yolo_block[0].tip.conv.weight.shape, [256, 128, 3, 3])
+
+
+def test_text_and_json(halved: Inspection, looked: Inspection) -> None:
+    """Raw integers; a change is shown where there is one."""
+    macs, left = halved.before.macs, halved.after.macs
+    assert f"MACs: {macs} -> {left} ({left / macs - 1:+.2%})" in str(halved)
+    assert f"MACs: {macs}\n" in str(looked)
+    report = halved.as_dict()
+    assert report["image_size_hw"] == [96, 96] and report["macs_deformable"]["before"] == 0
+    assert report["before"]["macs"] == macs and report["after"]["macs"] == left
+    assert {"name", "channels", "kept", "ratio", "prunable", "reason"} <= report["groups"][0].keys()

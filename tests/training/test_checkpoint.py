@@ -1,0 +1,398 @@
+"""Checkpoints of a small net whose plan is written by hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.utils import unique_name
+
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, tensor_shapes
+from slim_det.compress.quantize.model import quantize_model
+from slim_det.compress.quantize.record import QuantLayer, QuantRecord, record_of
+from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.core.errors import PlanError, QuantError, WeightsError
+from slim_det.training import checkpoint
+
+KEPT = np.array([0, 2, 5])
+
+
+class Net(paddle.nn.Layer):
+    """A convolution of 6 channels, batch norm, and a head that reads them."""
+
+    def __init__(self, classes: int = 4, width: int = 6) -> None:
+        super().__init__()
+        self.backbone = paddle.nn.Sequential(
+            paddle.nn.Conv2D(3, width, 3), paddle.nn.BatchNorm2D(width)
+        )
+        self.head = paddle.nn.Conv2D(width, classes, 1)
+
+
+def make_net(classes: int = 4, width: int = 6) -> Net:
+    with unique_name.guard():
+        return Net(classes, width)
+
+
+def make_plan(net: Net, kept: np.ndarray = KEPT) -> Plan:
+    """Cut the first convolution to the kept channels."""
+    first = {name: {0: kept} for name in tensor_shapes(net) if name.startswith("backbone")}
+    slices = {**first, "head.weight": {1: kept}}
+    costs = {"before": {"macs": 2}, "after": {"macs": 1}}
+    settings = {"criterion": "l1_norm", "ratios": {"backbone.0": 0.5}, "align": 1, "seed": 0}
+    groups = {"backbone.0": {"channels": 6, "kept": kept.tolist()}}
+    return Plan("Net", tensor_shapes(net), (32, 32), settings, costs, groups, slices)
+
+
+def make_cut(kept: np.ndarray = KEPT) -> Net:
+    net = make_net()
+    apply_plan(net, make_plan(net, kept))
+    return net
+
+
+def momentum(net: Net) -> paddle.optimizer.Optimizer:
+    return paddle.optimizer.Momentum(0.1, 0.9, parameters=net.parameters())
+
+
+def save(stem: Path, net: Net, last_epoch: int = 3, **more: Any) -> Path:
+    plan, record = plan_of(net), record_of(net)
+    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, plan, record, **more)
+    return stem
+
+
+def values(net: Net) -> dict[str, np.ndarray]:
+    return {name: param.numpy() for name, param in net.named_parameters()}
+
+
+def same(left: Net, right: Net) -> bool:
+    pairs = values(left), values(right)
+    return all(np.array_equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """What slim_det has logged."""
+    caplog.set_level(logging.INFO, "slim_det")
+    return lambda: caplog.text
+
+
+def test_whole_model_comes_back(tmp_path: Path) -> None:
+    """By stem or by any file's name; no plan is written."""
+    net, stem = make_net(), tmp_path / "1.5"
+    save(stem, net)
+    assert {p.name for p in tmp_path.iterdir()} == {"1.5.pdparams", "1.5.pdopt"}
+    for spelling in (stem, f"{stem}.pdparams", f"{stem}.pdopt"):
+        other = make_net()
+        assert not same(net, other)
+        checkpoint.load_weights(other, spelling)
+        assert same(net, other) and plan_of(other) is None
+
+
+def test_cut_model_is_cut_again_when_loaded(tmp_path: Path) -> None:
+    """The plan is replayed: shapes, layer facts and values."""
+    cut = make_cut()
+    stem = save(tmp_path / "cut", cut)
+    whole = make_net()
+    checkpoint.load_weights(whole, stem)
+    assert same(cut, whole)
+    conv, norm = whole.backbone[0], whole.backbone[1]
+    assert (conv._out_channels, norm._num_features, whole.head._in_channels) == (3, 3, 3)
+    assert plan_of(whole).to_json() == plan_of(cut).to_json()
+    assert whole.head(paddle.zeros([1, 3, 2, 2])).shape == [1, 4, 2, 2]
+
+
+def test_plan_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
+    """Whole weights saved over cut ones are not cut when they are loaded."""
+    stem = save(tmp_path / "x", make_cut())
+    save(stem, make_net())
+    assert not checkpoint.plan_path(stem).exists()
+    checkpoint.load_weights(make_net(), stem)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_weights_are_renamed_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaged: bool
+) -> None:
+    """Killed between two renames, a checkpoint without its weights does not count as one."""
+    targets: list[str] = []
+    replace = os.replace
+
+    def record(source: str, target: Path) -> None:
+        targets.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
+    net = make_quantized(make_cut())
+    ema_state = net.state_dict() if averaged else None
+    save(tmp_path / "x", net, ema_state=ema_state, best={"ap": 0.5})
+    assert targets[-1] == "x.pdparams"
+    others = {"x.plan.json", "x.quant.json", "x.json", "x.pdopt"}
+    assert set(targets[:-1]) == others | ({"x.pdema"} if averaged else set())
+
+
+def test_average_and_weights_change_places(tmp_path: Path) -> None:
+    """With a moving average, `.pdparams` is the average and `.pdema` what was trained."""
+    average, trained = make_net(), make_net()
+    stem = tmp_path / "x"
+    checkpoint.save(
+        stem, trained.state_dict(), momentum(trained), 1, ema_state=average.state_dict()
+    )
+    loaded = make_net()
+    checkpoint.load_weights(loaded, stem)
+    assert same(loaded, average)
+    assert np.array_equal(
+        paddle.load(f"{stem}.pdema", return_numpy=True)["head.bias"], trained.head.bias.numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda s: s.pop("head.bias"), "head.bias is only in the model"),
+        (lambda s: s.update(extra=paddle.ones([2])), "extra is only in the file"),
+        (
+            lambda s: s.update({"head.bias": paddle.ones([5])}),
+            "head.bias is [5] in the file and [4] in the model",
+        ),
+    ],
+)
+def test_tensor_that_does_not_fit_is_named(
+    tmp_path: Path, change: Callable[[dict], Any], phrase: str
+) -> None:
+    """And nothing of the file is loaded."""
+    state = make_net().state_dict()
+    change(state)
+    paddle.save(dict(state), str(tmp_path / "x.pdparams"))
+    net = make_net()
+    before = values(net)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.load_weights(net, tmp_path / "x")
+    assert phrase in str(caught.value)
+    assert all(np.array_equal(before[name], value) for name, value in values(net).items())
+
+
+def test_only_the_first_differences_are_shown(tmp_path: Path) -> None:
+    paddle.save({f"t{i}": paddle.ones([1]) for i in range(3)}, str(tmp_path / "x.pdparams"))
+    with pytest.raises(WeightsError, match=r"t0 is only .*; t1 .*; and 6 more"):
+        checkpoint.load_weights(make_net(), tmp_path / "x")
+
+
+def test_plan_of_another_model(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_cut())
+    with pytest.raises(PlanError, match=r"x.plan.json' belongs to another model: backbone\.0"):
+        checkpoint.load_weights(make_net(width=8), stem)
+
+
+def test_model_that_was_cut_otherwise(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_cut())
+    checkpoint.load_weights(make_cut(), stem)
+    with pytest.raises(PlanError, match="cuts other channels"):
+        checkpoint.load_weights(make_cut(np.array([0, 1, 2])), stem)
+
+
+def test_start_from_a_backbone(tmp_path: Path, said: Callable[[], str]) -> None:
+    """A file without the leading `backbone.` fits; the rest of the model stays as it was."""
+    source, net = make_net(), make_net()
+    head = net.head.weight.numpy()
+    state = {n[len("backbone.") :]: p for n, p in source.state_dict().items() if "backbone" in n}
+    paddle.save({**state, "fc.weight": paddle.ones([3])}, str(tmp_path / "b.pdparams"))
+    checkpoint.load_pretrained(net, tmp_path / "b.pdparams")
+    assert np.array_equal(net.backbone[0].weight.numpy(), source.backbone[0].weight.numpy())
+    assert np.array_equal(net.head.weight.numpy(), head)
+    assert "6 of 8 tensors" in said()
+    assert "not in the file: head.weight, head.bias; not used: fc.weight" in said()
+
+
+def test_start_with_another_number_of_classes(tmp_path: Path, said: Callable[[], str]) -> None:
+    """Only prediction layers may differ; they keep their own values."""
+    source, net = make_net(classes=9), make_net()
+    stem = save(tmp_path / "x", source)
+    head = net.head.weight.numpy()
+    checkpoint.load_pretrained(net, stem)
+    assert np.array_equal(net.backbone[0].weight.numpy(), source.backbone[0].weight.numpy())
+    assert np.array_equal(net.head.weight.numpy(), head)
+    assert "6 of 8 tensors" in said() and "other classes: head.weight, head.bias" in said()
+
+
+def test_start_from_another_width_is_refused(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_net(width=8))
+    with pytest.raises(WeightsError, match=r"of another width: backbone\.0\.weight is \[8, 3"):
+        checkpoint.load_pretrained(make_net(), stem)
+
+
+def test_start_from_something_else_is_refused(tmp_path: Path) -> None:
+    paddle.save({"a": paddle.ones([1]), "b": paddle.ones([1])}, str(tmp_path / "x.pdparams"))
+    with pytest.raises(WeightsError, match="no tensor of this model; they hold a, b"):
+        checkpoint.load_pretrained(make_net(), tmp_path / "x")
+
+
+def test_start_from_cut_weights_cuts_the_model(tmp_path: Path) -> None:
+    cut = make_cut()
+    net = make_net()
+    checkpoint.load_pretrained(net, save(tmp_path / "x", cut))
+    assert same(net, cut) and plan_of(net) is not None
+
+
+def test_resume_gives_the_epoch_to_go_on_with(tmp_path: Path) -> None:
+    cut = make_cut()
+    stem = save(tmp_path / "x", cut, last_epoch=7)
+    net = make_net()
+    checkpoint.load_weights(net, stem)
+    assert checkpoint.resume(net, stem, momentum(net)) == 7
+    assert same(net, cut)
+
+
+def test_resume_cuts_a_whole_checkpoint_like_the_model(tmp_path: Path) -> None:
+    """What `-r` with a slim file does: the kept channels of the whole weights."""
+    whole = make_net()
+    stem = save(tmp_path / "x", whole)
+    cut = make_cut()
+    checkpoint.resume(cut, stem, momentum(cut))
+    assert np.array_equal(cut.backbone[0].weight.numpy(), whole.backbone[0].weight.numpy()[KEPT])
+    assert np.array_equal(cut.head.weight.numpy(), whole.head.weight.numpy()[:, KEPT])
+    assert np.array_equal(cut.head.bias.numpy(), whole.head.bias.numpy())
+
+
+def test_resume_names_what_a_whole_checkpoint_lacks(tmp_path: Path) -> None:
+    state = {n: p for n, p in make_net().state_dict().items() if n != "backbone.0.weight"}
+    paddle.save(state, str(tmp_path / "x.pdparams"))
+    with pytest.raises(WeightsError, match=r"backbone\.0\.weight is only in the model"):
+        checkpoint.resume(make_cut(), tmp_path / "x")
+
+
+def test_resume_refuses_another_cut(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_cut())
+    net = make_cut(np.array([0, 1, 2]))
+    with pytest.raises(PlanError, match="resume without --slim_config"):
+        checkpoint.resume(net, stem, momentum(net))
+
+
+def test_resume_restores_the_moving_average(tmp_path: Path) -> None:
+    """Trained weights go to the model, the average and its step count to the average."""
+    from ppdet.optimizer import ModelEMA
+
+    average, trained, net = make_cut(), make_cut(), make_cut()
+    optimizer = paddle.optimizer.Momentum(
+        paddle.optimizer.lr.StepDecay(0.1, 5), 0.9, parameters=trained.parameters()
+    )
+    optimizer._learning_rate.step()
+    optimizer._learning_rate.step()
+    state, averaged = trained.state_dict(), average.state_dict()
+    checkpoint.save(tmp_path / "x", state, optimizer, 1, plan_of(net), ema_state=averaged)
+    ema = ModelEMA(net)
+    other = paddle.optimizer.Momentum(
+        paddle.optimizer.lr.StepDecay(0.1, 5), 0.9, parameters=net.parameters()
+    )
+    checkpoint.resume(net, tmp_path / "x", other, ema)
+    assert same(net, trained)
+    assert np.array_equal(ema.state_dict["head.weight"].numpy(), average.head.weight.numpy())
+    assert ema.step == 2
+
+
+def test_address_that_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ppdet.utils import checkpoint as ppdet_checkpoint
+
+    def fail(url: str) -> str:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(ppdet_checkpoint, "get_weights_path", fail)
+    with pytest.raises(WeightsError, match="'https://no.such/x' cannot be downloaded: no network"):
+        checkpoint.checkpoint_stem("https://no.such/x")
+
+
+def test_address_that_was_downloaded_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ppdet asks the server about its own copy; without a network the copy is good enough."""
+    from ppdet.utils import checkpoint as ppdet_checkpoint
+    from ppdet.utils import download
+
+    def fail(url: str) -> str:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(ppdet_checkpoint, "get_weights_path", fail)
+    monkeypatch.setattr(download, "WEIGHTS_HOME", str(tmp_path))
+    (tmp_path / "x.pdparams").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "slim_det"):
+        stem = checkpoint.checkpoint_stem("https://no.such/models/x.pdparams")
+    assert stem == tmp_path / "x"
+    assert "cannot be reached" in caplog.text and "unchecked" in caplog.text
+
+
+def make_record(*more: QuantLayer, **settings: Any) -> QuantRecord:
+    layers = [QuantLayer("backbone", "backbone.1"), QuantLayer("head"), *more]
+    return QuantRecord(QuantSettings(**settings), layers, {})
+
+
+def make_quantized(net: Net, **settings: Any) -> Net:
+    quantize_model(net, make_record(**settings), {"backbone": 2.0})
+    return net
+
+
+def output(net: Net) -> np.ndarray:
+    net.eval()
+    return net.head(net.backbone(paddle.linspace(-2, 2, 108).reshape([1, 3, 6, 6]))).numpy()
+
+
+@pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
+def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
+    """The record is replayed behind the plan; the ranges are tensors like any other."""
+    net = make_quantized(make())
+    stem = save(tmp_path / "1.5", net)
+    assert checkpoint.stored_record(stem) == record_of(net)
+    for load in (checkpoint.load_weights, checkpoint.load_pretrained, checkpoint.resume):
+        other = make_net()
+        assert not np.array_equal(output(other), output(net))
+        load(other, stem)
+        assert record_of(other) == record_of(net) and same(other, net)
+        assert other.backbone[0].activation.range() == 2
+        assert np.array_equal(output(other), output(net))
+
+
+def test_record_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
+    """Float weights saved over quantized ones are not quantized when they are loaded."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    net = make_net()
+    save(stem, net)
+    assert not checkpoint.record_path(stem).exists() and checkpoint.stored_record(stem) is None
+    checkpoint.load_weights(other := make_net(), stem)
+    assert record_of(other) is None and np.array_equal(output(other), output(net))
+
+
+def test_resume_refuses_another_quantization(tmp_path: Path) -> None:
+    """The same quantization goes on."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    net = make_quantized(make_net(), weight_bits=4)
+    with pytest.raises(QuantError, match=r"x\.quant\.json' quantizes otherwise .*; resume without"):
+        checkpoint.resume(net, stem, momentum(net))
+    net = make_quantized(make_net())
+    assert checkpoint.resume(net, stem, momentum(net)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [("{", "cannot be read"), (make_record(QuantLayer("a")).to_json(), "'a'")],
+)
+def test_record_that_does_not_fit(tmp_path: Path, text: str, phrase: str) -> None:
+    """The model is left as it was."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    checkpoint.record_path(stem).write_text(text)
+    net = make_net()
+    before = values(net), output(net)
+    with pytest.raises(QuantError, match=phrase):
+        checkpoint.load_weights(net, stem)
+    assert record_of(net) is None and values(net).keys() == before[0].keys()
+    assert np.array_equal(output(net), before[1])
+
+
+def test_quantized_weights_without_their_record(tmp_path: Path) -> None:
+    """The message speaks of the record, not of a plan."""
+    stem = save(tmp_path / "x", make_quantized(make_net()))
+    checkpoint.record_path(stem).unlink()
+    with pytest.raises(WeightsError, match=r"activation\.limit is only .*'x\.quant\.json' beside"):
+        checkpoint.load_weights(make_net(), stem)

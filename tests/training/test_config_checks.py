@@ -1,0 +1,85 @@
+"""Readers, optimizers and schedules are checked before ppdet builds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slim_det.core.errors import ConfigError
+from slim_det.training.config_checks import check_parts
+
+
+def reader(*steps: Any, **settings: Any) -> dict[str, Any]:
+    return {"TrainReader": {"sample_transforms": list(steps), **settings}}
+
+
+def optimizer(**settings: Any) -> dict[str, Any]:
+    return {"OptimizerBuilder": {"optimizer": settings}}
+
+
+def schedules(*settings: Any) -> dict[str, Any]:
+    return {"LearningRate": {"schedulers": list(settings)}}
+
+
+DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearWarmup", "steps": 1}
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {},
+        {"TrainReader": {}, "OptimizerBuilder": {}, "LearningRate": {}},
+        {"epoch": 1, "snapshot_epoch": 5, "log_iter": 1, "worker_num": 0, "num_classes": 1},
+        reader({"Decode": {}}, {"RandomFlip": {"prob": 0.5}}, batch_size=1),
+        {"TrainReader": {"batch_transforms": [{"PadBox": {"num_max_boxes": 5}}]}},
+        optimizer(type="Momentum", momentum=0.9, use_nesterov=True),
+        optimizer(type="AdamW", weight_decay=0.1, param_groups=[{"params": ["head"]}]),
+        optimizer(type="RMSProp", rho=0.9, epsilon=1e-6),
+        optimizer(type="AdamWDL", layerwise_decay=0.75, num_layers=12),
+        schedules(DECAY, WARMUP),
+        schedules({"name": "CosineDecay", "use_warmup": False, "max_epochs": 5}),
+        schedules(object()),
+        {"EvalDataset": {"name": "VOCDataSet", "anno_path": "val.txt", "sample_num": 3}},
+        {"EvalDataset": {"name": "OfSomebody", "folder": "x"}, "TestDataset": object()},
+    ],
+)
+def test_valid(cfg: dict[str, Any]) -> None:
+    check_parts(cfg)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        (reader({"Decoed": {}}), "TrainReader.sample_transforms: unknown name 'Decoed'; did you"),
+        (reader({"RandomFlip": {"probb": 1}}), "RandomFlip: unknown key 'probb'; did you mean"),
+        (reader({"Decode": 3}), "Decode: expected a mapping of keys, found 3"),
+        (
+            {"EvalReader": {"batch_transforms": [{"PadBoxes": {}}]}},
+            "EvalReader.batch_transforms: unknown name 'PadBoxes'; did you mean 'PadBox'?",
+        ),
+        (reader(batch_size=0), "TrainReader.batch_size: 0 is not valid"),
+        (optimizer(type="Adamm"), "OptimizerBuilder.optimizer: unknown name 'Adamm'; did you mean"),
+        (optimizer(type="Momentum", momentums=1), "did you mean 'momentum'?"),
+        (optimizer(type="SGD", learning_rate=1), "SGD: unknown key 'learning_rate'"),
+        (
+            schedules({**DECAY, "milestone": 1}),
+            "unknown key 'milestone'; did you mean 'milestones'",
+        ),
+        (schedules({"gamma": 0.1}), "unknown name 'None'"),
+        (schedules(WARMUP, DECAY), "'LinearWarmup' comes first; expected a decay before it"),
+        (schedules(DECAY), "nothing comes after 'PiecewiseDecay'; expected a LinearWarmup, or"),
+        (
+            {"EvalDataset": {"name": "WIDERFaceDataSet", "anno_pat": "x"}},
+            "EvalDataset: WIDERFaceDataSet: unknown key 'anno_pat'; did you mean 'anno_path'?",
+        ),
+        ({"epoch": "many"}, "epoch: 'many' is not valid; expected a whole number >= 1"),
+        ({"epoch": 0}, "epoch: 0 is not valid"),
+        ({"epoch": True}, "epoch: True is not valid"),
+        ({"worker_num": -1}, "worker_num: -1 is not valid; expected a whole number >= 0"),
+    ],
+)
+def test_mistake(cfg: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_parts(cfg)
+    assert said in str(caught.value)
