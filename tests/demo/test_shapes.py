@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from slim_det.demo import CLASS_NAMES, ShapesDataSet, draw_shapes
-from slim_det.demo.chain import shapes as shapes_module
+from slim_det.demo import shapes as shapes_module
 from slim_det.demo.scene import Scene, draw_scene
 
 SIZE_HW = (96, 128)
