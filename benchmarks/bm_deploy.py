@@ -3,7 +3,7 @@
     python benchmarks/bm_deploy.py FLOAT_DIR INT8_DIR PRUNED_INT8_DIR
 
 The first folder is the one that the others are compared to. A model is exported for the size of
-``TestReader``; one override changes it, and the size that the artefact's reader resizes to:
+``TestReader``; one override changes it, and the size that the artifact's reader resizes to:
 
     slim-det export -c CONFIG -o weights=PATH 'TestReader.inputs_def.image_shape=[3,320,320]'
 """

@@ -44,13 +44,13 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gap_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--max_gap`` and ``--no_eval``: how an int8 artefact is compared with its model."""
+    """``--max_gap`` and ``--no_eval``: how an int8 artifact is compared with its model."""
     parser.add_argument(
         "--max_gap",
         type=points,
         default=0.5,
         metavar="P",
-        help="points of AP that may lie between an int8 artefact and the model (default 0.5)",
+        help="points of AP that may lie between an int8 artifact and the model (default 0.5)",
     )
     parser.add_argument(
         "--no_eval", action="store_true", help="do not measure AP of an int8 model on EvalDataset"

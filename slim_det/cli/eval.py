@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             result = evaluate(cfg, predict, engine, None, latency_runs, metric)
             figures = result.as_dict()
         else:
-            # An artefact is measured at the size that it was exported for.
+            # An artifact is measured at the size that it was exported for.
             with eval_at(cfg, predict.image_size_hw):
                 result = evaluate(cfg, predict, engine, args.artifact, latency_runs, metric)
             figures = {**result.as_dict(), "precision": predict.precision}

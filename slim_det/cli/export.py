@@ -1,4 +1,4 @@
-"""`slim-det export`: the artefact that is shipped, checked against the model."""
+"""`slim-det export`: the artifact that is shipped, checked against the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir",
         default="output_inference",
         metavar="DIR",
-        help="the artefact goes to DIR/<configuration's name>",
+        help="the artifact goes to DIR/<configuration's name>",
     )
     add_gap_arguments(parser)
     add_lite_arguments(parser)

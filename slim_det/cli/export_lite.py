@@ -1,4 +1,4 @@
-"""What `slim-det export --lite` adds to an artefact: files for Paddle-Lite."""
+"""What `slim-det export --lite` adds to an artifact: files for Paddle-Lite."""
 
 from __future__ import annotations
 
@@ -62,11 +62,10 @@ def export_lite(
         args: With the flags of `add_lite_arguments`.
         model: The model that was exported.
         cfg: ppdet's configuration.
-        artifact_dir: The artefact.
+        artifact_dir: The artifact.
 
     Returns:
-        What `slim_det.deploy.lite.convert.write_lite` entered in the artefact's facts; None without
-        ``--lite``.
+        What `write_lite` entered in the artifact's manifest; None without ``--lite``.
     """
     from slim_det.deploy.lite.convert import TARGETS, LiteRequest, find_converter, write_lite
     from slim_det.deploy.lite.forms import lite_form

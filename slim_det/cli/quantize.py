@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help="print a table of all layers")
     parser.add_argument(
         "--output_dir", default="output_inference", metavar="DIR",
-        help="the artefact goes to DIR/<configuration's name>",
+        help="the artifact goes to DIR/<configuration's name>",
     )  # fmt: skip
     parser.add_argument(
         "--save_dir", metavar="DIR",
@@ -109,7 +109,7 @@ def _quantize(
     post = quantize_post(model, cfg, settings, options)
     if args.max_drop is not None and metric and whole:
         search_float_layers(metric, post, whole, args.max_drop)
-    rows = layer_rows(model, post.deviations)
+    rows = layer_rows(model, post.quantization_errors)
     if args.report:
         table_console().print(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap

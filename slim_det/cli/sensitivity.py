@@ -106,7 +106,7 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
 
 def _merged(args: argparse.Namespace) -> SensitivityResult:
     from slim_det.planning.sensitivity.merge import merge_results
-    from slim_det.planning.sensitivity.paddleslim_files import read_old_pickle
+    from slim_det.planning.sensitivity.paddleslim_files import read_paddleslim_pickle
     from slim_det.planning.sensitivity.result import read_result
 
     if args.config:
@@ -114,7 +114,7 @@ def _merged(args: argparse.Namespace) -> SensitivityResult:
     if args.import_pickle:
         if args.merge:
             raise ConfigError("--merge and --import_pickle exclude each other: run them in turn")
-        return read_old_pickle(args.import_pickle)
+        return read_paddleslim_pickle(args.import_pickle)
     return merge_results([read_result(path) for path in args.merge], args.merge)
 
 

@@ -1,4 +1,4 @@
-"""`slim-det verify`: a cut model against the whole one, or an artefact in each of its engines."""
+"""`slim-det verify`: a cut model against the whole one, or an artifact in each of its engines."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _verify_cut(args: argparse.Namespace) -> int:
 
 
 def _verify_artifact(args: argparse.Namespace) -> int:
-    """Compare an artefact with the model in each engine."""
+    """Compare an artifact with the model in each engine."""
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.training import session
     from slim_det.verify.artifact import verify_artifact

@@ -17,7 +17,7 @@ from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
 from slim_det.compress.quantize.calibrate import deployed_mode
 from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
 from slim_det.compress.quantize.ptq import PostResult
-from slim_det.compress.quantize.quantization_error import Deviation, only_quantized
+from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import EvalResult, evaluate
@@ -84,7 +84,7 @@ def search_float_layers(
         QuantError: Even with one layer left in int8 the drop is larger; the model is unchanged.
     """
     model = metric.model
-    corrections = post.deviations if post.record.origin.get("bias_correction") else {}
+    corrections = post.quantization_errors if post.record.origin.get("bias_correction") else {}
     names = list(quantized_layers(model))
     steps: list[SearchStep] = []
     errors: dict[str, float] = {}
@@ -215,7 +215,7 @@ class DeployedMetric:
         return self._measure(None)
 
     def in_int8(
-        self, back: Sequence[str] = (), corrections: Mapping[str, Deviation] | None = None
+        self, back: Sequence[str] = (), corrections: Mapping[str, QuantizationError] | None = None
     ) -> EvalResult:
         """The metric as an int8 program; the model, which is quantized, is left as it was.
 

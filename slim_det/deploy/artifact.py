@@ -1,4 +1,4 @@
-"""Writes an artefact for Paddle Inference, checked before it is published."""
+"""Writes an artifact for Paddle Inference, checked before it is published."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.files import require_writable
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
 from slim_det.deploy.latency import random_batch
-from slim_det.deploy.manifest import write_facts
+from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
-from slim_det.deploy.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE, Predictor
+from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import class_names, median_latency_ms, quiet_stdout
 from slim_det.evaluate.images import eval_images
@@ -39,22 +39,22 @@ logger = logging.getLogger("slim_det")
 LATENCY_RUNS = 10
 
 _REMEDY = "add --infer_img FILE or --infer_dir FOLDER"
-_KNOWN_FILES = {MODEL_FILE, PARAMS_FILE, INFER_CFG, FACTS_FILE, "model.pdiparams.info", "lite"}
+_KNOWN_FILES = {MODEL_FILE, PARAMS_FILE, INFER_CFG, MANIFEST_FILE, "model.pdiparams.info", "lite"}
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An artefact and what was measured on it.
+    """An artifact and what was measured on it.
 
     Attributes:
         artifact: Its folder.
         precision: ``int8`` or ``float32``.
         size_mb: Bytes of model and parameters on disk, in megabytes (10^6 bytes).
-        macs: Multiply-accumulates at the artefact's image size.
+        macs: Multiply-accumulates at the artifact's image size.
         params: Parameters, running statistics of batch norm included.
         image_size_hw: Height and width in pixels.
         latency_ms: Median of single-image runs on all cores; decoding and NMS included.
-        ap: AP of the artefact on ``EvalDataset``, fraction 0 to 1; None if not measured.
+        ap: AP of the artifact on ``EvalDataset``, fraction 0 to 1; None if not measured.
         per_class: Class, or setting of WIDER FACE -> AP; None likewise.
         layers_float: Layers of an int8 model that stay in float.
         images_checked: Images whose boxes were compared with the model in training's engine, or,
@@ -116,13 +116,13 @@ def export_model(
     Args:
         model: A detector with trained weights, float or quantized.
         cfg: ppdet's configuration; ``TestReader`` says how images are prepared.
-        output_dir: The artefact goes to a folder with the configuration's name below it.
+        output_dir: The artifact goes to a folder with the configuration's name below it.
         images: Photographs to compare the engines of a float model on; by default the first of
             ``EvalDataset``.
-        max_gap: Points of AP between a quantized model and its artefact; None: AP is not measured.
+        max_gap: Points of AP between a quantized model and its artifact; None: AP is not measured.
 
     Raises:
-        ExportError: The artefact differs from the model, or the images cannot be read.
+        ExportError: The artifact differs from the model, or the images cannot be read.
         QuantError: The model has lost its scales.
         DataError: The names of the classes are missing or do not fit.
         ConfigError: The folder cannot be written to.
@@ -157,7 +157,7 @@ def export_model(
             **found,
         )
         measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
-        write_facts(model, staging, measured, metric.as_dict() if metric else None)
+        write_manifest(model, staging, measured, metric.as_dict() if metric else None)
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -188,7 +188,7 @@ def _checked_int8(
 ) -> MetricCheck | None:
     """Compare layers, size and AP; None where AP was not to be measured."""
     check_integers(model, folder, scales)
-    write_facts(model, folder)  # the predictor reads the engine's settings from there
+    write_manifest(model, folder)  # the predictor reads the engine's settings from there
     if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
         return None
@@ -228,12 +228,12 @@ def _write(
 
 
 def _require_replaceable(target: Path) -> None:
-    """An earlier artefact may be replaced; a folder with anything else in it may not."""
+    """An earlier artifact may be replaced; a folder with anything else in it may not."""
     found = target.iterdir() if target.exists() else ()
     others = sorted(path.name for path in found if path.name not in _KNOWN_FILES)
     if others:
         raise ExportError(
-            f"'{target}' holds files that are not of an artefact ({others[0]}); "
+            f"'{target}' holds files that are not of an artifact ({others[0]}); "
             "choose another --output_dir"
         )
 

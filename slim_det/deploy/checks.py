@@ -1,4 +1,4 @@
-"""What an artefact has to keep before it is published."""
+"""What an artifact has to keep before it is published."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[s
 
     Args:
         model: The quantized model.
-        folder: The artefact.
+        folder: The artifact.
         quantized: Names of the weights that are to be int8.
 
     Raises:

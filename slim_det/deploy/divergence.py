@@ -1,4 +1,4 @@
-"""Where an int8 artefact begins to differ from the model that simulates it."""
+"""Where an int8 artifact begins to differ from the model that simulates it."""
 
 from __future__ import annotations
 

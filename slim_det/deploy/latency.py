@@ -62,7 +62,7 @@ def compare_latency(
         for ``network_only``.
 
     Raises:
-        ExportError: An artefact cannot be loaded, or has no raw outputs before its boxes.
+        ExportError: An artifact cannot be loaded, or has no raw outputs before its boxes.
     """
     predictors = [Predictor(folder, threads) for folder in artifacts]
     calls = [_network(one, threads) if network_only else one for one in predictors]

@@ -1,4 +1,4 @@
-"""``slim_det.json`` of an artefact: what it is, where it is from, how it is to be run."""
+"""``slim_det.json`` of an artifact: what it is, where it is from, how it is to be run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.files import sha256_of, write_json
-from slim_det.deploy.predictor import FACTS_FILE, INFER_CFG, MODEL_FILE, PARAMS_FILE
+from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE
 from slim_det.version import __version__
 
 SCHEMA = "slim_det.artifact/1"
@@ -24,7 +24,7 @@ _PLAN_KEYS = ("fingerprint", "settings", "cost", "groups")
 _PACKAGES = ("paddledet", "numpy", "opencv-python")
 
 
-def write_facts(
+def write_manifest(
     model: paddle.nn.Layer,
     folder: Path,
     measured: Mapping[str, Any] | None = None,
@@ -34,13 +34,13 @@ def write_facts(
 
     Args:
         model: The model that was exported.
-        folder: The artefact.
+        folder: The artifact.
         measured: What was measured on it.
-        metric: AP of an int8 artefact and of its model; None if not measured.
+        metric: AP of an int8 artifact and of its model; None if not measured.
     """
     plan, quantized = plan_of(model), record_of(model) is not None
     content = json.loads(plan.to_json()) if plan else None
-    facts = {
+    manifest = {
         "schema": SCHEMA,
         "slim_det": __version__,
         "paddle": paddle.__version__,
@@ -53,7 +53,7 @@ def write_facts(
         "quantization": _quantization(model),
         "sha256": {name: sha256_of(folder / name) for name in (MODEL_FILE, PARAMS_FILE, INFER_CFG)},
     }
-    write_json(folder / FACTS_FILE, facts)
+    write_json(folder / MANIFEST_FILE, manifest)
 
 
 def _versions() -> dict[str, str]:

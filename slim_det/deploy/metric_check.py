@@ -1,4 +1,4 @@
-"""Whether an int8 artefact is as good as the model that simulates it."""
+"""Whether an int8 artifact is as good as the model that simulates it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_EVAL = "add --no_eval to export without measuring AP"
 
 @dataclass(frozen=True)
 class MetricCheck:
-    """AP of a quantized model and of its artefact on ``EvalDataset``, fractions 0 to 1.
+    """AP of a quantized model and of its artifact on ``EvalDataset``, fractions 0 to 1.
 
     Attributes:
         name: As in `slim_det.evaluate.evaluation.EvalResult`.
@@ -47,7 +47,7 @@ class MetricCheck:
         return asdict(self)
 
     def of_artifact(self) -> dict[str, Any]:
-        """The artefact's figures under their names in an `ExportResult`."""
+        """The artifact's figures under their names in an `ExportResult`."""
         return {
             "ap": self.artifact,
             "per_class": self.per_class,
@@ -69,12 +69,12 @@ def check_metric(
     image_size_hw: tuple[int, int],
     max_gap: float = MAX_GAP,
 ) -> MetricCheck:
-    """Evaluate a quantized model and its artefact on the same images, at the exported size.
+    """Evaluate a quantized model and its artifact on the same images, at the exported size.
 
     Args:
         model: The quantized model.
         cfg: ppdet's configuration.
-        folder: The artefact.
+        folder: The artifact.
         image_size_hw: Height and width that it was exported for.
         max_gap: Points of AP that may lie between the two.
 

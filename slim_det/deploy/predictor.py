@@ -24,7 +24,7 @@ logger = logging.getLogger("slim_det")
 MODEL_FILE = "model.pdmodel"
 PARAMS_FILE = "model.pdiparams"
 INFER_CFG = "infer_cfg.yml"
-FACTS_FILE = "slim_det.json"
+MANIFEST_FILE = "slim_det.json"
 PREDICTOR_FILES = (MODEL_FILE, PARAMS_FILE, INFER_CFG)
 
 _STEM = "model"
@@ -101,7 +101,7 @@ def network_engine(
     """An engine for a detector's raw outputs alone, without decoding and NMS.
 
     Args:
-        program: An artefact's program.
+        program: An artifact's program.
         stem: The files that are written for it, without suffix; not needed after loading.
         int8: Whether int8 kernels are used.
         threads: CPU threads; default all cores.
@@ -120,20 +120,20 @@ def _runs_int8(folder: Path) -> bool:
 
     Paddle may crash on a damaged file, so its checksum is compared first.
     """
-    path = folder / FACTS_FILE
+    path = folder / MANIFEST_FILE
     if not path.is_file():
         return False
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        checksums = facts["sha256"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        checksums = manifest["sha256"]
         changed = [n for n in (MODEL_FILE, PARAMS_FILE) if sha256_of(folder / n) != checksums[n]]
-        int8 = facts.get("engine", {}).get("int8", False)
+        int8 = manifest.get("engine", {}).get("int8", False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"'{path}' cannot be read: {error!r}") from error
     if changed:
         raise ExportError(
             f"artifact '{folder}': {changed[0]} is not the file that was exported (its SHA-256 is "
-            f"not the one in {FACTS_FILE}); export again"
+            f"not the one in {MANIFEST_FILE}); export again"
         )
     return bool(int8)
 

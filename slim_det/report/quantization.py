@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.quantization_error import Deviation
+from slim_det.compress.quantize.quantization_error import QuantizationError
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import QuantError
 from slim_det.graph.integers import levels
@@ -53,12 +53,14 @@ class LayerRow:
         }
 
 
-def layer_rows(model: paddle.nn.Layer, deviations: Mapping[str, Deviation]) -> list[LayerRow]:
+def layer_rows(
+    model: paddle.nn.Layer, quantization_errors: Mapping[str, QuantizationError]
+) -> list[LayerRow]:
     """A row for every convolution: quantized ones as they run, then those in float.
 
     Args:
         model: A quantized model.
-        deviations: Module path -> deviation; a layer without one has no ratio.
+        quantization_errors: Module path -> deviation; a layer without one has no ratio.
 
     Raises:
         QuantError: The model is not quantized.
@@ -76,7 +78,7 @@ def layer_rows(model: paddle.nn.Layer, deviations: Mapping[str, Deviation]) -> l
                 input_range=limit,
                 input_scale=limit / levels(bits[name]),
                 weight_range=(float(weights.min()), float(weights.max())),
-                sqnr_db=deviations[name].sqnr_db if name in deviations else None,
+                sqnr_db=quantization_errors[name].sqnr_db if name in quantization_errors else None,
             )
         )
     return rows + [LayerRow(name, reason) for name, reason in record.kept_float.items()]

@@ -95,8 +95,8 @@ def _resume(model: Any, weights: str, optimizer: Any = None, ema: Any = None) ->
     """`load_weight`: a checkpoint, and what was trained beside its student."""
     last_epoch = checkpoint.resume(model, weights, optimizer, ema)
     distiller = distiller_of(model)
-    if distiller is not None and distiller.companions is not None:
-        distiller.companions.resume(checkpoint.checkpoint_stem(weights))
+    if distiller is not None and distiller.auxiliary_modules is not None:
+        distiller.auxiliary_modules.resume(checkpoint.checkpoint_stem(weights))
     return last_epoch
 
 

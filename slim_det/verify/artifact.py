@@ -17,7 +17,7 @@ from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.matching import make_scorer
-from slim_det.verify.backends import REFERENCE, Contender, make_contenders
+from slim_det.verify.backends import REFERENCE, Backend, make_backends
 from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
 from slim_det.verify.stages import Stage, compare_tensors, distances, judge
@@ -39,22 +39,22 @@ def verify_artifact(
     with_eval: bool = True,
     eval_images: int | None = None,
 ) -> list[Stage]:
-    """Compare an artefact, in each engine, with the model it came from.
+    """Compare an artifact, in each engine, with the model it came from.
 
     Args:
         model: The model, with its weights; simulates its integers where it is quantized.
         cfg: ppdet's configuration; ``TestReader`` prepares the images of the reference.
-        folder: The artefact.
+        folder: The artifact.
         images: Image files whose outputs are compared; of more than 16 the first 16.
         with_eval: Measure AP on ``EvalDataset`` as well.
         eval_images: Only on so many of its images, from the first.
 
     Returns:
         Stages ``preprocess``, ``dygraph``, ``exported program``, ``paddle inference``,
-        ``paddle-lite program`` where the artefact has one, and ``paddle-lite x86``.
+        ``paddle-lite program`` where the artifact has one, and ``paddle-lite x86``.
 
     Raises:
-        ExportError: The artefact is incomplete or damaged.
+        ExportError: The artifact is incomplete or damaged.
     """
     folder = Path(folder)
     predictor = Predictor(folder)
@@ -63,17 +63,17 @@ def verify_artifact(
     if len(images) > MAX_IMAGES:
         logger.info("outputs are compared on the first %d of %d images", MAX_IMAGES, len(images))
     with tempfile.TemporaryDirectory(prefix="slim_det_verify_") as work:
-        contenders = make_contenders(model, cfg, folder, predictor, Path(work))
-        prepared = _run_images(contenders, cfg, images[:MAX_IMAGES], reader)
+        backends = make_backends(model, cfg, folder, predictor, Path(work))
+        prepared = _run_images(backends, cfg, images[:MAX_IMAGES], reader)
         aps: dict[str, float] = {}
         if with_eval:
             with eval_at(cfg, image_size_hw(cfg)):
-                aps = _evaluate(contenders, cfg, reader, eval_images)
-    return [_preprocess_stage(model, cfg, prepared), *_stages(contenders, aps)]
+                aps = _evaluate(backends, cfg, reader, eval_images)
+    return [_preprocess_stage(model, cfg, prepared), *_stages(backends, aps)]
 
 
 def _run_images(
-    contenders: list[Contender], cfg: Any, images: list[str], reader: ArtifactReader
+    backends: list[Backend], cfg: Any, images: list[str], reader: ArtifactReader
 ) -> list[tuple[Batch, Batch]]:
     """Run everything on the images to compare; as both readers prepared them."""
     paths, expected = [], []
@@ -81,28 +81,28 @@ def _run_images(
         paths.append(path)
         expected.append({key: np.asarray(batch[key]) for key in INPUTS})
     prepared = [reader(path) for path in paths]
-    for contender in contenders:
-        contender.found = contender.run(_input_of(contender, paths, expected, prepared))
+    for backend in backends:
+        backend.found = backend.run(_input_of(backend, paths, expected, prepared))
     return list(zip(expected, prepared))
 
 
 def _input_of(
-    contender: Contender, paths: list[str], expected: list[Batch], prepared: list[Batch]
+    backend: Backend, paths: list[str], expected: list[Batch], prepared: list[Batch]
 ) -> list[Batch]:
-    """The images as a contender takes them."""
-    if contender.is_model:
+    """The images as a backend takes them."""
+    if backend.is_model:
         return expected
-    return [contender.reader(path) for path in paths] if contender.reader else prepared
+    return [backend.reader(path) for path in paths] if backend.reader else prepared
 
 
 def _evaluate(
-    contenders: list[Contender], cfg: Any, reader: ArtifactReader, limit: int | None
+    backends: list[Backend], cfg: Any, reader: ArtifactReader, limit: int | None
 ) -> dict[str, float]:
-    """AP of every contender that is shown; the artefact's engines read image files themselves."""
+    """AP of every backend that is shown; the artifact's engines read image files themselves."""
     dataset, loader = eval_reader(cfg)
     count = min(limit or len(dataset), len(dataset))
     scorer = make_scorer(cfg, dataset, count)
-    running = [c for c in contenders if c.shown and c.can_run]
+    running = [c for c in backends if c.shown and c.can_run]
     with tqdm(total=count, desc="verify", unit="image", disable=None, leave=False) as bar:
         for batch in loader:
             start = scorer.num_images
@@ -111,9 +111,9 @@ def _evaluate(
             own = list(_single_images(batch))[: len(places)]
             paths = [dataset.roidbs[place]["im_file"] for place in places]
             prepared = [reader(path) for path in paths]
-            for contender in running:
-                found = contender.run(_input_of(contender, paths, own, prepared))
-                contender.matches += [scorer.match(p, f.boxes) for p, f in zip(places, found)]
+            for backend in running:
+                found = backend.run(_input_of(backend, paths, own, prepared))
+                backend.matches += [scorer.match(p, f.boxes) for p, f in zip(places, found)]
             bar.update(len(places))
             if scorer.num_images >= count:
                 break
@@ -130,7 +130,7 @@ def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
 def _preprocess_stage(
     model: paddle.nn.Layer, cfg: Any, prepared: list[tuple[Batch, Batch]]
 ) -> Stage:
-    """What the artefact makes of an image file against what ``TestReader`` makes of it."""
+    """What the artifact makes of an image file against what ``TestReader`` makes of it."""
     is_fused = bool(cfg["TestReader"].get("fuse_normalize", False))
     worst, least, fault = 0.0, 1.0, ""
     for expected, own in prepared:
@@ -145,33 +145,33 @@ def _preprocess_stage(
     return Stage("preprocess", worst, least, None, not fault and bool(prepared), fault)
 
 
-def _stages(contenders: list[Contender], aps: dict[str, float]) -> list[Stage]:
-    """The verdict on each contender, in order."""
-    by_name = {contender.name: contender for contender in contenders}
+def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
+    """The verdict on each backend, in order."""
+    by_name = {backend.name: backend for backend in backends}
     stages = []
-    for contender in filter(lambda c: c.shown, contenders):
-        name, reference = contender.name, by_name[contender.reference]
-        if contender.skipped:
-            stages.append(Stage(name, note=f"skipped: {contender.skipped}"))
-        elif contender.error or reference.error:
-            stages.append(Stage(name, passed=False, note=contender.error or reference.error))
+    for backend in filter(lambda c: c.shown, backends):
+        name, reference = backend.name, by_name[backend.reference]
+        if backend.skipped:
+            stages.append(Stage(name, note=f"skipped: {backend.skipped}"))
+        elif backend.error or reference.error:
+            stages.append(Stage(name, passed=False, note=backend.error or reference.error))
         else:
             pair = (aps.get(name), aps.get(REFERENCE))
             stages.append(
                 judge(
                     name,
-                    contender.found,
+                    backend.found,
                     reference.found,
-                    contender.limits,
+                    backend.limits,
                     pair,
-                    contender.note,
-                    _noise(contender, by_name),
+                    backend.note,
+                    _noise(backend, by_name),
                 )
             )
     return stages
 
 
-def _noise(contender: Contender, by_name: dict[str, Contender]) -> list[float]:
-    """How far last digits move the model that a contender is judged by; [] where it has none."""
-    nudged = by_name.get(contender.noise)
-    return distances(nudged.found, by_name[nudged.reference].found) if nudged else []
+def _noise(backend: Backend, by_name: dict[str, Backend]) -> list[float]:
+    """How far last digits move the model that a backend is judged by; [] where it has none."""
+    noisy = by_name.get(backend.noise)
+    return distances(noisy.found, by_name[noisy.reference].found) if noisy else []

@@ -14,7 +14,7 @@ from slim_det.compress.quantize.model import program_scales
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import SlimDetError
 from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
-from slim_det.deploy.lite.forms import lite_twin, twin_size
+from slim_det.deploy.lite.forms import lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.int8_program import for_kernels, int8_layers
@@ -26,10 +26,10 @@ from slim_det.verify.runners import (
     dygraph_runner,
     engine_runner,
     lite_runner,
-    nudged_runner,
+    noisy_runner,
     program_runner,
     signed_runner,
-    twin_runner,
+    surrogate_runner,
 )
 from slim_det.verify.stages import Found, Limits
 
@@ -43,33 +43,34 @@ INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
 # Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
 LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
-TWIN_LIMITS = Limits(cosine=0.999, ap=None)
+SURROGATE_LIMITS = Limits(cosine=0.999, ap=None)
 # The engine rounds otherwise than the model: to 255 steps behind a ReLU, or not at all.
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
-_NUDGED = "dygraph, signed, nudged"
+_NOISY = "dygraph, signed, rounding noise"
 _SIGNED_NOTE = "compared with the model of signed inputs, as Paddle and Paddle-Lite round"
-_TWIN = "twin"
-_TWIN_NOTE = (
-    "7-bit twin at {}x{}, compared with the same twin in Paddle Inference without oneDNN: "
+_SURROGATE = "surrogate"
+_SURROGATE_NOTE = (
+    "7-bit x86 surrogate at {}x{}, compared with the same surrogate in "
+    "Paddle Inference without oneDNN: "
     "Paddle-Lite's x86 kernels compute 8 bits and odd sizes wrongly"
 )
 
 
 @dataclass
-class Contender:
+class Backend:
     """One engine on its way through the images.
 
     Attributes:
         name: Of its stage.
         start: Makes its runner; not called before it is needed.
         limits: What it has to keep.
-        reference: Name of the contender that it is compared with.
-        noise: Name of the contender that shows how far last digits move the model; '' for none.
+        reference: Name of the backend that it is compared with.
+        noise: Name of the backend that shows how far last digits move the model; '' for none.
         note: For its stage.
         is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
-        reader: Prepares its images; None for the artefact's.
+        reader: Prepares its images; None for the artifact's.
         shown: Whether it is a stage, or only a reference of one.
         error: Why it could not go on.
         skipped: Why it cannot run on this machine.
@@ -112,56 +113,56 @@ class Contender:
         return []
 
 
-def make_contenders(
+def make_backends(
     model: paddle.nn.Layer, cfg: Any, folder: Path, predictor: Predictor, work: Path
-) -> list[Contender]:
-    """Every engine for an artefact; the model itself comes first.
+) -> list[Backend]:
+    """Every engine for an artifact; the model itself comes first.
 
     Args:
         model: The model that was exported.
         cfg: ppdet's configuration.
-        folder: The artefact.
-        predictor: The artefact as it is shipped.
+        folder: The artifact.
+        predictor: The artifact as it is shipped.
         work: An existing folder for files of the engines.
     """
     program = DeployProgram.load(folder / "model")
-    reference = Contender(
+    reference = Backend(
         REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
     )
     if record_of(model) is None:
-        others = _float_contenders(program, folder, predictor, work)
+        others = _float_backends(program, folder, predictor, work)
     else:
-        others = _int8_contenders(model, program, folder, predictor, work)
-        others += _twin_contenders(model, cfg, predictor.settings, work)
+        others = _int8_backends(model, program, folder, predictor, work)
+        others += _surrogate_backends(model, cfg, predictor.settings, work)
     if not has_paddlelite():
-        for contender in others:
-            if contender.name in (LITE_STAGE, _TWIN):
-                contender.skipped = "this interpreter has no paddlelite"
+        for backend in others:
+            if backend.name in (LITE_STAGE, _SURROGATE):
+                backend.skipped = "this interpreter has no paddlelite"
     return [reference, *others]
 
 
-def _float_contenders(
+def _float_backends(
     program: DeployProgram, folder: Path, predictor: Predictor, work: Path
-) -> list[Contender]:
+) -> list[Backend]:
     engine = functools.partial(engine_runner, predictor, program, work / "heads", int8=False)
     found = [
-        Contender("exported program", lambda: program_runner(program), FLOAT_LIMITS),
-        Contender("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
+        Backend("exported program", lambda: program_runner(program), FLOAT_LIMITS),
+        Backend("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
     ]
     return [
         *found,
         *_lite_program(folder, FLOAT_LIMITS),
-        Contender(LITE_STAGE, lambda: lite_runner(program, work / "lite"), FLOAT_LIMITS),
+        Backend(LITE_STAGE, lambda: lite_runner(program, work / "lite"), FLOAT_LIMITS),
     ]
 
 
-def _int8_contenders(
+def _int8_backends(
     model: paddle.nn.Layer,
     program: DeployProgram,
     folder: Path,
     predictor: Predictor,
     work: Path,
-) -> list[Contender]:
+) -> list[Backend]:
     """A quantized model's engines on this machine.
 
     Behind a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
@@ -170,39 +171,37 @@ def _int8_contenders(
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
     int8 = predictor.precision == "int8"
-    signed = Contender(
-        _SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False
+    signed = Backend(_SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False)
+    noisy = Backend(
+        _NOISY, lambda: noisy_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
     )
-    nudged = Contender(
-        _NUDGED, lambda: nudged_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
-    )
-    written = Contender(
-        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED, _NUDGED
+    written = Backend(
+        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED, _NOISY
     )
     written.note = _SIGNED_NOTE
     written.error = _other_layers(model, program)
     engine = functools.partial(
         engine_runner, predictor, for_kernels(program, int8), work / "heads", int8=int8
     )
-    deployed = Contender(
+    deployed = Backend(
         "paddle inference",
         engine,
         INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
     )
     deployed.note = "int8, oneDNN" if int8 else "float: this CPU has no int8 instructions"
-    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NUDGED, _SIGNED_NOTE)
-    return [signed, nudged, written, deployed, *converted]
+    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY, _SIGNED_NOTE)
+    return [signed, noisy, written, deployed, *converted]
 
 
 def _lite_program(
     folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
-) -> list[Contender]:
-    """What the artefact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
+) -> list[Backend]:
+    """What the artifact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
     stem = folder / LITE_DIR / "model"
     if not stem.with_suffix(".pdmodel").is_file():
         return []
     return [
-        Contender(
+        Backend(
             "paddle-lite program",
             lambda: program_runner(DeployProgram.load(stem)),
             limits,
@@ -214,7 +213,7 @@ def _lite_program(
 
 
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
-    """What is wrong with the choice of int8 layers in an artefact; '' for nothing."""
+    """What is wrong with the choice of int8 layers in an artifact; '' for nothing."""
     expected, found = set(program_scales(model)), set(int8_layers(program))
     wrong = sorted(expected ^ found)
     if not wrong:
@@ -223,27 +222,34 @@ def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
     return f"{len(wrong)} layers are not as in the model: '{wrong[0]}' is {is_int8}"
 
 
-def _twin_contenders(
+def _surrogate_backends(
     model: paddle.nn.Layer, cfg: Any, settings: dict[str, Any], work: Path
-) -> list[Contender]:
+) -> list[Backend]:
     """Paddle-Lite on x86 for a quantized model, and what it is compared with."""
-    size_hw = twin_size(image_size_hw(cfg))
+    size_hw = surrogate_size(image_size_hw(cfg))
 
     @functools.cache
-    def twin() -> DeployProgram:
+    def surrogate() -> DeployProgram:
         fused = model.fuse_norm
         model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
         try:
-            return lite_twin(model, size_hw)
+            return lite_surrogate(model, size_hw)
         finally:
             model.fuse_norm = fused
 
-    inference = Contender(
-        _TWIN, lambda: twin_runner(twin(), work / "twin"), TWIN_LIMITS, shown=False
+    inference = Backend(
+        _SURROGATE,
+        lambda: surrogate_runner(surrogate(), work / "surrogate"),
+        SURROGATE_LIMITS,
+        shown=False,
     )
-    lite = Contender(
-        LITE_STAGE, lambda: lite_runner(twin(), work / "lite"), TWIN_LIMITS, _TWIN, _NUDGED
+    lite = Backend(
+        LITE_STAGE,
+        lambda: lite_runner(surrogate(), work / "lite"),
+        SURROGATE_LIMITS,
+        _SURROGATE,
+        _NOISY,
     )
-    lite.note = _TWIN_NOTE.format(*size_hw)
+    lite.note = _SURROGATE_NOTE.format(*size_hw)
     inference.reader = lite.reader = ArtifactReader(at_size(settings, size_hw))
     return [inference, lite]

@@ -1,4 +1,4 @@
-"""Prepares images as an artefact's `infer_cfg.yml` says, as PaddleDetection's deploy code does."""
+"""Prepares images as an artifact's `infer_cfg.yml` says, as PaddleDetection's deploy code does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEPS = {
 
 
 class ArtifactReader:
-    """Reads image files in the way that an artefact asks for.
+    """Reads image files in the way that an artifact asks for.
 
     The file is decoded to RGB; then come the steps of ``Preprocess`` in their order.
 

@@ -28,7 +28,7 @@ Batch = dict[str, np.ndarray]
 
 Runner = Callable[[Sequence[Batch]], "list[Found]"]
 
-NUDGE = 2e-6
+NOISE_STEP = 2e-6
 """Relative. Sums of float32 that are taken in another order differ by about so much."""
 
 
@@ -66,8 +66,8 @@ def signed_runner(model: paddle.nn.Layer) -> Runner:
     return run
 
 
-def nudged_runner(model: paddle.nn.Layer) -> Runner:
-    """The same, the input of each quantized layer changed by `NUDGE` of itself at random.
+def noisy_runner(model: paddle.nn.Layer) -> Runner:
+    """The same, the input of each quantized layer changed by `NOISE_STEP` of itself at random.
 
     A value that was about to be rounded down is rounded up, the next layers read another integer,
     and so on: how far the outputs move is the noise that no two engines can be free of.
@@ -77,16 +77,18 @@ def nudged_runner(model: paddle.nn.Layer) -> Runner:
     def run(batches: Sequence[Batch]) -> list[Found]:
         generator = np.random.default_rng(0)
 
-        def nudge(
+        def perturb(
             layer: Any, received: tuple[paddle.Tensor, ...]
         ) -> tuple[paddle.Tensor, ...] | None:
             if not paddle.in_dynamic_mode():  # traced, for the names of the head
                 return None
-            changes = generator.uniform(-NUDGE, NUDGE, received[0].shape).astype(np.float32)
+            changes = generator.uniform(-NOISE_STEP, NOISE_STEP, received[0].shape).astype(
+                np.float32
+            )
             return (received[0] * (1.0 + paddle.to_tensor(changes)),)
 
         layers = quantized_layers(model).values()
-        handles = [layer.register_forward_pre_hook(nudge) for layer in layers]
+        handles = [layer.register_forward_pre_hook(perturb) for layer in layers]
         try:
             return runner(batches)
         finally:
@@ -127,8 +129,8 @@ def engine_runner(
     """Paddle Inference, as it is shipped.
 
     Args:
-        boxes: The artefact's predictor.
-        program: The artefact's program, of which the raw outputs are made a model of its own.
+        boxes: The artifact's predictor.
+        program: The artifact's program, of which the raw outputs are made a model of its own.
         stem: That model, without suffix, in an existing folder.
         int8: Whether int8 kernels are used.
     """
@@ -178,7 +180,7 @@ def lite_runner(program: DeployProgram, stem: Path) -> Runner:
     return run
 
 
-def twin_runner(program: DeployProgram, stem: Path) -> Runner:
+def surrogate_runner(program: DeployProgram, stem: Path) -> Runner:
     """Paddle Inference without oneDNN, for a program in Paddle-Lite's form.
 
     Args:

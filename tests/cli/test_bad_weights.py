@@ -1,4 +1,4 @@
-"""Weights, plans and artefacts that do not fit: one line, exit code 2, nothing written."""
+"""Weights, plans and artifacts that do not fit: one line, exit code 2, nothing written."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_slim_files_of_another_kind(refused: Refused, run: tuple[Any, ...], r578
 def test_what_is_left_behind(
     cli: Callable[..., Outcome], tiny: Path, whole: Path, run: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    """Artefact, weights with their record, and figures; flags win over the slim file."""
+    """Artifact, weights with their record, and figures; flags win over the slim file."""
     slim = tmp_path / "ptq.yml"
     described = {"ptq_config": {"activation_quantizer": "HistQuantizer"}, "quant_batch_num": 99}
     slim.write_text(yaml.safe_dump({"slim": "PTQ", "PTQ": described}))

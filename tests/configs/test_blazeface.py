@@ -13,7 +13,7 @@ from ppdet.core.workspace import create
 
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.requests import select_groups
-from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.core.safe_yaml import read_tree
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
@@ -125,7 +125,7 @@ def test_slim_file_fits(traced: tuple, slim: Path) -> None:
         assert {*ratios.values()} == {0.3}
         assert len(ratios) == len(groups.groups) - 4
         return
-    sites = find_sites(model, trace, strategy.settings)
+    sites = find_quantizable_layers(model, trace, strategy.settings)
     assert len(sites.layers) == convolutions
     assert sorted(sites.kept_float) == [
         f"blaze_head.{kind}{i}" for kind in ("boxes", "scores") for i in (0, 1)

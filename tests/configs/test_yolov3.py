@@ -17,7 +17,7 @@ from slim_det.compress.distill.teacher import Teacher
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.requests import select_groups
-from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.core.safe_yaml import read_tree
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
@@ -162,6 +162,6 @@ def test_slim_file_quantizes_all_but_the_outputs(mobilenet: tuple, slim: Path) -
     with fresh_config():
         found = session.read_slim(str(slim))
         strategy = create(next(name for name in ("QAT", "PTQ") if name in found.strategies))
-    sites = find_sites(model, trace, strategy.settings)
+    sites = find_quantizable_layers(model, trace, strategy.settings)
     assert len(sites.layers) == 47
     assert [*sites.kept_float] == [f"yolo_head.yolo_output.{scale}" for scale in range(3)]

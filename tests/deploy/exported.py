@@ -1,4 +1,4 @@
-"""Small detectors with their artefacts, written from one trace as an exporter would."""
+"""Small detectors with their artifacts, written from one trace as an exporter would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.quantize.calibrate import calibration_images, collect
 from slim_det.compress.quantize.model import program_scales, quantize_model
 from slim_det.compress.quantize.observers import input_range
-from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.files import sha256_of, write_json
@@ -31,7 +31,7 @@ from tests.support import restored_config
 
 @dataclass(frozen=True)
 class Exported:
-    """A model and its artefact.
+    """A model and its artifact.
 
     Attributes:
         config: Configuration of the detector.
@@ -60,7 +60,7 @@ def record_for(config: Path) -> QuantRecord:
         cfg = load_config(config)
         model = session.build_model(cfg)
         settings = QuantSettings()
-        sites = find_sites(model, trace_detector(model, image_size_hw(cfg)), settings)
+        sites = find_quantizable_layers(model, trace_detector(model, image_size_hw(cfg)), settings)
         return QuantRecord(settings, sites.layers, sites.kept_float)
 
 
@@ -99,11 +99,11 @@ def _export(
     program.save(artifact / "model")
     _write_settings(artifact / "infer_cfg.yml", cfg["TestReader"]["sample_transforms"])
     names = ("model.pdmodel", "model.pdiparams", "infer_cfg.yml")
-    facts = {
+    manifest = {
         "engine": {"name": "paddle_inference", "onednn": True, "int8": record is not None},
         "sha256": {name: sha256_of(artifact / name) for name in names},
     }
-    write_json(artifact / "slim_det.json", facts)
+    write_json(artifact / "slim_det.json", manifest)
     return Exported(config, stem, artifact)
 
 

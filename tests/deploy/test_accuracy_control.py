@@ -141,7 +141,7 @@ def test_metrics_of_the_engine(
     low = metric.in_int8()
     assert low.ap != exact.ap
     names = list(quantized_layers(model))
-    assert metric.in_int8(names, post.deviations).ap == pytest.approx(exact.ap, abs=1e-3)
+    assert metric.in_int8(names, post.quantization_errors).ap == pytest.approx(exact.ap, abs=1e-3)
     after = state(model)
     assert all(np.array_equal(before[k], after[k]) for k in before)
     assert record_of(model) is post.record

@@ -51,13 +51,15 @@ def test_artifact_is_the_model(
     result = export_model(model, cfg, folder, one)
     written = folder / "tiny"
     assert result.artifact == str(written) and result.images_checked == 1
-    facts = json.loads((written / "slim_det.json").read_text())
-    assert facts["sha256"] == {name: sha256_of(written / name) for name in facts["sha256"]}
-    assert facts["plan"]["cost"]["after"]["macs"] == result.macs
-    assert facts["plan"]["fingerprint"] == plan_of(model).fingerprint
-    assert facts["precision"] == "float32" == result.precision and facts["quantization"] is None
-    assert facts["engine"] == {"name": "paddle_inference", "onednn": True, "int8": False}
-    assert result.ap is None is facts["metric"] and result.latency_ms > 0
+    manifest = json.loads((written / "slim_det.json").read_text())
+    assert manifest["sha256"] == {name: sha256_of(written / name) for name in manifest["sha256"]}
+    assert manifest["plan"]["cost"]["after"]["macs"] == result.macs
+    assert manifest["plan"]["fingerprint"] == plan_of(model).fingerprint
+    assert (
+        manifest["precision"] == "float32" == result.precision and manifest["quantization"] is None
+    )
+    assert manifest["engine"] == {"name": "paddle_inference", "onednn": True, "int8": False}
+    assert result.ap is None is manifest["metric"] and result.latency_ms > 0
     assert result.layers_float == ()
     size = sum((written / n).stat().st_size for n in ("model.pdmodel", "model.pdiparams"))
     assert result.size_mb == pytest.approx(size / 1e6)
@@ -79,7 +81,7 @@ def test_earlier_artifact_is_replaced(
     assert [path.name for path in folder.iterdir()] == ["tiny"]
     (folder / "tiny" / "notes.txt").write_text("mine")
     before = files_below(folder)
-    with pytest.raises(ExportError, match=r"holds files that are not of an artefact \(notes.txt\)"):
+    with pytest.raises(ExportError, match=r"holds files that are not of an artifact \(notes.txt\)"):
         export_model(model, cfg, folder, one)
     assert files_below(folder) == before
 

@@ -56,11 +56,11 @@ def test_artifact_is_the_simulated_model(loaded: tuple[Any, paddle.nn.Layer], fo
     result = export_model(model, cfg, folder)
     written, record = folder / cfg.filename, record_of(model)
     assert record is not None
-    facts = json.loads((written / "slim_det.json").read_text())
-    assert facts["sha256"] == {name: sha256_of(written / name) for name in facts["sha256"]}
-    assert facts["precision"] == "int8" == result.precision
-    assert facts["engine"] == {"name": "paddle_inference", "onednn": True, "int8": True}
-    found = facts["quantization"]
+    manifest = json.loads((written / "slim_det.json").read_text())
+    assert manifest["sha256"] == {name: sha256_of(written / name) for name in manifest["sha256"]}
+    assert manifest["precision"] == "int8" == result.precision
+    assert manifest["engine"] == {"name": "paddle_inference", "onednn": True, "int8": True}
+    found = manifest["quantization"]
     assert found["layers"] == len(record.layers) and found["settings"] == record.settings.as_dict()
     assert found["layers_float"] == record.kept_float and list(result.layers_float) == OUTPUTS
     ranges = {name: layer.activation.range() for name, layer in quantized_layers(model).items()}
@@ -70,7 +70,7 @@ def test_artifact_is_the_simulated_model(loaded: tuple[Any, paddle.nn.Layer], fo
     parameters = dict(model.named_parameters())
     assert float_layers(program) == [parameters[f"{name}.weight"].name for name in OUTPUTS]
     simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1).ap
-    metric = facts["metric"]
+    metric = manifest["metric"]
     assert metric["model"] == pytest.approx(simulated) and simulated > 0.05
     assert metric["artifact"] == pytest.approx(simulated, abs=0.005) and metric["num_images"] == 6
     assert result.ap == metric["artifact"] and metric["name"] == "coco_ap"
@@ -105,7 +105,7 @@ def test_latency_of_the_network_alone(
 def test_cpu_without_int8_runs_the_same_weights_in_float(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With one line that says so; the artefact is left as it is."""
+    """With one line that says so; the artifact is left as it is."""
     (written,) = folder.iterdir()
     batch = random_batch((96, 96))
     exact = Predictor(written, threads=1)(batch)["bbox"]
@@ -163,8 +163,8 @@ def test_eval_of_the_artifact(
     assert outcome.code == 0, outcome.err
     assert "quantized" not in outcome.out + outcome.err  # what int8 passes announce
     found = json.loads((tmp_path / "eval.json").read_text())
-    facts = json.loads((written / "slim_det.json").read_text())
-    assert found["ap"] == pytest.approx(facts["metric"]["artifact"], abs=1e-6)
+    manifest = json.loads((written / "slim_det.json").read_text())
+    assert found["ap"] == pytest.approx(manifest["metric"]["artifact"], abs=1e-6)
     assert found["engine"] == "paddle_inference" and found["artifact"] == str(written)
     assert found["latency_ms"] > 0 and found["num_images"] == 6
     assert found["precision"] == ("int8" if cpu_has_int8() else "float32")
@@ -184,8 +184,8 @@ def test_metric_is_not_measured(
     found = json.loads((tmp_path / "export.json").read_text())
     assert found["ap"] is None and found["latency_ms"] > 0 and found["layers_float"] == OUTPUTS
     assert set(found) >= {"artifact", "size_mb"}
-    facts = json.loads((Path(found["artifact"]) / "slim_det.json").read_text())
-    assert facts["metric"] is None and facts["precision"] == "int8"
+    manifest = json.loads((Path(found["artifact"]) / "slim_det.json").read_text())
+    assert manifest["metric"] is None and manifest["precision"] == "int8"
 
 
 def test_data_that_cannot_be_read(
@@ -283,7 +283,7 @@ def test_half_a_point(
     model_ap: float,
     passed: bool,
 ) -> None:
-    """AP 0.5 of the artefact against that of the model."""
+    """AP 0.5 of the artifact against that of the model."""
     cfg, model = loaded
 
     def evaluated(cfg: Any, predict: Any, engine: str, **options: Any) -> Any:
@@ -300,7 +300,7 @@ def test_half_a_point(
 
 
 def test_record_is_what_decides(loaded: tuple[Any, paddle.nn.Layer], tmp_path: Path) -> None:
-    """A record of more layers than the model simulates is an error, not a float artefact."""
+    """A record of more layers than the model simulates is an error, not a float artifact."""
     cfg, model = loaded
     record = record_of(model)
     assert record is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paddle.nn import Conv2D
 
 from slim_det.compress.quantize.model import keep_float, program_scales, quantize_model
-from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import ExportError, QuantError
@@ -320,7 +320,9 @@ def test_maxima_in_the_engine_have_the_range_of_what_they_are_of(tmp_path: Path)
     paddle.seed(1)
     net = Pooled()
     trace = trace_plain(net, 1, 2, 9, 9)
-    record = QuantRecord(QuantSettings(), find_sites(net, trace, QuantSettings()).layers, {})
+    record = QuantRecord(
+        QuantSettings(), find_quantizable_layers(net, trace, QuantSettings()).layers, {}
+    )
     quantize_model(net, record, {"first": 1.0, "direct": 0.8, "pooled": 1.2})
     net.eval()
     program, _ = int8_of(net, (1, 2, 9, 9), tmp_path)

@@ -154,7 +154,7 @@ def test_training_says_how_strongly_each_term_pulls(log: str) -> None:
 def test_checkpoints_are_those_of_the_student(
     cli: Cli, distilled: Path, student: Path, tmp_path: Path
 ) -> None:
-    """The same tensors and slots as without a teacher; companions beside every checkpoint."""
+    """The same tensors and slots as without a teacher; auxiliary modules beside each."""
     done(cli("train", "-c", student, "-o", f"save_dir={tmp_path}", "epoch=1"))
     stem = tmp_path / "student" / "model_final"
     for suffix in (".pdparams", ".pdopt"):
@@ -187,7 +187,7 @@ def test_eval_and_export_never_build_the_teacher(
 def test_resumed_training_equals_an_undisturbed_one(
     cli: Cli, distilled: Path, student: Path, slim: Path, tmp_path: Path, name: str
 ) -> None:
-    """Student, optimizer and companions; the teacher is not measured again."""
+    """Student, optimizer and auxiliary modules; the teacher is not measured again."""
     assert same(distilled.with_name("0"), distilled.with_name(name)), "the best is epoch 0's"
     resumed = ("-r", distilled.with_name(name), "--slim_config", slim)
     run = done(cli("train", "-c", student, *resumed, "-o", f"save_dir={tmp_path}"))
@@ -369,7 +369,9 @@ def test_a_term_that_is_not_finite(
     line = stopped(cli("train", "-c", student, "--slim_config", slim, "--eval", *saved))
     assert "epoch 1, step 0: distill_feature_l2 is infinite; the last checkpoint stays" in line
     names = {path.name for path in (tmp_path / "student").glob("*.pdparams")}
-    assert names == {f"{n}{s}.pdparams" for n in ("0", "best_model") for s in ("", ".companions")}
+    assert names == {
+        f"{n}{s}.pdparams" for n in ("0", "best_model") for s in ("", ".auxiliary_modules")
+    }
     done(cli("eval", "-c", student, "-o", f"weights={tmp_path / 'student' / '0'}"))
 
 

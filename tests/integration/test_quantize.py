@@ -36,7 +36,7 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def check_complete(artifact: Path, stem: Path) -> None:
-    """Both are there as a whole: the artefact's hashes are compared when it is loaded."""
+    """Both are there as a whole: the artifact's hashes are compared when it is loaded."""
     assert set(PREDICTOR_FILES) < set(visible(artifact))
     assert Predictor(artifact).settings["Preprocess"]
     assert len(stored_record(str(stem)).layers) == 47
@@ -44,7 +44,7 @@ def check_complete(artifact: Path, stem: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times(forks: Forks, tiny: Path, whole: Path, tmp_path: Path) -> None:
-    """The old artefact and weights are there as a whole, or the new ones."""
+    """The old artifact and weights are there as a whole, or the new ones."""
     out, saved = tmp_path / "out", tmp_path / "saved"
     artifact, stem = out / "tiny", saved / "tiny" / "quantized"
     command: tuple[Any, ...] = (

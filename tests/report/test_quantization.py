@@ -12,7 +12,7 @@ from rich.console import Console
 
 from slim_det.compress.quantize.model import keep_float
 from slim_det.compress.quantize.ptq import PostOptions, quantize_post
-from slim_det.compress.quantize.quantization_error import Deviation
+from slim_det.compress.quantize.quantization_error import QuantizationError
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError
 from slim_det.report.quantization import LayerRow, layer_rows, report_table
@@ -38,7 +38,7 @@ def test_figures_by_hand() -> None:
         np.array([[1, -2, 0.5, 0], [0.25, 0, 0, -0.125]], "float32").reshape(2, 4, 1, 1)
     )
     keep_float(net, ["right"], "too loud")
-    deviation = Deviation(1000.0, 1.0, np.zeros(2), 1)
+    deviation = QuantizationError(1000.0, 1.0, np.zeros(2), 1)
     rows = layer_rows(net, {"left": deviation, "right": deviation})
     assert [row.name for row in rows] == ["first", "left", "right"]
     first, left, right = rows
@@ -66,6 +66,6 @@ def test_an_input_without_a_sign_has_twice_the_steps(tiny_cfg: Any) -> None:
     """What a ReLU gives is rounded to integers up to 255."""
     net = small_net()
     post = quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("abs_max", 1))
-    first, left, _ = layer_rows(net, post.deviations)
+    first, left, _ = layer_rows(net, post.quantization_errors)
     assert first.input_scale == pytest.approx(first.input_range / 127)
     assert left.input_scale == pytest.approx(left.input_range / 255)

@@ -1,4 +1,4 @@
-"""Artefacts as a faulty exporter would write them: changed, and with checksums that fit."""
+"""Artifacts as a faulty exporter would write them: changed, and with checksums that fit."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def swap_mean_and_deviation(settings: Any) -> None:
 
 def _signed(folder: Path) -> Path:
     path = folder / "slim_det.json"
-    facts = json.loads(path.read_text())
-    facts["sha256"] = {name: sha256_of(folder / name) for name in facts["sha256"]}
-    path.write_text(json.dumps(facts))
+    manifest = json.loads(path.read_text())
+    manifest["sha256"] = {name: sha256_of(folder / name) for name in manifest["sha256"]}
+    path.write_text(json.dumps(manifest))
     return folder

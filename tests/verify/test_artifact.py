@@ -1,4 +1,4 @@
-"""A sound artefact passes every stage; each injected fault is found."""
+"""A sound artifact passes every stage; each injected fault is found."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 from slim_det.deploy.lite.convert import has_paddlelite
 from slim_det.evaluate.images import image_batches
-from slim_det.verify import backends as contenders
+from slim_det.verify import backends as backends
 from slim_det.verify import runners
 from slim_det.verify.artifact import verify_artifact
 from slim_det.verify.preprocess import INPUTS
-from slim_det.verify.runners import nudged_runner, signed_runner
+from slim_det.verify.runners import noisy_runner, signed_runner
 from slim_det.verify.stages import Limits, Stage, distances
 from tests.commands import CONFIGS, Outcome
 from tests.deploy.exported import Exported, export_pair, record_for
@@ -41,7 +41,7 @@ def detector(
 def exported(
     tmp_path_factory: pytest.TempPathFactory, detector: Detector, r578: Path
 ) -> Callable[[str], Exported]:
-    """Artefacts by kind, made when first asked for."""
+    """Artifacts by kind, made when first asked for."""
     made: dict[str, Exported] = {}
     records = []
 
@@ -60,7 +60,7 @@ def exported(
 @pytest.fixture
 def no_lite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave Paddle-Lite out, for speed."""
-    monkeypatch.setattr(contenders, "has_paddlelite", lambda: False)
+    monkeypatch.setattr(backends, "has_paddlelite", lambda: False)
 
 
 def images_of(detector: Detector) -> list[str]:
@@ -158,10 +158,10 @@ def test_noise_tells_rounding_from_faults(
 ) -> None:
     """Where a cosine is below the limit, which is above all of them here.
 
-    Last digits move so small a net nowhere: it is nudged ten times harder.
+    Last digits move so small a net nowhere: it is noisy ten times harder.
     """
-    monkeypatch.setattr(runners, "NUDGE", 2e-5)
-    monkeypatch.setattr(contenders, "INT8_PROGRAM_LIMITS", Limits(cosine=1.1, ap=None))
+    monkeypatch.setattr(runners, "NOISE_STEP", 2e-5)
+    monkeypatch.setattr(backends, "INT8_PROGRAM_LIMITS", Limits(cosine=1.1, ap=None))
     made = exported("int8")
     folder = faults.changed_program(made.artifact, tmp_path / "changed", change)
     stage = verify(made, folder, detector)[2]
@@ -173,12 +173,12 @@ def test_last_digits_move_a_quantized_model(
     exported: Callable[[str], Exported], detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A little, the same each time; afterwards the model is as it was."""
-    monkeypatch.setattr(runners, "NUDGE", 2e-5)
+    monkeypatch.setattr(runners, "NOISE_STEP", 2e-5)
     cfg, model = exported("int8").load()
     batches = [batch for _, batch in image_batches(cfg, images_of(detector))]
     batches = [{key: np.asarray(batch[key]) for key in INPUTS} for batch in batches]
-    plain, nudged = signed_runner(model), nudged_runner(model)
-    before, first, again, after = (run(batches) for run in (plain, nudged, nudged, plain))
+    plain, noisy = signed_runner(model), noisy_runner(model)
+    before, first, again, after = (run(batches) for run in (plain, noisy, noisy, plain))
     assert distances(first, again) == distances(before, after) == [0.0] * len(before[0].raw)
     assert all(0.0 < one < 0.05 for one in distances(first, before))
 
@@ -191,7 +191,7 @@ def test_reading_and_writing_is_no_fault(
     kind: str,
     no_lite: None,
 ) -> None:
-    """What the injected faults add to the artefact is the fault alone."""
+    """What the injected faults add to the artifact is the fault alone."""
     made = exported(kind)
     folder = faults.changed_program(made.artifact, tmp_path / "same", faults.change_nothing)
     assert failed(verify(made, folder, detector)) == []
@@ -216,7 +216,7 @@ def test_fault_in_the_preparation_of_images(
 def test_artifact_of_other_precision(
     exported: Callable[[str], Exported], detector: Detector, no_lite: None
 ) -> None:
-    """Float weights against the int8 artefact, and the other way round."""
+    """Float weights against the int8 artifact, and the other way round."""
     for left, right in (("float", "int8"), ("int8", "float")):
         stages = verify(exported(left), exported(right).artifact, detector)
         assert "exported program" in failed(stages)
@@ -247,7 +247,7 @@ def test_command(
     cli: Callable[..., Outcome],
     no_lite: None,
 ) -> None:
-    """Exit code and figures of a sound artefact and of a faulty one."""
+    """Exit code and figures of a sound artifact and of a faulty one."""
     made = exported("int8")
     faulty = faults.changed_program(made.artifact, tmp_path / "faulty", faults.zero_bias)
     for folder, code in ((made.artifact, 0), (faulty, 1)):
@@ -313,7 +313,7 @@ def test_trained_detector(
         assert all(stage.cosine > 0.999 for stage in stages if stage.passed is not None)
         ap = {stage.name: stage.ap for stage in stages}
         assert abs(ap["dygraph"] - ap["paddle inference"]) <= 0.005
-    monkeypatch.setattr(contenders, "has_paddlelite", lambda: False)
+    monkeypatch.setattr(backends, "has_paddlelite", lambda: False)
     cfg, model = integers.load()
     for number, change in enumerate([*PROGRAM_FAULTS.values(), *INT8_FAULTS.values()]):
         folder = faults.changed_program(integers.artifact, tmp_path / str(number), change)

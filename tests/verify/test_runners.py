@@ -15,7 +15,7 @@ from slim_det.graph.integers import LayerScales
 from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
-from slim_det.verify.runners import lite_runner, program_runner, twin_runner
+from slim_det.verify.runners import lite_runner, program_runner, surrogate_runner
 from slim_det.verify.stages import cosine
 
 needs_lite = pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not installed")
@@ -108,13 +108,13 @@ def test_paddle_lite_in_float(program: DeployProgram, tmp_path: Path) -> None:
 
 
 @needs_lite
-def test_seven_bit_twin(net: Net, program: DeployProgram, tmp_path: Path) -> None:
+def test_seven_bit_surrogate(net: Net, program: DeployProgram, tmp_path: Path) -> None:
     """Paddle-Lite's x86 kernels give the integers of Paddle Inference, and nearly the network."""
     batches = pictures(3)
     exact = program_runner(program)(batches)
     make_int8(net, program, weight_bits=7)
     write_out_leaky_relu(program)
-    inference = twin_runner(program, tmp_path / "twin")(batches)
+    inference = surrogate_runner(program, tmp_path / "surrogate")(batches)
     lite = lite_runner(program, tmp_path / "lite")(batches)
     for left, right, whole in zip(lite, inference, exact):
         assert cosine(left.raw[0], right.raw[0]) > 0.9999

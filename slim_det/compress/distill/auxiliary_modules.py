@@ -1,4 +1,4 @@
-"""Companions: what is trained beside the student and is no part of it.
+"""AuxiliaryModules: what is trained beside the student and is no part of it.
 
 Adaptors are 1x1 convolutions that bring the student's channels to the teacher's. A peer is a
 teacher that learns too. Both have an optimizer of their own: the student's knows nothing of them,
@@ -59,7 +59,7 @@ def make_peer(teacher: Layer) -> Layer:
     return teacher
 
 
-class Companions:
+class AuxiliaryModules:
     """Extra parameters with an optimizer of their own, of the kind that trains the student.
 
     Args:
@@ -161,7 +161,7 @@ class Companions:
             stem: Path of a checkpoint without suffix.
         """
         state = self.state_dict()
-        write_atomically({companions_path(stem): lambda path: paddle.save(state, path)})
+        write_atomically({auxiliary_path(stem): lambda path: paddle.save(state, path)})
 
     def resume(self, stem: str | Path) -> None:
         """Go on as `save` left it.
@@ -172,17 +172,17 @@ class Companions:
         Raises:
             WeightsError: The file is missing, damaged, or of another distillation.
         """
-        path = companions_path(stem)
+        path = auxiliary_path(stem)
         if not path.is_file():
             raise WeightsError(
-                f"companions '{path}' do not exist; a distillation with adaptors or a peer is "
-                "resumed from a checkpoint that has them beside it"
+                f"auxiliary modules '{path}' do not exist; a distillation with adaptors or a peer "
+                "is resumed from a checkpoint that has them beside it"
             )
         self.set_state_dict(read_state(path), f"'{path}'")
 
 
-def companions_path(stem: str | Path) -> Path:
-    """Where a checkpoint keeps its companions."""
+def auxiliary_path(stem: str | Path) -> Path:
+    """Where a checkpoint keeps its auxiliary modules."""
     stem = Path(stem)
     return stem.with_name(stem.name + SUFFIX)
 

@@ -16,7 +16,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from slim_det.compress.distill import gradient_norms as gradients
-from slim_det.compress.distill.auxiliary_modules import Companions, make_peer
+from slim_det.compress.distill.auxiliary_modules import AuxiliaryModules, make_peer
 from slim_det.compress.distill.bound_term import BoundTerm, bind
 from slim_det.compress.distill.settings import Term
 from slim_det.compress.distill.taps import (
@@ -63,7 +63,7 @@ class Distiller:
         student: The student.
         teacher: The teacher, or the peer.
         terms: The terms with their layers.
-        companions: What is trained beside the student; None where there is nothing.
+        auxiliary_modules: What is trained beside the student; None where there is nothing.
         epoch: Set by the schedule's hook; from 0.
         step: Set by the schedule's hook; from 0.
 
@@ -87,7 +87,7 @@ class Distiller:
         self._student_taps = Taps(student, [p for term in bound for p in term.student])
         self._teacher_taps = Taps(teacher_model, [p for term in bound for p in term.teacher])
         self.terms = self._fitted(bound, image_size_hw)
-        self.companions = self._make_companions()
+        self.auxiliary_modules = self._make_auxiliary_modules()
         self._reported: set[str] = set()
         self._handles: list[Any] = []
 
@@ -144,15 +144,15 @@ class Distiller:
             fitted.append(term)
         return fitted
 
-    def _make_companions(self) -> Companions | None:
+    def _make_auxiliary_modules(self) -> AuxiliaryModules | None:
         """Freeze the teacher, or make it a peer; gather what learns beside the student."""
         adaptors = {term.key: term.adaptors for term in self.terms if term.adaptors is not None}
         self.teacher.eval()
         if any(term.loss.is_mutual for term in self.terms):
-            return Companions(adaptors, make_peer(self.teacher))
+            return AuxiliaryModules(adaptors, make_peer(self.teacher))
         for parameter in self.teacher.parameters():
             parameter.stop_gradient = True
-        return Companions(adaptors) if adaptors else None
+        return AuxiliaryModules(adaptors) if adaptors else None
 
     def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
         """Hooks that look at raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""

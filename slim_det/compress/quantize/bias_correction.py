@@ -11,25 +11,29 @@ import paddle
 
 from slim_det.compress.quantize.layers import QuantConv2D
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.quantization_error import Deviation
+from slim_det.compress.quantize.quantization_error import QuantizationError
 
 logger = logging.getLogger("slim_det")
 
 
-def correct_biases(model: paddle.nn.Layer, deviations: Mapping[str, Deviation]) -> list[str]:
+def correct_biases(
+    model: paddle.nn.Layer, quantization_errors: Mapping[str, QuantizationError]
+) -> list[str]:
     """Add to every output channel what its integers lack on average.
 
     Where batch norm follows, its running mean is lowered by as much; else the bias is raised.
 
     Args:
         model: A quantized model.
-        deviations: Module path -> deviation, of `layer_deviations`.
+        quantization_errors: Module path -> deviation, of `layer_quantization_errors`.
 
     Returns:
         Module paths of layers that have neither batch norm nor bias, and stay as they are.
     """
     layers = quantized_layers(model)
-    left = [name for name, layer in layers.items() if not _add(layer, deviations[name], 1.0)]
+    left = [
+        name for name, layer in layers.items() if not _add(layer, quantization_errors[name], 1.0)
+    ]
     if left:
         logger.info("no bias to correct in %d layers (%s)", len(left), ", ".join(left[:3]))
     return left
@@ -38,7 +42,7 @@ def correct_biases(model: paddle.nn.Layer, deviations: Mapping[str, Deviation]) 
 @contextlib.contextmanager
 def uncorrected(
     model: paddle.nn.Layer,
-    deviations: Mapping[str, Deviation],
+    quantization_errors: Mapping[str, QuantizationError],
     names: Collection[str],
     forever: bool = False,
 ) -> Iterator[None]:
@@ -46,16 +50,16 @@ def uncorrected(
 
     Args:
         model: A quantized model.
-        deviations: What `correct_biases` was given; empty where it did not run.
+        quantization_errors: What `correct_biases` was given; empty where it did not run.
         names: Module paths of the layers.
         forever: Do not put the correction back at the end.
     """
     layers = quantized_layers(model)
-    changed = [layers[name] for name in names if name in deviations]
+    changed = [layers[name] for name in names if name in quantization_errors]
     before = [(target, target.numpy()) for target in map(shift_of, changed) if target is not None]
     for name in names:
-        if name in deviations:
-            _add(layers[name], deviations[name], -1.0)
+        if name in quantization_errors:
+            _add(layers[name], quantization_errors[name], -1.0)
     try:
         yield
     finally:
@@ -69,7 +73,7 @@ def shift_of(layer: QuantConv2D) -> paddle.Tensor | None:
     return layer.bias if layer.norm is None else layer.norm._mean
 
 
-def _add(layer: QuantConv2D, deviation: Deviation, times: float) -> bool:
+def _add(layer: QuantConv2D, deviation: QuantizationError, times: float) -> bool:
     """Raise the output of a layer by so many times its mean difference; whether it could be."""
     target = shift_of(layer)
     if target is None:

@@ -12,8 +12,11 @@ from slim_det.compress.quantize.bias_correction import correct_biases
 from slim_det.compress.quantize.calibrate import calibration_source, check_count, collect
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.observers import check_observer, check_percent, input_range
-from slim_det.compress.quantize.quantizable_layers import find_sites
-from slim_det.compress.quantize.quantization_error import Deviation, layer_deviations
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
+from slim_det.compress.quantize.quantization_error import (
+    QuantizationError,
+    layer_quantization_errors,
+)
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError
@@ -23,7 +26,7 @@ from slim_det.graph.trace import Trace, trace_detector
 logger = logging.getLogger("slim_det")
 
 COMPARED_IMAGES = 16
-"""Images that deviations are measured on where nothing but a report needs them."""
+"""Images that quantization_errors are measured on where nothing but a report needs them."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,15 @@ class PostResult:
         images: Paths of the calibration images.
         ranges: Module path -> range of the input, of layers that share none.
         trace: Operators of the float model.
-        deviations: Module path -> how far each layer is from its float form, before biases were
-            corrected.
+        quantization_errors: Module path -> how far each layer is from its float
+            form, before biases were corrected.
     """
 
     record: QuantRecord
     images: list[str]
     ranges: dict[str, float]
     trace: Trace
-    deviations: dict[str, Deviation]
+    quantization_errors: dict[str, QuantizationError]
 
 
 def quantize_post(
@@ -100,9 +103,9 @@ def quantize_post(
     require_float(model)
     source, images = calibration_source(options.images)
     trace = trace_detector(model, image_size_hw(cfg))
-    sites = find_sites(model, trace, settings)
-    statistics = collect(model, sites.layers, cfg, images)
-    bits = {site.name: settings.input_bits(site.unsigned) for site in sites.layers}
+    quantizable = find_quantizable_layers(model, trace, settings)
+    statistics = collect(model, quantizable.layers, cfg, images)
+    bits = {layer.name: settings.input_bits(layer.unsigned) for layer in quantizable.layers}
     ranges = {
         name: input_range(options.observer, found, bits[name], options.percent)
         for name, found in statistics.items()
@@ -116,12 +119,14 @@ def quantize_post(
     }
     if options.observer == "hist":
         origin["percent"] = options.percent
-    record = QuantRecord(settings, sites.layers, sites.kept_float, origin, sites.rounded)
+    record = QuantRecord(
+        settings, quantizable.layers, quantizable.kept_float, origin, quantizable.rounded
+    )
     quantize_model(model, record, ranges)
     compared = images if options.bias_correction else images[:COMPARED_IMAGES]
-    deviations = layer_deviations(model, cfg, compared)
+    quantization_errors = layer_quantization_errors(model, cfg, compared)
     if options.bias_correction:
-        correct_biases(model, deviations)
+        correct_biases(model, quantization_errors)
     logger.info(
         "quantized %d layers after %d images with '%s'; %d stay in float",
         len(record.layers),
@@ -129,7 +134,7 @@ def quantize_post(
         options.observer,
         len(record.kept_float),
     )
-    return PostResult(record, images, ranges, trace, deviations)
+    return PostResult(record, images, ranges, trace, quantization_errors)
 
 
 def require_float(model: paddle.nn.Layer) -> None:

@@ -31,7 +31,7 @@ SKIPPED_BY_USER = "named in 'skip'"
 
 
 @dataclass(frozen=True)
-class Sites:
+class QuantizableLayers:
     """The convolutions of a model.
 
     Attributes:
@@ -45,7 +45,9 @@ class Sites:
     rounded: list[RoundedOutput]
 
 
-def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) -> Sites:
+def find_quantizable_layers(
+    model: paddle.nn.Layer, trace: Trace, settings: QuantSettings
+) -> QuantizableLayers:
     """Decide for every convolution whether it is quantized.
 
     Args:
@@ -87,7 +89,7 @@ def find_sites(model: paddle.nn.Layer, trace: Trace, settings: QuantSettings) ->
             "convolution that 'skip' does not name"
         )
     rounded = rounded_tensors(trace, tensors, outputs)
-    return Sites(
+    return QuantizableLayers(
         _with_inputs(layers, tensors, trace), kept, _rounded_outputs(model, trace, rounded)
     )
 

@@ -18,7 +18,7 @@ from slim_det.compress.quantize.model import quantized_layers
 
 
 @dataclass
-class Deviation:
+class QuantizationError:
     """A convolution with integers against the same in float, on the inputs of the float model.
 
     Attributes:
@@ -64,7 +64,9 @@ def only_quantized(model: paddle.nn.Layer, names: Collection[str]) -> Iterator[N
             layer.__class__ = QuantConv2D
 
 
-def layer_deviations(model: paddle.nn.Layer, cfg: Any, images: list[str]) -> dict[str, Deviation]:
+def layer_quantization_errors(
+    model: paddle.nn.Layer, cfg: Any, images: list[str]
+) -> dict[str, QuantizationError]:
     """Compare every quantized convolution with its float form, each by itself.
 
     The float model runs; beside each convolution its integer form runs on the same input. So the
@@ -80,7 +82,7 @@ def layer_deviations(model: paddle.nn.Layer, cfg: Any, images: list[str]) -> dic
     """
     layers = quantized_layers(model)
     found = {
-        name: Deviation(0.0, 0.0, np.zeros(layer.weight.shape[0]), 0)
+        name: QuantizationError(0.0, 0.0, np.zeros(layer.weight.shape[0]), 0)
         for name, layer in layers.items()
     }
     with paddle.no_grad():
@@ -104,7 +106,9 @@ def layer_deviations(model: paddle.nn.Layer, cfg: Any, images: list[str]) -> dic
     return found
 
 
-def _compare(layer: Any, x: Tensor, weight: Tensor, output: Tensor, found: Deviation) -> None:
+def _compare(
+    layer: Any, x: Tensor, weight: Tensor, output: Tensor, found: QuantizationError
+) -> None:
     rounded = F.conv2d(
         layer.activation(x),
         weight,

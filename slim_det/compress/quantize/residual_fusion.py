@@ -37,7 +37,7 @@ def rounded_tensors(
         Variable -> module paths of the quantized convolutions that read it, and of those whose
         kernels make the rounding so. A tensor that another operator reads in float is left out.
     """
-    return _Additions(trace, inputs, outputs).rounded()
+    return _ResidualFusion(trace, inputs, outputs).rounded()
 
 
 def giving_modules(
@@ -133,7 +133,7 @@ def round_outputs(
         modules[one.module].register_forward_post_hook(OutputRounding(readers, producers))
 
 
-class _Additions:
+class _ResidualFusion:
     def __init__(self, trace: Trace, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         self._trace = trace
         self._outputs = outputs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.quantizable_layers import find_sites
+from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings, read_quant_config
 from slim_det.core.errors import ConfigError, QuantError, nearest
@@ -97,9 +97,13 @@ class QAT:
         if self.print_model:
             logger.info("model before quantization:\n%s", str(model))
         images = calibration_images(global_config, self.calibration_images)
-        sites = find_sites(model, trace_detector(model, image_size_hw), self.settings)
-        statistics = collect(model, sites.layers, global_config, images)
-        bits = {site.name: self.settings.input_bits(site.unsigned) for site in sites.layers}
+        quantizable = find_quantizable_layers(
+            model, trace_detector(model, image_size_hw), self.settings
+        )
+        statistics = collect(model, quantizable.layers, global_config, images)
+        bits = {
+            layer.name: self.settings.input_bits(layer.unsigned) for layer in quantizable.layers
+        }
         ranges = {n: input_range(self.observer, s, bits[n]) for n, s in statistics.items()}
         origin = {
             "method": "aware",
@@ -109,15 +113,21 @@ class QAT:
         }
         quantize_model(
             model,
-            QuantRecord(self.settings, sites.layers, sites.kept_float, origin, sites.rounded),
+            QuantRecord(
+                self.settings,
+                quantizable.layers,
+                quantizable.kept_float,
+                origin,
+                quantizable.rounded,
+            ),
             ranges,
         )
         if self.print_model:
             logger.info("quantized model:\n%s", str(model))
         logger.info(
-            "%d layers simulate int8 (calibration images: %d)", len(sites.layers), len(images)
+            "%d layers simulate int8 (calibration images: %d)", len(quantizable.layers), len(images)
         )
-        for line in kept_float_lines(sites.kept_float):
+        for line in kept_float_lines(quantizable.kept_float):
             logger.info("%s", line)
         return model
 

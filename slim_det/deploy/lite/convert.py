@@ -19,7 +19,7 @@ from typing import Any
 
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of, write_json
-from slim_det.deploy.predictor import FACTS_FILE, MODEL_FILE, PARAMS_FILE
+from slim_det.deploy.predictor import MANIFEST_FILE, MODEL_FILE, PARAMS_FILE
 
 logger = logging.getLogger("slim_det")
 
@@ -135,10 +135,10 @@ def find_converter(path: str | None = None) -> Converter | None:
 def write_lite(
     artifact_dir: str | Path, write_program: Callable[[Path], None], form: str, request: LiteRequest
 ) -> dict[str, Any]:
-    """Write ``<artifact>/lite``, whole or not at all, and enter it in the artefact's facts.
+    """Write ``<artifact>/lite``, whole or not at all, and enter it in the artifact's manifest.
 
     Args:
-        artifact_dir: A published artefact.
+        artifact_dir: A published artifact.
         write_program: Writes the program for the converter; is given the files without suffix.
         form: ``float32``, or ``int8_in_float32`` for integers that are stored as floats.
         request: What to make.
@@ -148,11 +148,11 @@ def write_lite(
         ``fp16``, ``opt_version``, ``program_sha256``.
 
     Raises:
-        ExportError: The artefact cannot be read, or a conversion fails; the artefact is then as
+        ExportError: The artifact cannot be read, or a conversion fails; the artifact is then as
             it was.
     """
     artifact = Path(artifact_dir)
-    facts = _read_facts(artifact)
+    manifest = _read_manifest(artifact)
     target_dir = artifact / LITE_DIR
     staging = Path(tempfile.mkdtemp(prefix=f".{artifact.name}.lite.", dir=artifact.parent))
     try:
@@ -163,7 +163,7 @@ def write_lite(
         os.replace(staging, target_dir)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    write_json(artifact / FACTS_FILE, {**facts, "lite": found})
+    write_json(artifact / MANIFEST_FILE, {**manifest, "lite": found})
     _report(target_dir, found, request)
     return found
 
@@ -197,9 +197,11 @@ def _convert_all(folder: Path, form: str, request: LiteRequest) -> dict[str, Any
 
 def _report(folder: Path, found: dict[str, Any], request: LiteRequest) -> None:
     """What was made, or how to make it."""
-    for facts in found["targets"].values():
-        note = f"; {facts['note']}" if "note" in facts else ""
-        logger.info("wrote %s (%.2f MB)%s", folder.parent / facts["file"], facts["size_mb"], note)
+    for manifest in found["targets"].values():
+        note = f"; {manifest['note']}" if "note" in manifest else ""
+        logger.info(
+            "wrote %s (%.2f MB)%s", folder.parent / manifest["file"], manifest["size_mb"], note
+        )
     if request.converter is None:
         logger.info("no .nb file was made: this interpreter has no paddlelite; convert with")
         for target in request.targets:
@@ -209,11 +211,11 @@ def _report(folder: Path, found: dict[str, Any], request: LiteRequest) -> None:
             logger.info("  %s", shlex.join(command))
 
 
-def _read_facts(artifact: Path) -> dict[str, Any]:
-    path = artifact / FACTS_FILE
+def _read_manifest(artifact: Path) -> dict[str, Any]:
+    path = artifact / MANIFEST_FILE
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return dict(facts)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return dict(manifest)
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"'{path}' cannot be read: {error}; export again") from error
 

@@ -22,10 +22,10 @@ from slim_det.graph.lite_program import (
 )
 from slim_det.graph.program import DeployProgram, trace_program
 
-TWIN_BITS = 7
+SURROGATE_BITS = 7
 """Paddle-Lite's x86 kernels add pairs of products in 16 bits, where two of 8 x 8 bits overflow."""
 
-TWIN_STEP = 128
+SURROGATE_STEP = 128
 """Pixels. The x86 kernels take 16 values at a time and err in the rest, so that a map has to
 have a multiple of 16: that of stride 32 a side of a multiple of 4."""
 
@@ -38,11 +38,11 @@ def lite_form(
     Args:
         model: The model that was exported.
         cfg: ppdet's configuration.
-        artifact_dir: The artefact.
+        artifact_dir: The artifact.
 
     Returns:
         ``float32`` or ``int8_in_float32``, and what writes the program to the files that it is
-        given without suffix: the artefact's own where it is float.
+        given without suffix: the artifact's own where it is float.
     """
     if record_of(model) is not None:
         size_hw = image_size_hw(cfg)
@@ -71,13 +71,13 @@ def lite_program(
     return program
 
 
-def twin_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
+def surrogate_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
     """The next size, height and width in pixels, that Paddle-Lite computes correctly on x86."""
-    height, width = (-(-side // TWIN_STEP) * TWIN_STEP for side in image_size_hw)
+    height, width = (-(-side // SURROGATE_STEP) * SURROGATE_STEP for side in image_size_hw)
     return height, width
 
 
-def lite_twin(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
+def lite_surrogate(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
     """The same with weights of 7 bits and plain activations, which x86 computes correctly.
 
     It stands in for the shipped program where there is no ARM: conversion, scales and
@@ -85,9 +85,9 @@ def lite_twin(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployP
 
     Args:
         model: A quantized detector.
-        image_size_hw: Of `twin_size`.
+        image_size_hw: Of `surrogate_size`.
     """
-    program = lite_program(model, image_size_hw, TWIN_BITS)
+    program = lite_program(model, image_size_hw, SURROGATE_BITS)
     write_out_leaky_relu(program)
     write_out_hard_swish(program)
     return program

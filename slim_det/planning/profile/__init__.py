@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slim_det.core.errors import LatencyError
-from slim_det.planning.profile.paddleslim_table import read_old_table, to_latency_table
+from slim_det.planning.profile.paddleslim_table import read_paddleslim_table, to_latency_table
 from slim_det.planning.profile.table import LatencyTable, read_table
 
 
@@ -20,4 +20,4 @@ def read_any_table(path: str | Path) -> LatencyTable:
             old = stream.readline().startswith("op_type")
     except (OSError, ValueError) as error:
         raise LatencyError(f"latency table '{path}' cannot be read: {error}") from error
-    return to_latency_table(read_old_table(path)) if old else read_table(path)
+    return to_latency_table(read_paddleslim_table(path)) if old else read_table(path)

@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class OldRow:
+class PaddleSlimRow:
     """One row as it stands in the file.
 
     Attributes:
@@ -44,7 +44,7 @@ class OldRow:
 
 
 @dataclass(frozen=True)
-class OldTable:
+class PaddleSlimTable:
     """A text table; every row is kept, whatever its operator.
 
     Attributes:
@@ -53,7 +53,7 @@ class OldTable:
     """
 
     header: str
-    rows: tuple[OldRow, ...]
+    rows: tuple[PaddleSlimRow, ...]
 
     @property
     def device(self) -> str:
@@ -62,7 +62,7 @@ class OldTable:
         return parts[1] if len(parts) > 1 and parts[1] else UNKNOWN
 
 
-def read_old_table(path: str | Path) -> OldTable:
+def read_paddleslim_table(path: str | Path) -> PaddleSlimTable:
     """Read and check a text table.
 
     Raises:
@@ -75,7 +75,7 @@ def read_old_table(path: str | Path) -> OldTable:
         raise LatencyError(f"latency table '{path}' cannot be read: {error}") from error
     if not lines or lines[0].split(",", 1)[0] in OPERATORS:
         raise LatencyError(f"'{path}' line 1: expected a header like 'op_type<TAB>device<TAB>us'")
-    rows: dict[str, OldRow] = {}
+    rows: dict[str, PaddleSlimRow] = {}
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
@@ -86,10 +86,10 @@ def read_old_table(path: str | Path) -> OldTable:
         except ValueError as error:
             raise LatencyError(f"'{path}' line {number}: {error}") from error
         rows[row.key] = row
-    return OldTable(lines[0], tuple(rows.values()))
+    return PaddleSlimTable(lines[0], tuple(rows.values()))
 
 
-def write_old_table(path: str | Path, table: OldTable) -> None:
+def write_paddleslim_table(path: str | Path, table: PaddleSlimTable) -> None:
     """Write a text table atomically.
 
     Raises:
@@ -99,7 +99,7 @@ def write_old_table(path: str | Path, table: OldTable) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def to_latency_table(old: OldTable) -> LatencyTable:
+def to_latency_table(old: PaddleSlimTable) -> LatencyTable:
     """The convolutions of a text table; a line names what else it holds and is left behind.
 
     Raises:
@@ -120,7 +120,7 @@ def to_latency_table(old: OldTable) -> LatencyTable:
     return LatencyTable(Origin(UNKNOWN, "", old.device), tuple(entries))
 
 
-def from_latency_table(table: LatencyTable, device: str | None = None) -> OldTable:
+def from_latency_table(table: LatencyTable, device: str | None = None) -> PaddleSlimTable:
     """A text table of the convolutions of a latency table.
 
     Args:
@@ -144,12 +144,12 @@ def from_latency_table(table: LatencyTable, device: str | None = None) -> OldTab
             *(shape.kernel, shape.padding, shape.stride, shape.dilation),
         )
         key = ",".join(["conv", *map(str, numbers)])
-        rows.append(OldRow(key, round(entry.latency_ms * 1e3, 3)))
+        rows.append(PaddleSlimRow(key, round(entry.latency_ms * 1e3, 3)))
     name = " ".join((device or table.origin.cpu).split())
-    return OldTable(f"op_type\t{name}\tus", tuple(rows))
+    return PaddleSlimTable(f"op_type\t{name}\tus", tuple(rows))
 
 
-def _row_from(line: str) -> OldRow:
+def _row_from(line: str) -> PaddleSlimRow:
     key, tab, text = line.rstrip().partition("\t")
     if not tab:
         raise ValueError(f"'{line}' has no tab; expected 'operator,...<TAB>microseconds'")
@@ -164,7 +164,7 @@ def _row_from(line: str) -> OldRow:
         raise ValueError(f"unknown operator '{operator}'{nearest(operator, OPERATORS)}")
     if operator == "conv":
         _check_conv(key)
-    return OldRow(key, latency_us)
+    return PaddleSlimRow(key, latency_us)
 
 
 def _check_conv(key: str) -> None:

@@ -233,8 +233,8 @@ def _program_folder(output: str | Path) -> Iterator[Path]:
 def _chunk_images(
     cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, settings: Settings
 ) -> int:
-    """Images whose frontiers fit into the bound, as whole batches of the reader."""
-    each = program.bytes_an_image({*program.frontier(targets), "image"})
+    """Images whose cached_activations fit into the bound, as whole batches of the reader."""
+    each = program.bytes_an_image({*program.cached_variables(targets), "image"})
     batch = int(cfg["EvalReader"]["batch_size"])
     fitting = batch * max(1, int(settings.cache_mb * 1e6 / each / batch))
     return min(fitting, images.num_images)

@@ -1,8 +1,8 @@
-"""Measures candidates: one run of the whole detector, then only the tails of the cuts.
+"""Measures candidates: one run of the whole detector, then a partial program for each cut.
 
-Images are taken in chunks, so that the memory for frontiers stays under a bound that does not
-grow with the data set. A *unit* of work is one cut on one chunk; each is reported as soon as it
-is done, with the matches of every image, from which AP is computed later.
+Images are taken in chunks, so that the memory for cached activations stays under a bound that
+does not grow with the data set. A *unit* of work is one cut on one chunk; each is reported as soon
+as it is done, with the matches of every image, from which AP is computed later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Job:
     Attributes:
         targets: Groups with their cuts.
         num_images: Images to use, from the first.
-        chunk_images: Images whose frontiers are held at a time.
+        chunk_images: Images whose cached_activations are held at a time.
         recorded: Keys of units that need not be measured again.
     """
 
@@ -142,12 +142,12 @@ class Prepared:
 
     Attributes:
         chunk: The images.
-        frontiers: For every batch, what may enter a tail.
+        cached_activations: For every batch, what may enter a partial program.
         boxes: What the whole detector finds in each image.
     """
 
     chunk: Chunk
-    frontiers: list[dict[str, np.ndarray]]
+    cached_activations: list[dict[str, np.ndarray]]
     boxes: list[np.ndarray]
 
 
@@ -167,7 +167,7 @@ def measure_baseline(
         fit into one chunk.
     """
     keep = bool(job.targets) and job.chunk_images >= images.num_images
-    whole = program.whole(program.frontier(job.targets) if keep else ())
+    whole = program.whole(program.cached_variables(job.targets) if keep else ())
     prepared = None
     for chunk in images:
         key = unit_key(BASELINE, chunk.start, chunk.num_images)
@@ -194,7 +194,7 @@ def measure_cuts(
         job: What to measure.
         finished: Called with each unit, at once.
         prepared: All images, where `measure_baseline` gave them.
-        workers: Processes that run the tails; None to run them here.
+        workers: Processes that run the partial programs; None to run them here.
     """
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
         chunk = part.chunk
@@ -211,26 +211,28 @@ def _boxes_of_cuts(
         yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
     masked = keep_cuts(targets, lambda cut: bool(cut.masks))
     if workers and masked:
-        yield from workers.run(program, part.frontiers, masked)
+        yield from workers.run(program, part.cached_activations, masked)
         return
     for target in masked:
-        yield from ((cut.name, boxes) for cut, boxes in program.run_cuts(target, part.frontiers))
+        yield from (
+            (cut.name, boxes) for cut, boxes in program.run_cuts(target, part.cached_activations)
+        )
 
 
 def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iterator[Prepared]:
-    whole = program.whole(program.frontier(job.targets))
+    whole = program.whole(program.cached_variables(job.targets))
     for chunk in images:
         if _left(job, chunk):
             yield _prepare(program, whole, chunk)
 
 
 def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
-    frontiers, boxes = [], []
+    cached_activations, boxes = [], []
     for batch in chunk.batches:
         outputs = whole(batch)
         boxes += program.boxes(outputs)
-        frontiers.append({**batch, **outputs})
-    return Prepared(chunk, frontiers, boxes)
+        cached_activations.append({**batch, **outputs})
+    return Prepared(chunk, cached_activations, boxes)
 
 
 def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:

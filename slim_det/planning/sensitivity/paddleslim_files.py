@@ -29,7 +29,7 @@ _PLAIN = frozenset(
 """Instructions that make dictionaries, text and numbers, and nothing else."""
 
 
-def read_old_pickle(path: str | Path) -> SensitivityResult:
+def read_paddleslim_pickle(path: str | Path) -> SensitivityResult:
     """Read ``sensitivities.data`` of PaddleSlim 1.x.
 
     The file is a pickle of ``{parameter name: {ratio: loss}}``, loss being relative to the

@@ -2,9 +2,9 @@
 
 Removed channels matter through the layers that read them and nothing else, so forcing them to
 zero where they are read is the cut itself: the same sums without the removed terms. Everything
-that does not lie downstream of such a reader is the same for every candidate. A *tail* is what
-lies downstream; its *frontier* are the tensors that enter it, kept from one run of the whole
-model. Masks are inputs of the tail, so one loaded tail serves every ratio of a group.
+that does not lie downstream of such a reader is the same for every candidate. A *partial
+program* is what lies downstream; its *cached activations* are the tensors that enter it, kept from
+one complete run. Masks are inputs of it, so it is loaded once for all ratios of a group.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Tail:
+class PartialProgram:
     """The part of a program downstream of some readers.
 
     Attributes:
         readers: Weights (names in the program) whose input channels are masked.
         operators: Places of its operators in the program.
-        frontier: Variables that enter it.
+        cached: Variables that enter it.
     """
 
     readers: tuple[str, ...]
     operators: tuple[int, ...]
-    frontier: tuple[str, ...]
+    cached: tuple[str, ...]
 
 
 def save_program(
@@ -73,7 +73,7 @@ def save_program(
 
 
 class DetectorProgram:
-    """A saved detector that can be run from the image, or from any frontier.
+    """A saved detector that can be run from the image, or from cached activations.
 
     Args:
         folder: Where `save_program` wrote it; the parts are written there too.
@@ -96,7 +96,7 @@ class DetectorProgram:
         self._block = self._program.global_block()
         self._from_image = self._depend_on(set(IMAGE_INPUTS))
 
-    def tail(self, readers: Iterable[str]) -> Tail:
+    def partial(self, readers: Iterable[str]) -> PartialProgram:
         """What has to be run again when the input channels of ``readers`` are masked.
 
         Args:
@@ -122,56 +122,56 @@ class DetectorProgram:
             for name in self._block.ops[place].input_arg_names
             if name in self._from_image and name not in changed
         ]
-        return Tail(readers, tuple(places), tuple(dict.fromkeys(entering)))
+        return PartialProgram(readers, tuple(places), tuple(dict.fromkeys(entering)))
 
-    def frontier(self, targets: Iterable[Target]) -> tuple[str, ...]:
+    def cached_variables(self, targets: Iterable[Target]) -> tuple[str, ...]:
         """Every variable that enters the tail of one of the targets."""
-        names = [name for target in targets for name in self.tail(target.readers).frontier]
+        names = [name for target in targets for name in self.partial(target.readers).cached]
         return tuple(dict.fromkeys(names))
 
     def run_cuts(
-        self, target: Target, frontiers: Sequence[Arrays]
+        self, target: Target, cached_activations: Sequence[Arrays]
     ) -> Iterator[tuple[Cut, list[np.ndarray]]]:
         """Run the tail of a group once for every cut.
 
         Args:
             target: The group with cuts that remove something.
-            frontiers: For every batch, at least what enters the tail.
+            cached_activations: For every batch, at least what enters the partial program.
 
         Yields:
             The cut and the boxes of every image of every batch.
         """
-        runner = self.runner(self.tail(target.readers), "tail")
+        runner = self.runner(self.partial(target.readers), "partial")
         for cut in target.cuts:
-            runs = (runner({**frontier, **cut.masks}) for frontier in frontiers)
+            runs = (runner({**cached, **cut.masks}) for cached in cached_activations)
             yield cut, [boxes for outputs in runs for boxes in self.boxes(outputs)]
 
-    def whole(self, frontier: Iterable[str] = ()) -> Runner:
-        """A runner from image to boxes that also gives the variables of a frontier."""
-        names = [name for name in dict.fromkeys(frontier) if name not in IMAGE_INPUTS]
+    def whole(self, cached: Iterable[str] = ()) -> Runner:
+        """A runner from image to boxes that also gives cached variables."""
+        names = [name for name in dict.fromkeys(cached) if name not in IMAGE_INPUTS]
         return self._runner("whole", self._program, IMAGE_INPUTS, [*self.outputs, *names])
 
-    def runner(self, tail: Tail, name: str) -> Runner:
-        """A runner from a frontier and masks to boxes.
+    def runner(self, partial: PartialProgram, name: str) -> Runner:
+        """A runner from cached activations and masks to boxes.
 
-        Its inputs are the frontier and, for every reader, `mask_name(reader)`: float32
+        Its inputs are the cached activations and, for every reader, `mask_name(reader)`: float32
         [1, C, 1, 1] for a convolution that reads C channels, [C] for a matrix product.
         """
         with deployment_program():
             program = self._program.clone()
             block = program.global_block()
             masks = []
-            for place in reversed(tail.operators):
+            for place in reversed(partial.operators):
                 op = block.ops[place]
                 weight_slot, input_slot = _READER_SLOTS.get(op.type, ("", ""))
-                if weight_slot and op.input(weight_slot)[0] in tail.readers:
+                if weight_slot and op.input(weight_slot)[0] in partial.readers:
                     masks.append(_mask_input(block, place, op, weight_slot, input_slot))
-        inputs = [*tail.frontier, *dict.fromkeys(masks)]
+        inputs = [*partial.cached, *dict.fromkeys(masks)]
         return self._runner(name, program, inputs, self.outputs)
 
-    def bytes_an_image(self, frontier: Iterable[str]) -> int:
-        """Bytes that the variables of a frontier take for one image."""
-        shapes = (self._block.vars[name].shape[1:] for name in frontier)
+    def bytes_an_image(self, cached: Iterable[str]) -> int:
+        """Bytes that cached variables take for one image."""
+        shapes = (self._block.vars[name].shape[1:] for name in cached)
         return sum(4 * abs(int(np.prod(shape))) for shape in shapes)
 
     def boxes(self, outputs: Arrays) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Processes that run the tails of cuts; they read no images, and one other process writes."""
+"""Processes that run partial programs; they read no images, and one other process writes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Task:
 
     Attributes:
         program: Folder of the detector's program.
-        frontiers: Folder of what enters its tails, a file a batch and variable.
+        cached_activations: Folder of its inputs, one file a batch and variable.
         names: The variables, in the order of their files.
         batches: How many.
         target: A group with the cuts to run.
     """
 
     program: str
-    frontiers: str
+    cached_activations: str
     names: tuple[str, ...]
     batches: int
     target: Target
@@ -83,27 +83,30 @@ class Workers:
             process.join()  # none may write into a folder that is about to go
 
     def run(
-        self, program: DetectorProgram, frontiers: Sequence[Arrays], targets: Sequence[Target]
+        self,
+        program: DetectorProgram,
+        cached_activations: Sequence[Arrays],
+        targets: Sequence[Target],
     ) -> Iterator[tuple[str, list[np.ndarray]]]:
         """Run every cut on every batch.
 
         Args:
             program: The detector.
-            frontiers: For every batch, at least what enters the tails of the targets.
+            cached_activations: For every batch, what enters the partial programs of the targets.
             targets: Groups with the cuts to run.
 
         Yields:
             Name of a cut and the boxes of every image, float32 [n, 6] each, as they are done.
         """
-        names = program.frontier(targets)
+        names = program.cached_variables(targets)
         folder = Path(tempfile.mkdtemp(dir=program.folder))
         try:
-            for i, frontier in enumerate(frontiers):
+            for i, cached in enumerate(cached_activations):
                 for k, name in enumerate(names):
-                    np.save(_file(folder, i, k), frontier[name])
+                    np.save(_file(folder, i, k), cached[name])
             yield from self._served(
                 [
-                    Task(str(program.folder), str(folder), names, len(frontiers), part)
+                    Task(str(program.folder), str(folder), names, len(cached_activations), part)
                     for part in divide(targets, len(self._processes))
                 ]
             )
@@ -204,13 +207,13 @@ def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
 
 
 def _run(task: Task, threads: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    program, folder = _program(task.program, threads), Path(task.frontiers)
-    names = program.frontier([task.target])
-    frontiers = [
+    program, folder = _program(task.program, threads), Path(task.cached_activations)
+    names = program.cached_variables([task.target])
+    cached_activations = [
         {name: np.load(_file(folder, i, task.names.index(name))) for name in names}
         for i in range(task.batches)
     ]
-    for cut, boxes in program.run_cuts(task.target, frontiers):
+    for cut, boxes in program.run_cuts(task.target, cached_activations):
         yield cut.name, boxes
 
 

@@ -1,4 +1,4 @@
-"""Saves checkpoints with their plan and companions, and remembers the best one."""
+"""Saves checkpoints with their plan and auxiliary modules, and remembers the best one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("slim_det")
 
 
 class CheckpointSaver(Hook):
-    """Takes the place of ppdet's Checkpointer: the same files and names, plus plan and companions.
+    """Takes the place of ppdet's Checkpointer: its files and names, the plan and auxiliary modules.
 
     Unlike ppdet's, a run that is resumed still knows its best AP, and an evaluation without
     any boxes counts as AP 0.
@@ -69,9 +69,9 @@ class CheckpointSaver(Hook):
             # ppdet has put the average into the model and the trained weights into status.
             state, ema_state = status["weight"], state
         distiller = distiller_of(self.model)
-        if distiller is not None and distiller.companions is not None:
+        if distiller is not None and distiller.auxiliary_modules is not None:
             # First: a checkpoint that is there can be resumed.
-            distiller.companions.save(self.folder / name)
+            distiller.auxiliary_modules.save(self.folder / name)
         checkpoint.save(
             self.folder / name,
             state,

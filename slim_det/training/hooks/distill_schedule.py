@@ -1,4 +1,4 @@
-"""What changes over time in a distillation: the weights of its terms, and its companions."""
+"""What changes over time in a distillation: the weights of its terms, and its auxiliary modules."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ logger = logging.getLogger("slim_det")
 
 
 class DistillSchedule(Hook):
-    """Tells a distiller which epoch and step it is, and trains its companions.
+    """Tells a distiller which epoch and step it is, and trains its auxiliary modules.
 
     Args:
         trainer: ppdet's Trainer, with a model that a distiller hangs on.
 
     Raises:
-        ConfigError: None does, the training is to be compiled, or the companions are to be
+        ConfigError: None does, the training is to be compiled, or the auxiliary modules are to be
             trained in mixed precision.
     """
 
@@ -39,7 +39,7 @@ class DistillSchedule(Hook):
         # ppdet scales the student's loss there, and undoes that in its own optimizer only.
         cfg = trainer.cfg
         is_scaled = getattr(trainer, "use_amp", False) and getattr(cfg, "use_gpu", False)
-        if distiller.companions is not None and is_scaled:
+        if distiller.auxiliary_modules is not None and is_scaled:
             raise ConfigError(
                 "adaptors and peers cannot be trained with --amp on a GPU; leave --amp out, or "
                 "take losses between layers of equal width"
@@ -48,9 +48,9 @@ class DistillSchedule(Hook):
         self._weights: dict[str, float] = {}
 
     def before_training(self, status: dict[str, Any]) -> None:
-        """Let every process start from the same companions."""
-        if self.distiller.companions is not None:
-            self.distiller.companions.synchronize()
+        """Let every process start from the same auxiliary modules."""
+        if self.distiller.auxiliary_modules is not None:
+            self.distiller.auxiliary_modules.synchronize()
 
     def before_train_epoch(self, status: dict[str, Any]) -> None:
         """Set the epoch; say which weights change."""
@@ -68,9 +68,9 @@ class DistillSchedule(Hook):
         self.distiller.step = status["step_id"]
 
     def after_train_step(self, status: dict[str, Any]) -> None:
-        """Let the companions learn at the student's rate."""
-        if self.distiller.companions is not None:
-            self.distiller.companions.step(status["learning_rate"])
+        """Let the auxiliary modules learn at the student's rate."""
+        if self.distiller.auxiliary_modules is not None:
+            self.distiller.auxiliary_modules.step(status["learning_rate"])
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
         """Stop before a checkpoint is saved that could not be loaded.

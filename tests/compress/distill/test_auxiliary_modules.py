@@ -12,8 +12,8 @@ from paddle.utils import unique_name
 
 from slim_det.compress.distill import auxiliary_modules as companions_module
 from slim_det.compress.distill.auxiliary_modules import (
-    Companions,
-    companions_path,
+    AuxiliaryModules,
+    auxiliary_path,
     make_adaptor,
     make_peer,
 )
@@ -47,12 +47,12 @@ def steps(student: Any, distiller: Any, optimizer: Any, seeds: range, rate: floa
         with unique_name.guard():  # slots are numbered as in a process of its own
             optimizer.step()
         optimizer.clear_grad()
-        distiller.companions.step(rate)
+        distiller.auxiliary_modules.step(rate)
 
 
 def test_nothing_to_train_means_no_companions() -> None:
     distiller = distilled(tiny_detector(1), tiny_detector(2), "l2", pairs=[pair("feature_l2")])
-    assert distiller.companions is None
+    assert distiller.auxiliary_modules is None
 
 
 def test_an_adaptor_maps_channels() -> None:
@@ -68,7 +68,7 @@ def test_the_term_compares_adapted_features() -> None:
     student, teacher, distiller = wide()
     batch = make_batch()
     loss = student(batch)["distill_feature_l2"].item()
-    weight = distiller.companions.layer.parameters()[0].numpy()[:, :, 0, 0]
+    weight = distiller.auxiliary_modules.layer.parameters()[0].numpy()[:, :, 0, 0]
     ours, theirs = (
         model.neck.tips[1](model.backbone(batch)).numpy() for model in (student, teacher)
     )
@@ -79,13 +79,13 @@ def test_the_term_compares_adapted_features() -> None:
 def test_an_adaptor_learns_and_the_teacher_does_not() -> None:
     student, teacher, distiller = wide()
     before, batch = arrays(teacher), make_batch()
-    adaptor = distiller.companions.layer.parameters()[0]
+    adaptor = distiller.auxiliary_modules.layer.parameters()[0]
     start, losses = adaptor.numpy().copy(), []
     for _ in range(30):  # the student stands still
         loss = student(batch)["distill_feature_l2"]
         loss.backward()
         student.clear_gradients()
-        distiller.companions.step(0.05)
+        distiller.auxiliary_modules.step(0.05)
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert not np.array_equal(start, adaptor.numpy())
@@ -97,9 +97,9 @@ def test_a_step_is_the_one_of_the_optimizer_at_the_given_rate() -> None:
     """First step of momentum: weight - rate * (gradient + 1e-4 * weight)."""
     student, _, distiller = wide()
     student(make_batch())["loss"].backward()
-    adaptor = distiller.companions.layer.parameters()[0]
+    adaptor = distiller.auxiliary_modules.layer.parameters()[0]
     before, gradient = adaptor.numpy().copy(), adaptor.grad.numpy().copy()
-    distiller.companions.step(0.25)
+    distiller.auxiliary_modules.step(0.25)
     expected = before - 0.25 * (gradient + 1e-4 * before)
     assert np.allclose(adaptor.numpy(), expected, atol=1e-6)
 
@@ -107,15 +107,15 @@ def test_a_step_is_the_one_of_the_optimizer_at_the_given_rate() -> None:
 def test_without_gradients_nothing_moves() -> None:
     student, _, distiller = wide(start_epoch=1)
     student(make_batch())["loss"].backward()
-    before = arrays(distiller.companions.layer)
-    distiller.companions.step(0.5)
-    assert same(before, arrays(distiller.companions.layer))
+    before = arrays(distiller.auxiliary_modules.layer)
+    distiller.auxiliary_modules.step(0.5)
+    assert same(before, arrays(distiller.auxiliary_modules.layer))
 
 
 def test_names_collide_with_nothing() -> None:
     student, teacher, distiller = wide(mutual=True)
     ours = {parameter.name for parameter in student.parameters()}
-    beside = [parameter.name for parameter in distiller.companions.layer.parameters()]
+    beside = [parameter.name for parameter in distiller.auxiliary_modules.layer.parameters()]
     assert len(beside) == len(set(beside)) == len(teacher.parameters()) + 1
     assert not ours & set(beside)
     assert {name for name in beside if not name.startswith("peer.")} == {"distill_adaptor_0.w_0"}
@@ -193,7 +193,7 @@ def test_a_peer_rests_outside_its_schedule() -> None:
     distiller = distilled(student, peer, "dml", start_epoch=1)
     before = arrays(peer)
     student(make_batch())["loss"].backward()
-    distiller.companions.step(0.1)
+    distiller.auxiliary_modules.step(0.1)
     assert same(before, arrays(peer))
 
 
@@ -217,7 +217,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(mutual: bool, tmp_path: Path)
 
     student, distiller, optimizer = start(0)
     steps(student, distiller, optimizer, range(3))
-    distiller.companions.save(tmp_path / "run" / "2")
+    distiller.auxiliary_modules.save(tmp_path / "run" / "2")
     state = arrays(student)
     slots = {name: value.clone() for name, value in optimizer.state_dict().items()}
     teacher = arrays(distiller.teacher)
@@ -228,10 +228,10 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(mutual: bool, tmp_path: Path)
     if not mutual:  # a teacher is loaded from its own file
         other.teacher.set_state_dict(teacher)
     again.set_state_dict(slots)
-    other.companions.resume(tmp_path / "run" / "2")
+    other.auxiliary_modules.resume(tmp_path / "run" / "2")
     steps(resumed, other, again, range(3, 5))
     assert same(arrays(student), arrays(resumed))
-    assert same(arrays(distiller.companions.layer), arrays(other.companions.layer))
+    assert same(arrays(distiller.auxiliary_modules.layer), arrays(other.auxiliary_modules.layer))
 
 
 def test_a_term_that_starts_after_the_checkpoint(tmp_path: Path) -> None:
@@ -247,64 +247,66 @@ def test_a_term_that_starts_after_the_checkpoint(tmp_path: Path) -> None:
         for seed in range(2):
             student(make_batch(seed))["loss"].backward()
             student.clear_gradients()
-            distiller.companions.step(0.05)
+            distiller.auxiliary_modules.step(0.05)
 
     student, distiller = start()
     learn(student, distiller, 0)
-    distiller.companions.save(tmp_path / "0")
+    distiller.auxiliary_modules.save(tmp_path / "0")
     resumed, other = start()
     resumed.set_state_dict(arrays(student))
-    other.companions.resume(tmp_path / "0")
+    other.auxiliary_modules.resume(tmp_path / "0")
     for pair_of in ((student, distiller), (resumed, other)):
         learn(*pair_of, 1)
-    assert same(arrays(distiller.companions.layer), arrays(other.companions.layer))
-    slots = [c.companions.optimizer.state_dict() for c in (distiller, other)]
+    assert same(arrays(distiller.auxiliary_modules.layer), arrays(other.auxiliary_modules.layer))
+    slots = [c.auxiliary_modules.optimizer.state_dict() for c in (distiller, other)]
     assert len(slots[0]) == 2
     assert same(*({name: x.numpy() for name, x in s.items()} for s in slots))
 
 
 def test_only_one_file_is_written(tmp_path: Path) -> None:
     _, _, distiller = wide()
-    distiller.companions.save(tmp_path / "new" / "3.5")
+    distiller.auxiliary_modules.save(tmp_path / "new" / "3.5")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["3.5.companions.pdparams"]
-    assert companions_path(tmp_path / "new" / "3.5").is_file()
+    assert auxiliary_path(tmp_path / "new" / "3.5").is_file()
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     _, _, distiller = wide()
-    with pytest.raises(WeightsError, match=r"companions '.*4\.companions\.pdparams' do not") as e:
-        distiller.companions.resume(tmp_path / "4")
+    with pytest.raises(
+        WeightsError, match=r"auxiliary modules '.*4\.companions\.pdparams' do not"
+    ) as e:
+        distiller.auxiliary_modules.resume(tmp_path / "4")
     assert "\n" not in str(e.value)
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     _, _, distiller = wide()
-    distiller.companions.save(tmp_path / "4")
-    path = companions_path(tmp_path / "4")
+    distiller.auxiliary_modules.save(tmp_path / "4")
+    path = auxiliary_path(tmp_path / "4")
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(WeightsError, match="cannot be read") as error:
-        distiller.companions.resume(tmp_path / "4")
+        distiller.auxiliary_modules.resume(tmp_path / "4")
     assert "\n" not in str(error.value)
 
 
 def test_another_distillation_is_refused_and_nothing_changes() -> None:
-    first = Companions({"distill_a": make_adaptor(0, 2, 3)})
+    first = AuxiliaryModules({"distill_a": make_adaptor(0, 2, 3)})
     for other in ({"distill_a": make_adaptor(0, 2, 4)}, {"distill_b": make_adaptor(0, 2, 3)}, {}):
-        companions = Companions(other) if other else first
+        auxiliary_modules = AuxiliaryModules(other) if other else first
         state = first.state_dict() if other else {}
-        before = arrays(companions.layer)
+        before = arrays(auxiliary_modules.layer)
         with pytest.raises(WeightsError, match="the state does not fit this distillation: "):
-            companions.set_state_dict(state)
-        assert same(before, arrays(companions.layer))
+            auxiliary_modules.set_state_dict(state)
+        assert same(before, arrays(auxiliary_modules.layer))
     slot = {"optimizer/peer.conv2d_0.w_0_velocity_0": np.zeros(1, "float32")}
     with pytest.raises(WeightsError, match="belongs to no parameter"):
         first.set_state_dict({**first.state_dict(), **slot})
 
 
 def test_another_kind_of_optimizer_is_refused() -> None:
-    def trained(kind: Any) -> Companions:
+    def trained(kind: Any) -> AuxiliaryModules:
         adaptor = make_adaptor(0, 2, 3)
-        made = Companions({"distill_a": adaptor}, None, lambda rate, x: kind(rate, x))
+        made = AuxiliaryModules({"distill_a": adaptor}, None, lambda rate, x: kind(rate, x))
         adaptor(paddle.ones([1, 2, 1, 1])).sum().backward()
         made.step(0.1)
         return made
@@ -326,8 +328,8 @@ def test_another_kind_of_optimizer_is_refused() -> None:
 def test_the_optimizer_is_the_configured_one(fresh_config: Any) -> None:
     settings = {"optimizer": {"type": "Adam"}, "regularizer": None}
     fresh_config["OptimizerBuilder"].update(settings)
-    companions = Companions({"distill_a": make_adaptor(0, 2, 3)})
-    assert type(companions.optimizer) is paddle.optimizer.Adam
+    auxiliary_modules = AuxiliaryModules({"distill_a": make_adaptor(0, 2, 3)})
+    assert type(auxiliary_modules.optimizer) is paddle.optimizer.Adam
 
 
 def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,22 +337,22 @@ def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(companions_module.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(companions_module.dist, "all_reduce", lambda x: x.set_value(3.0 * x))
     adaptor = make_adaptor(0, 2, 3)
-    companions = Companions(
+    auxiliary_modules = AuxiliaryModules(
         {"distill_a": adaptor},
         None,
         lambda rate, layer: paddle.optimizer.SGD(rate, parameters=layer.parameters()),
     )
     before = adaptor.weight.numpy().copy()
     adaptor(paddle.ones([1, 2, 1, 1])).sum().backward()  # a gradient of 1 everywhere
-    companions.step(0.1)
+    auxiliary_modules.step(0.1)
     assert np.allclose(adaptor.weight.numpy(), before - 0.15, atol=1e-6)
 
 
 def test_processes_start_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[int]] = []
     _, _, distiller = wide()
-    distiller.companions.synchronize()
+    distiller.auxiliary_modules.synchronize()
     monkeypatch.setattr(companions_module.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(companions_module.dist, "broadcast", lambda x, src: sent.append(x.shape))
-    distiller.companions.synchronize()
+    distiller.auxiliary_modules.synchronize()
     assert sent == [[6, 4, 1, 1]]

@@ -28,7 +28,7 @@ from tests.support import trace_plain
 
 @pytest.fixture(autouse=True)
 def _registered(ppdet_registered: None) -> None:
-    """Companions take ppdet's optimizer."""
+    """AuxiliaryModules take ppdet's optimizer."""
 
 
 def own_loss(student: Any, batch: Any) -> float:
@@ -116,7 +116,7 @@ def test_only_the_student_is_in_the_student() -> None:
     student, teacher = tiny_detector(1), tiny_detector(2, width=6)
     distiller = distilled(student, teacher, None, pairs=[pair("feature_l2")])
     student(make_batch())
-    assert distiller.companions is not None
+    assert distiller.auxiliary_modules is not None
     assert list(student.state_dict()) == list(plain.state_dict())
     assert [p.name for p in student.parameters()] == [p.name for p in plain.parameters()]
     assert len(student.sublayers()) == len(plain.sublayers())

@@ -234,13 +234,13 @@ def test_a_cut_network_learns() -> None:
 
 def test_a_weight_that_two_layers_share_is_cut_once() -> None:
     net = SmallNet()
-    net.twin = paddle.nn.Conv2D(4, 4, 3, padding=1, groups=4)
-    net.twin.weight = net.depthwise.weight
+    net.surrogate = paddle.nn.Conv2D(4, 4, 3, padding=1, groups=4)
+    net.surrogate.weight = net.depthwise.weight
     plan = small_plan(net)
-    plan.slices["twin.bias"] = {0: np.array([0, 3])}
+    plan.slices["surrogate.bias"] = {0: np.array([0, 3])}
     apply_plan(net, plan)
-    assert net.twin._groups == net.depthwise._groups == 2
-    net.twin(paddle.ones([1, 2, 4, 4]))
+    assert net.surrogate._groups == net.depthwise._groups == 2
+    net.surrogate(paddle.ones([1, 2, 4, 4]))
 
 
 def test_a_whole_model_has_no_plan() -> None:

@@ -12,16 +12,16 @@ from slim_det.compress.quantize.bias_correction import correct_biases
 from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.quantization_error import (
-    Deviation,
-    layer_deviations,
+    QuantizationError,
+    layer_quantization_errors,
     only_quantized,
 )
 from tests.compress.quantize.small_nets import small_net, state
 from tests.compress.quantize.test_quantization_error import quantized
 
 
-def lacking(values: list[float]) -> Deviation:
-    return Deviation(1.0, 1.0, np.array(values), 2)
+def lacking(values: list[float]) -> QuantizationError:
+    return QuantizationError(1.0, 1.0, np.array(values), 2)
 
 
 def test_values_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_the_mean_error_behind_batch_norm_is_gone(tiny_cfg: Any) -> None:
     """3 bits leave a mean error; the corrected layer has none on the images of the correction."""
     net, whole = quantized(3), small_net()
     images = calibration_images(tiny_cfg, 3)
-    deviations = layer_deviations(net, tiny_cfg, images)
+    quantization_errors = layer_quantization_errors(net, tiny_cfg, images)
     seen = [paddle.to_tensor(x) for x in net.inputs_seen]
 
     def mean_error() -> np.ndarray:
@@ -62,7 +62,7 @@ def test_the_mean_error_behind_batch_norm_is_gone(tiny_cfg: Any) -> None:
         return np.mean([e.numpy().mean((0, 2, 3)) for e in errors], 0)
 
     before = np.abs(mean_error()).max()
-    correct_biases(net, deviations)
+    correct_biases(net, quantization_errors)
     after = np.abs(mean_error()).max()
     assert before > 1e-2
     assert after < 1e-4

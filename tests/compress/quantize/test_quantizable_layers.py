@@ -14,9 +14,9 @@ from slim_det.compress.quantize.quantizable_layers import (
     SKIPPED_AS_HEAD,
     SKIPPED_BY_MODEL,
     SKIPPED_BY_USER,
-    Sites,
+    QuantizableLayers,
     convolution_of,
-    find_sites,
+    find_quantizable_layers,
 )
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import ConfigError, LayerError, QuantError
@@ -28,13 +28,13 @@ from tests.compress.quantize.nets import make_net, make_record
 from tests.support import build_detector, trace_plain
 
 
-def sites_of(model: paddle.nn.Layer, *skip: str, channels: int = 2) -> Sites:
+def sites_of(model: paddle.nn.Layer, *skip: str, channels: int = 2) -> QuantizableLayers:
     trace = trace_plain(model, 1, channels, 8, 8)
-    return find_sites(model, trace, QuantSettings(skip=skip))
+    return find_quantizable_layers(model, trace, QuantSettings(skip=skip))
 
 
-def names_of(sites: Sites) -> list[str]:
-    return [layer.name for layer in sites.layers]
+def names_of(quantizable: QuantizableLayers) -> list[str]:
+    return [layer.name for layer in quantizable.layers]
 
 
 class Applied(paddle.nn.Layer):
@@ -57,17 +57,17 @@ def test_no_convolution() -> None:
 
 def test_small_net() -> None:
     """In the order of running, with batch norm and who reads the same tensor."""
-    sites, record = sites_of(make_net()), make_record()
-    assert sites.layers == record.layers
-    assert sites.kept_float == record.kept_float
+    quantizable, record = sites_of(make_net()), make_record()
+    assert quantizable.layers == record.layers
+    assert quantizable.kept_float == record.kept_float
 
 
 def test_skip_by_name_and_glob() -> None:
     """The range of what is skipped goes to the next that reads the same tensor."""
-    sites = sites_of(make_net(), "left", "s*m")
-    assert names_of(sites) == ["middle", "right"]
-    assert [layer.shares for layer in sites.layers] == ["", "middle"]
-    assert sites.kept_float == {
+    quantizable = sites_of(make_net(), "left", "s*m")
+    assert names_of(quantizable) == ["middle", "right"]
+    assert [layer.shares for layer in quantizable.layers] == ["", "middle"]
+    assert quantizable.kept_float == {
         "stem": SKIPPED_BY_USER,
         "left": SKIPPED_BY_USER,
         "output": SKIPPED_BY_MODEL,
@@ -100,8 +100,8 @@ def test_convolution_that_runs_twice() -> None:
     )
     with pytest.raises(QuantError, match="'two' runs twice in the model; name it in 'skip'"):
         sites_of(net)
-    sites = sites_of(net, "two")
-    assert names_of(sites) == ["one"] and sites.kept_float == {"two": SKIPPED_BY_USER}
+    quantizable = sites_of(net, "two")
+    assert names_of(quantizable) == ["one"] and quantizable.kept_float == {"two": SKIPPED_BY_USER}
 
 
 def test_other_layers_stay_in_float() -> None:
@@ -110,11 +110,11 @@ def test_other_layers_stay_in_float() -> None:
     def run(net: Any, x: paddle.Tensor) -> paddle.Tensor:
         return net.fc(net.fc(net.up(net.conv(x)).mean([2, 3])))
 
-    sites = sites_of(
+    quantizable = sites_of(
         Applied(run, conv=Conv2D(2, 2, 1), up=Conv2DTranspose(2, 3, 2), fc=Linear(3, 3))
     )
-    assert names_of(sites) == ["conv"]
-    assert sites.kept_float == {
+    assert names_of(quantizable) == ["conv"]
+    assert quantizable.kept_float == {
         "up": "conv2d_transpose has no int8 kernel",
         "fc": "matmul_v2 has no int8 kernel",
     }
@@ -131,9 +131,9 @@ def test_what_a_convolution_must_be() -> None:
         ("mirror", Conv2D(2, 2, 3, padding=1, padding_mode="reflect")),
         ("own", Own(2, 2, 1)),
     )
-    sites = sites_of(net)
-    assert names_of(sites) == ["deep"]
-    assert sites.kept_float == {
+    quantizable = sites_of(net)
+    assert names_of(quantizable) == ["deep"]
+    assert quantizable.kept_float == {
         "mirror": "it pads with 'reflect'",
         "own": "its layer is a Own, not a Conv2D",
     }
@@ -235,9 +235,9 @@ def test_deformable_convolution(ppdet_registered: None) -> None:
         bent=DeformableConvV2(4, 4, 3),
         after=Conv2D(4, 2, 1),
     )
-    sites = sites_of(net)
-    assert names_of(sites) == ["before", "after"]
-    assert sites.kept_float == {
+    quantizable = sites_of(net)
+    assert names_of(quantizable) == ["before", "after"]
+    assert quantizable.kept_float == {
         "bent.conv_offset": "it places the samples of a deformable convolution",
         "bent.conv_dcn": "deformable_conv has no int8 kernel",
     }
@@ -251,8 +251,8 @@ def test_convolution_that_places_samples_and_runs_again() -> None:
 
     bent = paddle.vision.ops.DeformConv2D(2, 2, 1)
     net = Applied(run, first=Conv2D(2, 2, 1), place=Conv2D(2, 2, 1), bent=bent)
-    sites = sites_of(net)
-    assert names_of(sites) == ["first"] and set(sites.kept_float) == {"place", "bent"}
+    quantizable = sites_of(net)
+    assert names_of(quantizable) == ["first"] and set(quantizable.kept_float) == {"place", "bent"}
 
 
 def test_yolov3(ppdet_registered: None) -> None:
@@ -261,36 +261,40 @@ def test_yolov3(ppdet_registered: None) -> None:
     Tip and transition of a block read the same tensor.
     """
     model = build_detector("yolov3/yolov3_mobilenet_v1_bccd")
-    sites = find_sites(model, trace_detector(model, (64, 64)), QuantSettings(skip=()))
-    assert sites.kept_float == {f"yolo_head.yolo_output.{i}": SKIPPED_BY_MODEL for i in range(3)}
-    names = names_of(sites)
+    quantizable = find_quantizable_layers(
+        model, trace_detector(model, (64, 64)), QuantSettings(skip=())
+    )
+    assert quantizable.kept_float == {
+        f"yolo_head.yolo_output.{i}": SKIPPED_BY_MODEL for i in range(3)
+    }
+    names = names_of(quantizable)
     assert len(names) == 27 + 18 + 2
     assert sum(name.startswith("backbone.") for name in names) == 27
-    assert {layer.name: layer.shares for layer in sites.layers if layer.shares} == {
+    assert {layer.name: layer.shares for layer in quantizable.layers if layer.shares} == {
         f"neck.yolo_transition.{i}": f"neck.yolo_block.{i}.tip" for i in range(2)
     }
     # They read what a ReLU of the backbone made; in the head, they are leaky.
     unsigned = [name for name in names if name.startswith("backbone.")][1:]
     unsigned.append("neck.yolo_block.0.conv_module.conv0")
-    assert [layer.name for layer in sites.layers if layer.unsigned] == unsigned
+    assert [layer.name for layer in quantizable.layers if layer.unsigned] == unsigned
     norms = {path for path, layer in model.named_sublayers() if isinstance(layer, BatchNorm2D)}
-    assert {layer.norm for layer in sites.layers} == norms
+    assert {layer.norm for layer in quantizable.layers} == norms
 
 
 def test_blazeface(fresh_config: Any, tmp_path: Path) -> None:
     """All but boxes and scores; a shortcut reads maxima of what the block's first layer reads."""
     model = session.build_model(load_config(write_blazeface(tmp_path / "face.yml", tmp_path)))
-    sites = find_sites(model, trace_detector(model, (64, 64)), QuantSettings())
+    quantizable = find_quantizable_layers(model, trace_detector(model, (64, 64)), QuantSettings())
     head = [f"blaze_head.{name}{scale}" for scale in range(2) for name in ("boxes", "scores")]
-    assert sites.kept_float == dict.fromkeys(head, SKIPPED_AS_HEAD)
-    assert len(names_of(sites)) == 1 + 3 * 2 + 4 * 4 + 3
-    assert {layer.name: layer.shares for layer in sites.layers if layer.shares} == {
+    assert quantizable.kept_float == dict.fromkeys(head, SKIPPED_AS_HEAD)
+    assert len(names_of(quantizable)) == 1 + 3 * 2 + 4 * 4 + 3
+    assert {layer.name: layer.shares for layer in quantizable.layers if layer.shares} == {
         f"backbone.{block}.{block}_shortcut_conv": f"backbone.{block}.{block}1_dw"
         for block in ("blaze_1", "double_blaze_0", "double_blaze_2")
     }
-    assert [layer.name for layer in sites.layers if not layer.unsigned] == ["backbone.conv1"]
+    assert [layer.name for layer in quantizable.layers if not layer.unsigned] == ["backbone.conv1"]
     norms = {path for path, layer in model.named_sublayers() if isinstance(layer, BatchNorm2D)}
-    assert {layer.norm for layer in sites.layers} == norms
+    assert {layer.norm for layer in quantizable.layers} == norms
 
 
 def test_convolution_of_a_path() -> None:

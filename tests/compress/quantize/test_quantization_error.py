@@ -11,8 +11,8 @@ import pytest
 from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.quantization_error import (
-    Deviation,
-    layer_deviations,
+    QuantizationError,
+    layer_quantization_errors,
     only_quantized,
 )
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
@@ -36,12 +36,12 @@ def image() -> dict[str, paddle.Tensor]:
 
 
 def test_figures_by_hand() -> None:
-    some = Deviation(signal=200.0, noise=2.0, difference=np.array([4.0, -8.0]), count=4)
+    some = QuantizationError(signal=200.0, noise=2.0, difference=np.array([4.0, -8.0]), count=4)
     assert some.sqnr_db == pytest.approx(20.0)
     assert some.mean_difference.tolist() == [1.0, -2.0]
-    nothing = Deviation(0.0, 0.0, np.zeros(2), 0)
+    nothing = QuantizationError(0.0, 0.0, np.zeros(2), 0)
     assert nothing.sqnr_db == float("inf") and nothing.mean_difference.tolist() == [0.0, 0.0]
-    assert Deviation(0.0, 1.0, np.zeros(1), 1).sqnr_db == -float("inf")
+    assert QuantizationError(0.0, 1.0, np.zeros(1), 1).sqnr_db == -float("inf")
 
 
 def test_a_model_without_integers_is_the_float_model() -> None:
@@ -73,7 +73,7 @@ def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
     net, whole = quantized(4), small_net()
     before = state(net)
     images = calibration_images(tiny_cfg, 3)
-    found = layer_deviations(net, tiny_cfg, images)
+    found = layer_quantization_errors(net, tiny_cfg, images)
     assert list(found) == ["first", "left", "right"]
     signal = noise = 0.0
     difference = np.zeros(2)
@@ -96,6 +96,7 @@ def test_more_bits_less_noise(tiny_cfg: Any) -> None:
     """Each bit halves the step: 6 dB."""
     images = calibration_images(tiny_cfg, 1)
     low, high = (
-        layer_deviations(quantized(bits), tiny_cfg, images)["first"].sqnr_db for bits in (6, 10)
+        layer_quantization_errors(quantized(bits), tiny_cfg, images)["first"].sqnr_db
+        for bits in (6, 10)
     )
     assert high - low == pytest.approx(4 * 6.02, abs=2.0)

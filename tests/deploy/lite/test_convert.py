@@ -75,8 +75,8 @@ def test_both_targets(artifact: Path, opt: Callable[[str], Converter], tmp_path:
         "model_arm.nb",
         "model_x86.nb",
     ]
-    facts = json.loads((artifact / "slim_det.json").read_text())
-    assert facts["lite"] == found and facts["schema"] == "x"
+    manifest = json.loads((artifact / "slim_det.json").read_text())
+    assert manifest["lite"] == found and manifest["schema"] == "x"
     assert found["targets"]["arm"] == {
         "file": "lite/model_arm.nb",
         "size_mb": 2e-6,

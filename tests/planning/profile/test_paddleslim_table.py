@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from slim_det.core.errors import LatencyError
 from slim_det.planning.profile import read_any_table
 from slim_det.planning.profile.paddleslim_table import (
-    OldRow,
-    OldTable,
+    PaddleSlimRow,
+    PaddleSlimTable,
     from_latency_table,
-    read_old_table,
+    read_paddleslim_table,
     to_latency_table,
-    write_old_table,
+    write_paddleslim_table,
 )
 from slim_det.planning.profile.shapes import ConvShape
 from slim_det.planning.profile.table import Entry, LatencyTable, Origin
@@ -91,7 +91,7 @@ def blazeface(doubles: list[tuple[int, int, int]]) -> list[ConvShape]:
 @pytest.mark.parametrize("name", DOUBLES)
 def test_published_latencies_of_searched_models(snapdragon: Path, name: str) -> None:
     """The sums that were published with the models: 21.117 ms and 22.558 ms."""
-    table = to_latency_table(read_old_table(snapdragon))
+    table = to_latency_table(read_paddleslim_table(snapdragon))
     shapes = blazeface(DOUBLES[name])
     assert len(shapes) == 41
     assert {shape for shape in shapes} <= {entry.shape for entry in table.entries}
@@ -99,11 +99,11 @@ def test_published_latencies_of_searched_models(snapdragon: Path, name: str) -> 
 
 
 def test_the_real_table_survives_reading_and_writing(snapdragon: Path, tmp_path: Path) -> None:
-    old = read_old_table(snapdragon)
+    old = read_paddleslim_table(snapdragon)
     assert len(old.rows) == 595
     assert old.device == "855"
 
-    write_old_table(tmp_path / "again.txt", old)
+    write_paddleslim_table(tmp_path / "again.txt", old)
     assert (tmp_path / "again.txt").read_bytes() == snapdragon.read_bytes()
 
     there_and_back = from_latency_table(to_latency_table(old))
@@ -121,8 +121,8 @@ def test_the_real_table_is_read_without_being_told_its_format(snapdragon: Path) 
 def test_a_table_without_rows(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.write_text(HEADER)
-    assert read_old_table(path) == OldTable("op_type\t855\tus", ())
-    assert to_latency_table(read_old_table(path)).entries == ()
+    assert read_paddleslim_table(path) == PaddleSlimTable("op_type\t855\tus", ())
+    assert to_latency_table(read_paddleslim_table(path)).entries == ()
 
 
 def test_other_operators_are_kept_when_rewritten_and_named_when_left_behind(
@@ -133,8 +133,8 @@ def test_other_operators_are_kept_when_rewritten_and_named_when_left_behind(
     path, again = tmp_path / "old.txt", tmp_path / "again.txt"
     path.write_text(text)
 
-    old = read_old_table(path)
-    write_old_table(again, old)
+    old = read_paddleslim_table(path)
+    write_paddleslim_table(again, old)
     table = to_latency_table(old)
 
     assert again.read_text() == text
@@ -162,9 +162,9 @@ def test_convolutions_survive_the_text(
     entries = [Entry(shape, us / 1e3, us / 1e3, us / 1e3) for shape, us in times_us.items()]
     table = LatencyTable(Origin("unknown", "", "855"), tuple(entries))
 
-    write_old_table(path, from_latency_table(table))
+    write_paddleslim_table(path, from_latency_table(table))
 
-    assert to_latency_table(read_old_table(path)) == table
+    assert to_latency_table(read_paddleslim_table(path)) == table
 
 
 def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_bad_lines_are_named(tmp_path: Path, rows: str, said: str) -> None:
     path = tmp_path / "bad.txt"
     path.write_text(HEADER + rows + "\n")
     with pytest.raises(LatencyError, match=said):
-        read_old_table(path)
+        read_paddleslim_table(path)
 
 
 @pytest.mark.parametrize("content", ["", f"{CONV}\t3\n"])
@@ -202,14 +202,16 @@ def test_a_file_without_header(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.txt"
     path.write_text(content)
     with pytest.raises(LatencyError, match="line 1: expected a header"):
-        read_old_table(path)
+        read_paddleslim_table(path)
 
 
 def test_what_one_image_and_one_bias_cannot_tell_apart() -> None:
-    batch = OldTable("op_type\t855\tus", (OldRow("conv,0,0,4,3,8,8,8,1,3,1,1,1", 1.0),))
+    batch = PaddleSlimTable(
+        "op_type\t855\tus", (PaddleSlimRow("conv,0,0,4,3,8,8,8,1,3,1,1,1", 1.0),)
+    )
     with pytest.raises(LatencyError, match="measured with 4 images; expected 1"):
         to_latency_table(batch)
     keys = [f"conv,{bias},0,1,3,8,8,8,1,3,1,1,1" for bias in (0, 1)]
-    both = OldTable("op_type\t855\tus", tuple(OldRow(key, 1.0) for key in keys))
+    both = PaddleSlimTable("op_type\t855\tus", tuple(PaddleSlimRow(key, 1.0) for key in keys))
     with pytest.raises(LatencyError, match="with bias and without"):
         to_latency_table(both)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_det.core.errors import SensitivityError
-from slim_det.planning.sensitivity.paddleslim_files import _PlainUnpickler, read_old_pickle
+from slim_det.planning.sensitivity.paddleslim_files import _PlainUnpickler, read_paddleslim_pickle
 from slim_det.planning.sensitivity.result import read_result, write_result
 
 TIP = "yolo_block.0.tip.conv.weights"
@@ -47,14 +47,14 @@ def written(folder: Path, content: bytes) -> Path:
 def refused(folder: Path, content: bytes) -> str:
     path = written(folder, content)
     with pytest.raises(SensitivityError) as caught:
-        read_old_pickle(path)
+        read_paddleslim_pickle(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_names_losses_and_order(tmp_path: Path, protocol: int) -> None:
-    result = read_old_pickle(written(tmp_path, pickle.dumps(OLD, protocol)))
+    result = read_paddleslim_pickle(written(tmp_path, pickle.dumps(OLD, protocol)))
     assert result.groups == NEW and list(result.groups) == list(NEW)
     assert result.request.ratios == (0.1, 0.5)
     assert result.missing == [("conv9.w", 0.5)]
@@ -64,12 +64,12 @@ def test_names_losses_and_order(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", PYTHON_2)
 def test_files_of_python_2(tmp_path: Path, protocol: int) -> None:
-    result = read_old_pickle(written(tmp_path, PYTHON_2[protocol]))
+    result = read_paddleslim_pickle(written(tmp_path, PYTHON_2[protocol]))
     assert result.groups == {"conv": {0.5: 0.25}, "été": {0.5: 1.0}}
 
 
 def test_an_import_is_a_result_like_any_other(tmp_path: Path) -> None:
-    result = read_old_pickle(written(tmp_path, pickle.dumps(OLD)))
+    result = read_paddleslim_pickle(written(tmp_path, pickle.dumps(OLD)))
     write_result(tmp_path / "s.json", result)
     assert read_result(tmp_path / "s.json") == result
 
@@ -87,7 +87,9 @@ def test_an_import_is_a_result_like_any_other(tmp_path: Path) -> None:
     protocol=st.integers(0, pickle.HIGHEST_PROTOCOL),
 )
 def test_any_losses(tmp_path: Path, losses: dict[str, Any], protocol: int) -> None:
-    assert read_old_pickle(written(tmp_path, pickle.dumps(losses, protocol))).groups == losses
+    assert (
+        read_paddleslim_pickle(written(tmp_path, pickle.dumps(losses, protocol))).groups == losses
+    )
 
 
 class Harm:
@@ -129,7 +131,7 @@ def test_numbers_of_numpy_and_how_to_convert_them(tmp_path: Path, protocol: int)
         converted = {
             n: {float(r): float(v) for r, v in d.items()} for n, d in {TIP: {0.1: value}}.items()
         }
-        assert read_old_pickle(written(tmp_path, pickle.dumps(converted, protocol)))
+        assert read_paddleslim_pickle(written(tmp_path, pickle.dumps(converted, protocol)))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_a_byte_changed_anywhere_never_escapes(tmp_path: Path) -> None:
             damaged[at] ^= flip
             path = written(tmp_path, bytes(damaged))
             try:
-                groups = read_old_pickle(path).groups
+                groups = read_paddleslim_pickle(path).groups
             except SensitivityError as error:
                 assert "\n" not in str(error)
             else:
@@ -237,4 +239,4 @@ def test_too_many_instructions(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(SensitivityError, match="cannot be read"):
-            read_old_pickle(path)
+            read_paddleslim_pickle(path)

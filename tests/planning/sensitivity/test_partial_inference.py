@@ -1,4 +1,4 @@
-"""Tails hold what lies downstream of a cut, and with masks they are the cut model."""
+"""Partial programs hold what lies downstream of a cut, and with masks they are the cut model."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def thin(
 
 
 def test_no_reader_leaves_nothing_to_run(small: Any) -> None:
-    tail = small[1].tail([])
-    assert tail.operators == () and tail.frontier == ()
+    partial = small[1].partial([])
+    assert partial.operators == () and partial.cached == ()
 
 
 def test_whole_program_is_the_model(small: Any) -> None:
@@ -112,16 +112,16 @@ def test_whole_program_is_the_model(small: Any) -> None:
 def test_last_layer_of_a_branch_is_all_that_runs(small: Any) -> None:
     """`leaf` reads what `left` gave; `right` and its product enter from outside."""
     net, program = small
-    tail = program.tail([net.leaf.weight.name])
-    types = operators(program, tail.operators)
+    partial = program.partial([net.leaf.weight.name])
+    types = operators(program, partial.operators)
     assert types["conv2d"] == 1 and types["relu"] == 0
     ops = program._block.ops
     convolutions = [op for op in ops if op.type == "conv2d"]
     by_weight = {op.input("Filter")[0]: op for op in convolutions}
     left = by_weight[net.leaf.weight.name].input("Input")[0]
     right = by_weight[net.right.weight.name].output("Output")[0]
-    assert {left, right} <= set(tail.frontier)
-    assert "image" not in tail.frontier and "im_shape" not in tail.frontier
+    assert {left, right} <= set(partial.cached)
+    assert "image" not in partial.cached and "im_shape" not in partial.cached
     assert program.bytes_an_image([left]) == 4 * 6 * SIDE * SIDE
     assert program.bytes_an_image(["image", right]) == 4 * (3 + 6) * SIDE * SIDE
 
@@ -130,12 +130,12 @@ def test_two_readers_of_one_tensor_share_the_frontier(small: Any) -> None:
     """Cutting `stem` runs all but `stem` and its activation."""
     net, program = small
     readers = [net.left.weight.name, net.right.weight.name]
-    tail = program.tail(readers)
-    types = operators(program, tail.operators)
+    partial = program.partial(readers)
+    types = operators(program, partial.operators)
     assert types["conv2d"] == 3 and types["relu"] == 1
-    (stem,) = set(tail.frontier) - {"scale_factor"} - _constants(program, tail.frontier)
+    (stem,) = set(partial.cached) - {"scale_factor"} - _constants(program, partial.cached)
     assert program.bytes_an_image([stem]) == 4 * 4 * SIDE * SIDE
-    assert tail.readers == tuple(readers)
+    assert partial.readers == tuple(readers)
 
 
 def _constants(program: DetectorProgram, names: tuple[str, ...]) -> set[str]:
@@ -148,13 +148,13 @@ def test_masked_tail_equals_the_sum_without_the_removed_terms(small: Any) -> Non
     net, program = small
     batch = batch_of(2)
     readers = (net.left.weight.name, net.right.weight.name)
-    tail = program.tail(readers)
-    frontier = {**batch, **program.whole(tail.frontier)(batch)}
-    runner = program.runner(tail, "part")
+    partial = program.partial(readers)
+    cached = {**batch, **program.whole(partial.cached)(batch)}
+    runner = program.runner(partial, "part")
     for kept in ([1, 3], [0, 1, 2, 3], [2]):
         keep = np.isin(np.arange(4), kept)
         masks = {mask_name(reader): mask_value(keep, 4, 1) for reader in readers}
-        found = np.concatenate(program.boxes(runner({**frontier, **masks})))
+        found = np.concatenate(program.boxes(runner({**cached, **masks})))
         np.testing.assert_allclose(found, _by_hand(net, batch["image"], kept), rtol=2e-4, atol=1e-6)
 
 
@@ -169,12 +169,12 @@ def _by_hand(net: TwoBranches, image: np.ndarray, kept: list[int]) -> np.ndarray
 def test_runner_serves_other_batches(small: Any) -> None:
     """A tail that was built once takes one image or five."""
     net, program = small
-    tail = program.tail([net.leaf.weight.name])
-    runner = program.runner(tail, "part")
+    partial = program.partial([net.leaf.weight.name])
+    runner = program.runner(partial, "part")
     mask = {mask_name(net.leaf.weight.name): mask_value(np.ones(6, bool), 4, 1)}
     for images in (5, 1):
         batch = batch_of(images)
-        whole = program.whole(tail.frontier)(batch)
+        whole = program.whole(partial.cached)(batch)
         found = program.boxes(runner({**batch, **whole, **mask}))
         np.testing.assert_allclose(found, program.boxes(whole), rtol=1e-5)
 
@@ -183,7 +183,7 @@ def test_runners_leave_no_files(tmp_path: Path) -> None:
     net, program = two_branches(tmp_path)
     before = sorted(tmp_path.iterdir())
     program.whole()
-    program.runner(program.tail([net.leaf.weight.name]), "part")
+    program.runner(program.partial([net.leaf.weight.name]), "part")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -198,7 +198,7 @@ def test_reader_that_cannot_be_masked_is_refused(thin: Any) -> None:
     model, program = thin
     name = next(n for n, _ in model.named_parameters() if n.endswith("batch_norm.weight"))
     with pytest.raises(LayerError, match="operator 'batch_norm' cannot be masked"):
-        program.tail([dict(model.named_parameters())[name].name])
+        program.partial([dict(model.named_parameters())[name].name])
 
 
 def test_masks_have_the_shape_of_what_is_read() -> None:
@@ -217,18 +217,18 @@ def test_tip_runs_its_own_output_alone(thin: Any, block: int) -> None:
     every = Counter(op.type for op in program._block.ops)
     assert every["yolo_box"] == 3 and every["conv2d"] > 20
     output = dict(model.named_parameters())[f"yolo_head.yolo_output.{block}.weight"].name
-    tail = program.tail([output])
-    types = operators(program, tail.operators)
+    partial = program.partial([output])
+    types = operators(program, partial.operators)
     assert (types["conv2d"], types["yolo_box"], types["batch_norm"]) == (1, 1, 0)
     assert types["multiclass_nms3"] == every["multiclass_nms3"] == 1
-    assert "image" not in tail.frontier
+    assert "image" not in partial.cached
 
 
 def test_first_layer_of_the_head_runs_nothing_of_the_backbone(thin: Any) -> None:
     """Of 7 x 3 convolutions, 3 outputs and 2 transitions, minus `conv0`, nothing is left out."""
     model, program = thin
     reader = dict(model.named_parameters())["neck.yolo_block.0.conv_module.conv1.conv.weight"]
-    types = operators(program, program.tail([reader.name]).operators)
+    types = operators(program, program.partial([reader.name]).operators)
     assert types["conv2d"] == 3 * 6 + 3 + 2 - 1
     assert types["yolo_box"] == 3
 
@@ -269,14 +269,14 @@ class Architecture:
         return boxes_by_image(dygraph_predictor(model)(self.tensors()))
 
     def masked(self, group: str, ratio: float, criterion: str) -> list[np.ndarray]:
-        """The boxes of the tail."""
+        """The boxes of the partial program."""
         pruner = Pruner(criterion, pruned_ratios=0.5)
         (target,) = make_targets(self.model, self.trace, self.groups, [group], [ratio], pruner)
-        tail = self.program.tail(target.readers)
-        outputs = self.program.whole(tail.frontier)(self.batch)
+        partial = self.program.partial(target.readers)
+        outputs = self.program.whole(partial.cached)(self.batch)
         masks = target.cuts[0].masks
         return self.program.boxes(
-            self.program.runner(tail, "part")({**self.batch, **outputs, **masks})
+            self.program.runner(partial, "part")({**self.batch, **outputs, **masks})
         )
 
 

@@ -93,7 +93,7 @@ def test_threads_of_children_are_put_back(
 def work(
     tmp_path_factory: pytest.TempPathFactory, detector: Detector, traced_detector: Any
 ) -> tuple[DetectorProgram, list[Any], tuple[Target, ...]]:
-    """A saved detector, what enters its tails for six images, and nine cuts."""
+    """A saved detector, what enters its partial programs for six images, and nine cuts."""
     folder = tmp_path_factory.mktemp("workers")
     targets = make_targets(*traced_detector, TIPS, [0.25, 0.5, 0.75], Pruner(pruned_ratios=0.5))
     with restored_config():
@@ -104,7 +104,7 @@ def work(
             images, program, Job(tuple(targets), 6, 6), lambda key, value: None
         )
     assert found is not None
-    return program, found.frontiers, tuple(targets)
+    return program, found.cached_activations, tuple(targets)
 
 
 Found = dict[str, list[np.ndarray]]
@@ -117,11 +117,13 @@ def left_over(program: DetectorProgram) -> list[str]:
 
 def test_two_processes_find_what_one_finds(work: Any) -> None:
     """The boxes of every image, bit by bit; the processes serve a second run as well."""
-    program, frontiers, targets = work
-    here: Found = {c.name: boxes for t in targets for c, boxes in program.run_cuts(t, frontiers)}
+    program, cached_activations, targets = work
+    here: Found = {
+        c.name: boxes for t in targets for c, boxes in program.run_cuts(t, cached_activations)
+    }
     with Workers(2, 1) as workers:
         for part in (targets, targets[1:]):
-            there: Found = dict(workers.run(program, frontiers, part))
+            there: Found = dict(workers.run(program, cached_activations, part))
             assert sorted(there) == sorted(names_of(part))
             for name, boxes in there.items():
                 assert all(np.array_equal(a, b) for a, b in zip(boxes, here[name]))
@@ -132,11 +134,11 @@ def test_two_processes_find_what_one_finds(work: Any) -> None:
 
 def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> None:
     """SIGKILL after the first cut: what was reported came whole, and no process is left."""
-    program, frontiers, targets = work
+    program, cached_activations, targets = work
     found: Found = {}
     died = "a worker ended with exit code -9"
     with Workers(1, 1) as workers, pytest.raises(SensitivityError, match=died) as caught:
-        for name, boxes in workers.run(program, frontiers, targets):
+        for name, boxes in workers.run(program, cached_activations, targets):
             found[name] = boxes
             next(iter(workers._processes.values())).kill()
     assert "\n" not in str(caught.value)
@@ -146,9 +148,9 @@ def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> Non
 
 def test_error_in_a_worker_is_told(work: Any) -> None:
     """In one line, with what the worker said."""
-    program, frontiers, targets = work
+    program, cached_activations, targets = work
     unknown = replace(targets[0], cuts=(Cut("x", 0.5, {"no.mask": np.ones(3, np.float32)}),))
     failed = "^a worker failed: .*"
     with Workers(1, 1) as workers, pytest.raises(SensitivityError, match=failed) as caught:
-        list(workers.run(program, frontiers, [unknown]))
+        list(workers.run(program, cached_activations, [unknown]))
     assert "\n" not in str(caught.value)

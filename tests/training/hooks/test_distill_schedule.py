@@ -1,4 +1,4 @@
-"""Epochs, steps and companions of a distillation, in a training that calls what ppdet's calls."""
+"""Epochs, steps and auxiliary modules of a distillation, trained as ppdet trains."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FakeTrainer:
         self.optimizer.clear_grad()
 
 
-def companions(folder: Path) -> list[str]:
+def auxiliary_modules(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.companions.pdparams"))
 
 
@@ -94,7 +94,7 @@ def test_epoch_and_step_are_set(tmp_path: Path) -> None:
     trainer = FakeTrainer(tmp_path, student)
     trainer.train(start=1)
     assert [seen[:2] for seen in trainer.seen] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert companions(tmp_path) == []
+    assert auxiliary_modules(tmp_path) == []
 
 
 def test_the_teacher_runs_in_its_epochs_only(tmp_path: Path) -> None:
@@ -127,12 +127,15 @@ def test_companions_learn_and_are_saved(tmp_path: Path) -> None:
     """Under the checkpoints' names: every second epoch, and the last one."""
     student, teacher = tiny_detector(1), tiny_detector(2, width=6)
     distiller = distilled(student, teacher, None, pairs=[pair("feature_l2")])
-    before = arrays(distiller.companions.layer)
+    before = arrays(distiller.auxiliary_modules.layer)
     FakeTrainer(tmp_path, student).train()
-    after = arrays(distiller.companions.layer)
+    after = arrays(distiller.auxiliary_modules.layer)
     assert not same(before, after)
     assert all(np.isfinite(value).all() for value in after.values()), "a rate of evaluation"
-    assert companions(tmp_path) == ["1.companions.pdparams", "model_final.companions.pdparams"]
+    assert auxiliary_modules(tmp_path) == [
+        "1.companions.pdparams",
+        "model_final.companions.pdparams",
+    ]
 
 
 def test_other_processes_save_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +143,7 @@ def test_other_processes_save_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     distilled(student, teacher, None, pairs=[pair("feature_l2")])
     monkeypatch.setattr(CheckpointSaver, "is_main_process", False)
     FakeTrainer(tmp_path, student, epochs=1).train()
-    assert companions(tmp_path) == []
+    assert auxiliary_modules(tmp_path) == []
 
 
 def test_a_resumed_training_ends_at_the_same_weights(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_resumed_training_ends_at_the_same_weights(tmp_path: Path) -> None:
     first.train()
     second.model.set_state_dict(arrays(first.model))
     second.optimizer.set_state_dict(first.optimizer.state_dict())
-    second.hook.distiller.companions.resume(tmp_path / "b" / "run" / "model_final")
+    second.hook.distiller.auxiliary_modules.resume(tmp_path / "b" / "run" / "model_final")
     second.train(start=2)
     assert same(arrays(whole.model), arrays(second.model))
     assert same(arrays(whole.hook.distiller.teacher), arrays(second.hook.distiller.teacher))
