@@ -10,8 +10,8 @@ from pathlib import Path
 from slim_det.core.errors import ConfigError, SlimDetError
 from slim_det.core.process import log_to_stdout, report_unexpected, set_environment
 from slim_det.core.safe_yaml import read_tree
+from slim_det.core.script_overrides import script_overrides
 from slim_det.core.silence import silenced
-from slim_det.training.script_overrides import script_overrides
 
 USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config SLIM] ..."
 

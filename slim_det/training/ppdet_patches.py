@@ -14,21 +14,19 @@ from slim_det.compress.distill.strategy import Distill
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
+from slim_det.core.script_overrides import script_overrides
 from slim_det.detectors.blazeface.backbone import BlazeFaceNet
 from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
 from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
-from slim_det.evaluate.multi_scale import MultiScale
-from slim_det.evaluate.widerface.metric import FaceMetric
 from slim_det.training import checkpoint
 from slim_det.training.hooks.base import Hook
 from slim_det.training.hooks.checkpoint_saver import CheckpointSaver
 from slim_det.training.hooks.distill_preflight import DistillPreflight
 from slim_det.training.hooks.distill_schedule import DistillSchedule
 from slim_det.training.hooks.quant_schedule import QuantSchedule
-from slim_det.training.script_overrides import script_overrides
 
 COMPONENTS = (
     Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
@@ -122,6 +120,10 @@ def _init_metrics(trainer: Any, validate: bool = False) -> None:
 
     Several scales only where a model is evaluated by itself, and ``multi_scale_eval`` asks for it.
     """
+    # Not above: a program may import these first, and they import ppdet, which leads here.
+    from slim_det.evaluate.multi_scale import MultiScale
+    from slim_det.evaluate.widerface.metric import FaceMetric
+
     cfg, training = trainer.cfg, trainer.mode == "train"
     if cfg.metric != "WiderFace" or trainer.mode == "test" or (training and not validate):
         _init_metrics_of_ppdet(trainer, validate)

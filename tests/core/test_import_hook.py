@@ -11,7 +11,7 @@ import pytest
 
 import slim_det
 from slim_det.core.import_hook import _PackageFinder, when_imported
-from slim_det.training.script_overrides import script_overrides
+from slim_det.core.script_overrides import script_overrides
 from tests.commands import process_environment
 
 # Says which of ppdet's names slim_det stands behind.
