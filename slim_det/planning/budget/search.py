@@ -21,7 +21,7 @@ from slim_det.planning.budget.options import (
     largest_within,
 )
 from slim_det.planning.budget.problem import Choice, Front, Problem
-from slim_det.planning.budget.solver import choose, sample_front, solve_front
+from slim_det.planning.budget.solver import ROUNDING, choose, sample_front, solve_front
 from slim_det.planning.budget.targets import Target
 
 logger = logging.getLogger("slim_det")
@@ -148,13 +148,14 @@ class BudgetSearch:
         whole = self._costs([0] * len(self.groups))[target.resource]
         budget = target.budget(whole)
         options = self._coarse
-        found = choose(problem, front, budget, OVERSHOOT * whole)
-        if found is None:
+        if front.costs[0] > budget * (1.0 + ROUNDING):
             raise target.unreachable(whole, float(front.costs[0]))
-        choice, method = found
+        best = choose(problem, budget, OVERSHOOT * whole)
+        if best is None:
+            raise target.not_solved()
         for _ in range(MOST_ROUNDS):
-            removed = _pick(options, choice)
-            near = problem.cost(choice) >= budget - NEAR_ENOUGH * whole
+            removed = _pick(options, best.choice)
+            near = problem.cost(best.choice) >= budget - NEAR_ENOUGH * whole
             finer = [
                 fine_options(allowed, before, r)
                 for allowed, before, r in zip(self._allowed, options, removed)
@@ -162,11 +163,11 @@ class BudgetSearch:
             if near or finer == options:
                 break
             problem = self._problem(finer, target.resource)
-            refined = choose(problem, solve_front(problem), budget, OVERSHOOT * whole)
-            if refined is None:  # cannot be: the chosen options are among the finer ones
+            refined = choose(problem, budget, OVERSHOOT * whole)
+            if refined is None:  # the time is up; the chosen options are among the finer ones
                 break
-            options, (choice, method) = finer, refined
-        return _pick(options, choice), method
+            options, best = finer, refined
+        return _pick(options, best.choice), best.method
 
     def _problem(self, options: Sequence[Sequence[int]], resource: str) -> Problem:
         constant, factors = self.builder.build(options, self.rules[resource])

@@ -72,6 +72,13 @@ class Target:
             f"of the sensitivity file; the nearest is --{self.kind} {possible}"
         )
 
+    def not_solved(self) -> ConfigError:
+        """The error for a solver that ran out of time with nothing to show."""
+        return ConfigError(
+            f"--{self.kind} {self.value:g}: the solver found no plan in time; expected fewer "
+            "layers in the sensitivity file or a coarser --align"
+        )
+
 
 def read_target(
     loss: float | None = None,
