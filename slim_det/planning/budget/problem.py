@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Front:
 def merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
     """Add up factors of equal scope; what they cost together is unchanged."""
     sums: dict[tuple[int, ...], np.ndarray] = {}
-    for factor in (part for whole in factors for part in _pairwise(whole)):
+    for factor in chain.from_iterable(map(_pairwise, factors)):
         known = sums.get(factor.scope)
         sums[factor.scope] = factor.costs if known is None else known + factor.costs
     return tuple(Factor(scope, costs) for scope, costs in sums.items())
@@ -102,8 +102,10 @@ def _pairwise(factor: Factor) -> list[Factor]:
         kept = (slice(None) if axis in axes else slice(1) for axis in range(count))
         return factor.costs[tuple(kept)]
 
-    single = {(axis,): part(axis) - part() for axis in range(count)}
-    pairs = {
+    single: dict[tuple[int, ...], np.ndarray] = {
+        (axis,): part(axis) - part() for axis in range(count)
+    }
+    pairs: dict[tuple[int, ...], np.ndarray] = {
         (a, b): part(a, b) - part() - single[a,] - single[b,]
         for a, b in combinations(range(count), 2)
     }

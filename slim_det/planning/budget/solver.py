@@ -185,10 +185,10 @@ def budget_front(problem: Problem) -> Front:
     """
     full = _Program(problem)
     choices = [full.cheapest(), full.least_harmful()]
-    ends = [problem.cost(choice) for choice in choices]
+    low, high = (problem.cost(choice) for choice in choices)
     kept = [_every_second(len(p)) for p in problem.penalties]
     program = _Program(problem.restricted(kept))
-    for budget in np.linspace(*ends, FRONT_BUDGETS)[:-1].tolist():
+    for budget in np.linspace(low, high, FRONT_BUDGETS)[:-1].tolist():
         found = program.best(budget, -np.inf, FRONT_SECONDS, FRONT_GAP)
         if found:
             choices.append(tuple(own[option] for own, option in zip(kept, found.choice)))

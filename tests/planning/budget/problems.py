@@ -18,14 +18,14 @@ SCOPES = {
 }
 
 
-def problem_of(scopes: list[tuple[int, ...]], seed: int, whole_numbers: bool = False) -> Problem:
+def problem_of(scopes: list[tuple[int, ...]], seed: int, integers: bool = False) -> Problem:
     """Random widths and losses; every factor is a product of widths, as of a convolution."""
     rng = np.random.default_rng(seed)
     count = max(v for scope in scopes for v in scope) + 1
     sizes = rng.integers(1, 5, count)
     widths = [np.sort(rng.integers(1, 9, n))[::-1].astype(float) for n in sizes]
     penalties = tuple(
-        np.concatenate([[0.0], rng.integers(-1, 6, n - 1) if whole_numbers else rng.random(n - 1)])
+        np.concatenate([[0.0], rng.integers(-1, 6, n - 1) if integers else rng.random(n - 1)])
         for n in sizes
     )
     factors = []

@@ -28,8 +28,8 @@ def least_penalty(front: Front, budget: float) -> float:
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(sorted(SCOPES)), st.integers(0, 10**6), st.booleans())
-def test_every_budget_gets_the_optimum(name: str, seed: int, whole_numbers: bool) -> None:
-    problem = problem_of(SCOPES[name], seed, whole_numbers)
+def test_every_budget_gets_the_optimum(name: str, seed: int, integers: bool) -> None:
+    problem = problem_of(SCOPES[name], seed, integers)
     every = every_choice(problem)
     front = pareto_front(problem)
     assert_reachable(problem, front)
@@ -43,7 +43,7 @@ def test_every_budget_gets_the_optimum(name: str, seed: int, whole_numbers: bool
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from(sorted(SCOPES)), st.integers(0, 10**6))
 def test_no_point_of_the_front_beats_another(name: str, seed: int) -> None:
-    front = pareto_front(problem_of(SCOPES[name], seed, whole_numbers=True))
+    front = pareto_front(problem_of(SCOPES[name], seed, integers=True))
     assert (np.diff(front.costs) > 0).all() and (np.diff(front.penalties) < 0).all()
 
 

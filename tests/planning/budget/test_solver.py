@@ -22,11 +22,11 @@ from slim_det.planning.budget.solver import (
 from tests.planning.budget.problems import SCOPES, by_hand, every_choice, problem_of, yolo_head
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(SCOPES)), st.integers(0, 10**6), st.booleans())
-def test_every_budget_gets_the_optimum(name: str, seed: int, whole_numbers: bool) -> None:
+def test_every_budget_gets_the_optimum(name: str, seed: int, integers: bool) -> None:
     """The budget itself is met, even at exactly the cost of a choice."""
-    problem = problem_of(SCOPES[name], seed, whole_numbers)
+    problem = problem_of(SCOPES[name], seed, integers)
     every = every_choice(problem)
     costs = sorted({cost for cost, _, _ in every})
     assert choose(problem, costs[0] - 0.5) is None
@@ -108,7 +108,7 @@ def test_the_true_cost_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [3.5, 2.5]
 
 
-def test_graphs_too_wide_for_a_whole_front(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_too_wide_for_dynamic_programming(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything tied to everything: the front has few budgets, a plan is still the optimum."""
     problem = problem_of(list(itertools.combinations(range(6), 2)), 3)
     monkeypatch.setattr(pareto, "MOST_CELLS", 10)
@@ -127,7 +127,7 @@ def test_the_head_of_a_yolo_meets_its_front_twice() -> None:
     """The same plan each time, no worse than the front that dynamic programming finds."""
     problem = yolo_head()
     front = pareto_front(problem)
-    for point in sample_front(front, 5)[1:4]:
+    for point in sample_front(front, 4)[1:3]:
         budget = float(front.costs[point])
         first, second = choose(problem, budget), choose(problem, budget)
         assert first is not None and first == second
