@@ -22,6 +22,8 @@ from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
+from slim_det.evaluate.tensor_agreement import ErrorEnergy
+from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.engine import Engine
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
@@ -165,35 +167,23 @@ def output_errors(
         Module path -> sum of squared differences divided by the sum of squares of the float
         outputs, over all images, added over the outputs.
     """
-    outputs: list[np.ndarray] = []
     modules = dict(model.named_sublayers())
-    handles = [
-        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
-            lambda layer, inputs, output: outputs.append(output.numpy())
-        )
-        for op in last_convolutions(trace.ops)
-    ]
+    weights = [trace.parameters[op.input("Filter")] for op in last_convolutions(trace.ops)]
+    paths = [weight.rpartition(".")[0] for weight in weights]
+    recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
 
     def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
-        found = []
-        with only_quantized(model, names):
+        """Each output on all batches."""
+        with only_quantized(model, names), recorder.recording() as kept:
             for batch in batches:
-                outputs.clear()
                 model(batch)
-                found.append(list(outputs))
-        return found
+            return [list(calls) for calls in kept.values()]
 
-    try:
-        with deployed_mode(model, cfg), paddle.no_grad():
-            batches = [batch for _, batch in image_batches(cfg, images)]
-            exact = run(batches, ())
-            layers = tqdm(
-                quantized_layers(model), "ranking", unit="layer", disable=None, leave=False
-            )
-            return {name: _relative_error(exact, run(batches, [name])) for name in layers}
-    finally:
-        for handle in handles:
-            handle.remove()
+    with deployed_mode(model, cfg), paddle.no_grad():
+        batches = [batch for _, batch in image_batches(cfg, images)]
+        exact = run(batches, ())
+        layers = tqdm(quantized_layers(model), "ranking", unit="layer", disable=None, leave=False)
+        return {name: _relative_error(exact, run(batches, [name])) for name in layers}
 
 
 class DeployedMetric:
@@ -261,8 +251,9 @@ def _worst(errors: dict[str, float], count: int) -> list[str]:
 
 def _relative_error(exact: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> float:
     total = 0.0
-    for left, right in zip(zip(*exact), zip(*found)):
-        squares = sum(float(np.square(a, dtype=np.float64).sum()) for a in left)
-        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(left, right))
-        total += noise / max(squares, 1e-30)
+    for references, outputs in zip(exact, found):
+        error = ErrorEnergy()
+        for reference, output in zip(references, outputs):
+            error.add(output, reference)
+        total += error.relative
     return total

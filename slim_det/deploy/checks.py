@@ -107,12 +107,4 @@ def check_boxes(
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)
-    return (
-        BoxAgreement(
-            sum(a.boxes for a in agreements),
-            0,
-            max(a.max_score for a in agreements),
-            max(a.max_pixels for a in agreements),
-        ),
-        len(agreements),
-    )
+    return BoxAgreement.of_images(agreements), len(agreements)

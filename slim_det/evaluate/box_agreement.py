@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,16 @@ class BoxAgreement:
     def passed(self) -> bool:
         """Whether every box has its partner."""
         return self.unmatched == 0
+
+    @classmethod
+    def of_images(cls, parts: Collection[BoxAgreement]) -> BoxAgreement:
+        """The agreements of several images, at least one, as one."""
+        return cls(
+            sum(part.boxes for part in parts),
+            sum(part.unmatched for part in parts),
+            max(part.max_score for part in parts),
+            max(part.max_pixels for part in parts),
+        )
 
     def __str__(self) -> str:
         """One line for people."""

@@ -11,12 +11,12 @@ from paddle.static import InputSpec
 
 from slim_det.core.errors import ExportError
 from slim_det.deploy.lite.convert import has_paddlelite
+from slim_det.evaluate.tensor_agreement import cosine
 from slim_det.graph.integers import LayerScales
 from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 from slim_det.verify.runners import lite_runner, program_runner, surrogate_runner
-from slim_det.verify.stages import cosine
 
 needs_lite = pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not installed")
 

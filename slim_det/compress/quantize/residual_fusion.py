@@ -17,6 +17,7 @@ from paddle import Tensor
 from slim_det.compress.quantize.layers import QuantConv2D
 from slim_det.compress.quantize.quantizers import FixedRange
 from slim_det.compress.quantize.record import RoundedOutput
+from slim_det.graph.activations import ActivationRecorder
 from slim_det.graph.trace import Op, Trace
 
 FUSED = ("relu", "relu6", "leaky_relu", "hard_swish", "swish")
@@ -56,34 +57,21 @@ def giving_modules(
     """
     given: dict[int, str] = {}
     found: dict[str, str] = {}
-    alive: list[Tensor] = []
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(layer: Any, received: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                alive.append(output)
-                given.setdefault(id(output), name)
+    def note(name: str, received: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        given.setdefault(id(output), name)
+        return output  # kept, so that no other tensor is given its id
 
-        return hook
+    def look(name: str, received: Tensor, output: Any) -> None:
+        if id(received) in given:
+            found[name] = given[id(received)]
 
-    def look(name: str) -> Callable[..., None]:
-        def hook(layer: Any, received: tuple[Tensor, ...]) -> None:
-            if id(received[0]) in given:
-                found[name] = given[id(received[0])]
-
-        return hook
-
-    handles = [
-        module.register_forward_post_hook(note(name)) for name, module in model.named_sublayers()
-    ]
-    for name, convolution in convolutions.items():
-        handles.append(convolution.register_forward_pre_hook(look(name)))
-    try:
-        with paddle.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    makers = ActivationRecorder(dict(model.named_sublayers()), note)
+    readers = ActivationRecorder(convolutions, look)
+    with makers.recording(), readers.recording(), paddle.no_grad():
+        run()
     return found
 
 
