@@ -15,7 +15,6 @@ import paddle
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.engine import Engine, cpu_has_int8
 from slim_det.graph.layer_names import layer_names
@@ -113,12 +112,13 @@ def layer_errors(
     if not tensors:
         return {}
     signal, noise = (dict.fromkeys(tensors, 0.0) for _ in range(2))
-    predict = dygraph_predictor(model)
+    model.eval()
     engine = _engine(p, list(tensors.values()))
     for batch in batches:
         found = engine(batch)
-        with _outputs_kept({name: layers[name] for name in tensors}) as expected:
-            predict(dict(batch))
+        kept = _outputs_kept({name: layers[name] for name in tensors})
+        with kept as expected, paddle.no_grad():
+            model(dict(batch))
         for name, tensor in tensors.items():
             values = expected[name].astype(np.float64)
             signal[name] += float(np.square(values).sum())
