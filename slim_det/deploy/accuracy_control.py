@@ -20,6 +20,7 @@ from slim_det.compress.quantize.ptq import PostResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
@@ -233,12 +234,8 @@ class DeployedMetric:
             program.save(stem)
             engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
 
-        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-            found = list(engine(batch).values())
-            return {
-                "bbox": next(array for array in found if array.ndim == 2),
-                "bbox_num": next(array for array in found if array.ndim == 1),
-            }
+        def predict(batch: dict[str, Any]) -> list[Detections]:
+            return parse_arrays(engine(batch).values(), "the program")
 
         with eval_at(self.cfg, image_size_hw(self.cfg)):
             return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)

@@ -16,13 +16,14 @@ from slim_det.compress.quantize.model import program_scales
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.files import require_writable, staged_folder
+from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
 from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.detectors.image_size import image_size_hw
-from slim_det.evaluate.evaluation import class_names, median_latency_ms, quiet_stdout
+from slim_det.evaluate.evaluation import class_names, median_latency_ms
 from slim_det.evaluate.images import eval_images
 from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm

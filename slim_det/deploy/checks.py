@@ -102,8 +102,7 @@ def check_boxes(
     trained = dygraph_predictor(model)
     agreements = []
     for path, batch in image_batches(cfg, images):
-        left, right = deployed(dict(batch)), trained(dict(batch))
-        agreement = compare_boxes(left["bbox"], right["bbox"])
+        agreement = compare_boxes(*deployed(dict(batch)), *trained(dict(batch)))
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)

@@ -14,7 +14,6 @@ import paddle
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
@@ -115,12 +114,12 @@ def layer_errors(
         return {}
     errors = {name: ErrorEnergy() for name in tensors}
     recorder = ActivationRecorder({name: layers[name] for name in tensors}, output_array)
-    predict = dygraph_predictor(model)
+    model.eval()
     engine = _engine(p, list(tensors.values()))
     for batch in batches:
         found = engine(batch)
-        with recorder.recording() as expected:
-            predict(dict(batch))
+        with recorder.recording() as expected, paddle.no_grad():
+            model(dict(batch))
             for name, tensor in tensors.items():
                 errors[name].add(found[tensor], expected[name][-1])
     return {name: math.sqrt(error.relative) for name, error in errors.items()}

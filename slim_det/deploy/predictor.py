@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.graph.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
 from slim_det.graph.int8_program import for_kernels
 from slim_det.graph.program import DeployProgram
@@ -76,7 +76,7 @@ class Predictor:
                 return int(height), int(width)
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, Any]) -> list[Detections]:
         """Detect on one batch.
 
         Args:
@@ -84,15 +84,12 @@ class Predictor:
                 [B, 2], as ppdet's readers give them.
 
         Returns:
-            ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int32 [B].
+            What is found in each image.
+
+        Raises:
+            ExportError: The model gives no boxes.
         """
-        outputs = list(self._engine(batch).values())
-        boxes = next((o for o in outputs if o.ndim == 2), None)
-        counts = next((o for o in outputs if o.ndim == 1), None)
-        if boxes is None or counts is None:
-            raise ExportError(f"artifact '{self.folder}' gives no boxes; was it exported with NMS?")
-        return {"bbox": boxes, "bbox_num": counts}
+        return parse_arrays(self._engine(batch).values(), f"artifact '{self.folder}'")
 
 
 def network_engine(

@@ -10,6 +10,7 @@ import numpy as np
 
 from slim_det.deploy.metric_check import MAX_GAP
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import POINTS
 from slim_det.evaluate.tensor_agreement import compare_tensors, cosine, worst_of
 
@@ -27,11 +28,11 @@ class Found:
     Attributes:
         raw: The head's raw outputs, float32, in the order in which they are computed; none where
             it has no such.
-        boxes: float32 [n, 6]: class, score, xyxy in pixels of the original image.
+        boxes: What it finds.
     """
 
     raw: list[np.ndarray]
-    boxes: np.ndarray
+    boxes: Detections
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,22 @@ from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 from slim_det.verify.runners import lite_runner, program_runner, surrogate_runner
+from tests.detections import rows_of
 
 needs_lite = pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not installed")
 
 
 class Net(paddle.nn.Layer):
-    """Two convolutions; the mean over the map stands for boxes."""
+    """Two convolutions; the mean over the map stands for two boxes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = paddle.nn.Conv2D(3, 8, 3, stride=2, padding=1, bias_attr=False)
-        self.second = paddle.nn.Conv2D(8, 16, 1, bias_attr=False)
+        self.second = paddle.nn.Conv2D(8, 12, 1, bias_attr=False)
 
-    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         raw = self.second(paddle.nn.functional.leaky_relu(self.first(image), 0.1))
-        return raw.mean(axis=[2, 3])
+        return raw.mean(axis=[2, 3]).reshape([2, 6]), paddle.full([1], 2, "int32")
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def test_executor_is_the_network(net: Net, program: DeployProgram) -> None:
         image = paddle.to_tensor(batch["image"])
         raw = net.second(paddle.nn.functional.leaky_relu(net.first(image), 0.1)).numpy()
         assert found.raw[0] == pytest.approx(raw, abs=1e-6)
-        assert found.boxes == pytest.approx(raw.mean(axis=(2, 3)), abs=1e-6)
+        rows = raw.mean(axis=(2, 3)).reshape(2, 6)
+        assert found.boxes.scores == pytest.approx(rows[:, 1], abs=1e-6)
+        assert found.boxes.boxes_xyxy == pytest.approx(rows[:, 2:], abs=1e-6)
 
 
 def test_program_without_boxes(program: DeployProgram) -> None:
@@ -103,7 +106,7 @@ def test_paddle_lite_in_float(program: DeployProgram, tmp_path: Path) -> None:
     assert len(found) == 3
     for left, right in zip(found, expected):
         assert left.raw[0] == pytest.approx(right.raw[0], abs=1e-5)
-        assert left.boxes == pytest.approx(right.boxes, abs=1e-5)
+        assert rows_of(left.boxes) == pytest.approx(rows_of(right.boxes), abs=1e-5)
     assert not np.allclose(found[0].raw[0], found[1].raw[0])
 
 

@@ -8,15 +8,24 @@ import math
 import numpy as np
 import pytest
 
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.tensor_agreement import cosine
-from slim_det.verify.stages import NOISE_FACTOR, Found, Limits, Stage, distances, judge
+from slim_det.verify.stages import (
+    NOISE_FACTOR,
+    Found,
+    Limits,
+    Stage,
+    distances,
+    judge,
+)
+from tests.detections import found_in
 
-BOX = np.array([[0, 0.9, 10, 10, 20, 20]], np.float32)
-NOTHING = np.zeros((0, 6), np.float32)
+BOX = found_in([0, 0.9, 10, 10, 20, 20])
+NOTHING = Detections.empty()
 LIMITS = Limits(cosine=0.99, same_boxes=True)
 
 
-def found(*values: float, boxes: np.ndarray = BOX) -> Found:
+def found(*values: float, boxes: Detections = BOX) -> Found:
     return Found([np.array(values, np.float32)], boxes)
 
 

@@ -16,7 +16,7 @@ from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.compress.quantize.statistics import Statistics
 from slim_det.core.errors import ConfigError, DataError, QuantError
-from slim_det.evaluate.evaluation import quiet_stdout
+from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.activations import ActivationRecorder
 from slim_det.graph.dygraph import evaluation_mode

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.image_matches import ImageMatches
-from slim_det.evaluate.matching import ApScorer, make_scorer
+from slim_det.evaluate.matching import make_scorer
+from slim_det.evaluate.scorer import ApScorer
 from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
 from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
 from slim_det.planning.sensitivity.workers import Workers
@@ -148,7 +150,7 @@ class Prepared:
 
     chunk: Chunk
     cached_activations: list[dict[str, np.ndarray]]
-    boxes: list[np.ndarray]
+    boxes: list[Detections]
 
 
 def measure_baseline(
@@ -205,7 +207,7 @@ def measure_cuts(
 
 def _boxes_of_cuts(
     program: DetectorProgram, part: Prepared, targets: tuple[Target, ...], workers: Workers | None
-) -> Iterator[tuple[str, list[np.ndarray]]]:
+) -> Iterator[tuple[str, list[Detections]]]:
     """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
     for target in targets:
         yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
@@ -241,5 +243,5 @@ def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:
     return keep_cuts(job.targets, lambda cut: key(cut.name) not in job.recorded)
 
 
-def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:
+def _match(scorer: ApScorer, chunk: Chunk, boxes: list[Detections]) -> list[ImageMatches]:
     return [scorer.match(chunk.start + i, box) for i, box in enumerate(boxes)]

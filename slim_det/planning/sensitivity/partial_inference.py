@@ -20,7 +20,7 @@ import paddle
 from paddle import inference
 
 from slim_det.core.errors import ExportError, LayerError
-from slim_det.evaluate.image_matches import boxes_by_image
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.graph.engine import engine_config
 from slim_det.graph.tracing import deployment_program, save_detector
 
@@ -131,7 +131,7 @@ class DetectorProgram:
 
     def run_cuts(
         self, target: Target, cached_activations: Sequence[Arrays]
-    ) -> Iterator[tuple[Cut, list[np.ndarray]]]:
+    ) -> Iterator[tuple[Cut, list[Detections]]]:
         """Run the tail of a group once for every cut.
 
         Args:
@@ -174,10 +174,9 @@ class DetectorProgram:
         shapes = (self._block.vars[name].shape[1:] for name in cached)
         return sum(4 * abs(int(np.prod(shape))) for shape in shapes)
 
-    def boxes(self, outputs: Arrays) -> list[np.ndarray]:
-        """The boxes of each image of a run, float32 [n, 6]: class, score, xyxy in pixels."""
-        boxes, counts = (outputs[name] for name in self.outputs)
-        return boxes_by_image({"bbox": boxes, "bbox_num": counts})
+    def boxes(self, outputs: Arrays) -> list[Detections]:
+        """What a run finds in each image."""
+        return parse_arrays([outputs[name] for name in self.outputs], "the detector")
 
     def _runner(
         self, name: str, program: Any, inputs: Sequence[str], outputs: Sequence[str]

@@ -24,6 +24,7 @@ from slim_det.core.errors import SensitivityError
 from slim_det.planning.sensitivity.grid import split
 
 if TYPE_CHECKING:
+    from slim_det.evaluate.detections import Detections
     from slim_det.planning.sensitivity.candidates import Target
     from slim_det.planning.sensitivity.partial_inference import Arrays, DetectorProgram
 
@@ -87,7 +88,7 @@ class Workers:
         program: DetectorProgram,
         cached_activations: Sequence[Arrays],
         targets: Sequence[Target],
-    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+    ) -> Iterator[tuple[str, list[Detections]]]:
         """Run every cut on every batch.
 
         Args:
@@ -96,7 +97,7 @@ class Workers:
             targets: Groups with the cuts to run.
 
         Yields:
-            Name of a cut and the boxes of every image, float32 [n, 6] each, as they are done.
+            Name of a cut and the boxes of every image, as they are done.
         """
         names = program.cached_variables(targets)
         folder = Path(tempfile.mkdtemp(dir=program.folder))
@@ -113,7 +114,7 @@ class Workers:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[Detections]]]:
         """Each process gets a task, and the next one when it is done with it."""
         left, running = list(reversed(tasks)), set()
         for pipe in list(self._processes)[: len(left)]:
@@ -206,7 +207,7 @@ def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
         yield None, " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _run(task: Task, threads: int) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _run(task: Task, threads: int) -> Iterator[tuple[str, list[Detections]]]:
     program, folder = _program(task.program, threads), Path(task.cached_activations)
     names = program.cached_variables([task.target])
     cached_activations = [

@@ -16,6 +16,7 @@ from slim_det.compress.prune.plan import apply_plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.ratios import units_removed
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import dygraph_predictor, eval_reader, evaluate
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.analysis import Settings, analyse, journal_path
@@ -65,7 +66,7 @@ class Oracle:
             outputs = [predict(batch) for batch in eval_reader(cfg)[1]]
         return self._score(self._detector.config, outputs), self._score(self._detector.voc, outputs)
 
-    def _score(self, config: Path, outputs: list[dict[str, np.ndarray]]) -> float:
+    def _score(self, config: Path, outputs: list[list[Detections]]) -> float:
         """The boxes of each batch in turn; what is run for the latency does not matter."""
         replay = iter([*outputs, *[outputs[0]] * 3])
         with restored_config():
@@ -177,9 +178,8 @@ def in_inference(model: paddle.nn.Layer, folder: Path) -> Any:
     program = DetectorProgram(folder, 1)
     whole = program.whole()
 
-    def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        outputs = whole({name: np.asarray(batch[name]) for name in IMAGE_INPUTS})
-        return dict(zip(("bbox", "bbox_num"), (outputs[name] for name in program.outputs)))
+    def predict(batch: dict[str, Any]) -> list[Detections]:
+        return program.boxes(whole({name: np.asarray(batch[name]) for name in IMAGE_INPUTS}))
 
     return predict
 

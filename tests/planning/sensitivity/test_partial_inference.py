@@ -16,7 +16,6 @@ from slim_det.compress.prune.plan import apply_plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import ExportError, LayerError
 from slim_det.evaluate.evaluation import dygraph_predictor
-from slim_det.evaluate.image_matches import boxes_by_image
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.candidates import make_targets
 from slim_det.planning.sensitivity.partial_inference import (
@@ -28,6 +27,7 @@ from slim_det.planning.sensitivity.partial_inference import (
 )
 from slim_det.training import session
 from slim_det.training.config import load_config
+from tests.detections import rows_of
 from tests.support import restored_config
 from tests.trained import Detector, enliven
 
@@ -104,9 +104,10 @@ def test_whole_program_is_the_model(small: Any) -> None:
     for images in (1, 3):
         batch = batch_of(images)
         want = net({name: paddle.to_tensor(value) for name, value in batch.items()})
-        found = program.boxes(program.whole()(batch))
-        assert [len(boxes) for boxes in found] == [SIDE * SIDE] * images
-        np.testing.assert_allclose(np.concatenate(found), want["bbox"].numpy(), rtol=1e-5)
+        outputs = program.whole()(batch)
+        rows = outputs[program.outputs[0]]
+        assert [len(boxes) for boxes in program.boxes(outputs)] == [SIDE * SIDE] * images
+        np.testing.assert_allclose(rows, want["bbox"].numpy(), rtol=1e-5)
 
 
 def test_last_layer_of_a_branch_is_all_that_runs(small: Any) -> None:
@@ -154,7 +155,7 @@ def test_masked_tail_equals_the_sum_without_the_removed_terms(small: Any) -> Non
     for kept in ([1, 3], [0, 1, 2, 3], [2]):
         keep = np.isin(np.arange(4), kept)
         masks = {mask_name(reader): mask_value(keep, 4, 1) for reader in readers}
-        found = np.concatenate(program.boxes(runner({**cached, **masks})))
+        found = runner({**cached, **masks})[program.outputs[0]]
         np.testing.assert_allclose(found, _by_hand(net, batch["image"], kept), rtol=2e-4, atol=1e-6)
 
 
@@ -175,8 +176,8 @@ def test_runner_serves_other_batches(small: Any) -> None:
     for images in (5, 1):
         batch = batch_of(images)
         whole = program.whole(partial.cached)(batch)
-        found = program.boxes(runner({**batch, **whole, **mask}))
-        np.testing.assert_allclose(found, program.boxes(whole), rtol=1e-5)
+        found, rows = runner({**batch, **whole, **mask}), program.outputs[0]
+        np.testing.assert_allclose(found[rows], whole[rows], rtol=1e-5)
 
 
 def test_runners_leave_no_files(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ class Architecture:
         model.set_state_dict(self.state)
         pruner = Pruner(criterion, pruned_ratios={group: ratio})
         apply_plan(model, pruner.plan(model, self.trace, self.groups))
-        return boxes_by_image(dygraph_predictor(model)(self.tensors()))
+        return [rows_of(found) for found in dygraph_predictor(model)(self.tensors())]
 
     def masked(self, group: str, ratio: float, criterion: str) -> list[np.ndarray]:
         """The boxes of the partial program."""
@@ -275,9 +276,9 @@ class Architecture:
         partial = self.program.partial(target.readers)
         outputs = self.program.whole(partial.cached)(self.batch)
         masks = target.cuts[0].masks
-        return self.program.boxes(
-            self.program.runner(partial, "part")({**self.batch, **outputs, **masks})
-        )
+        runner = self.program.runner(partial, "part")
+        found = self.program.boxes(runner({**self.batch, **outputs, **masks}))
+        return [rows_of(boxes) for boxes in found]
 
 
 MOBILE_V3 = {
@@ -331,8 +332,9 @@ def test_tail_finds_the_boxes_of_the_cut_model(name: str, tiny: Path, tmp_path: 
     changes = {"YOLOv3": {"backbone": name}, name: settings} if settings else {}
     with restored_config():
         architecture = Architecture(tiny, changes, tmp_path)
-        whole = architecture.program.boxes(architecture.program.whole()(architecture.batch))
-        dygraph = boxes_by_image(dygraph_predictor(architecture.model)(architecture.tensors()))
+        program, predict = architecture.program, dygraph_predictor(architecture.model)
+        whole = [rows_of(found) for found in program.boxes(program.whole()(architecture.batch))]
+        dygraph = [rows_of(found) for found in predict(architecture.tensors())]
         rounding = max(difference(left, right) for left, right in zip(whole, dygraph))
         assert rounding < 1e-3
         for group in names:
