@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,11 @@ from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
-from slim_det.graph.engine import Engine
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import last_convolutions, trace_program
-from slim_det.graph.trace import Trace
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import last_convolutions
+from slim_det.graph.trace import Trace, trace_program
 
 logger = logging.getLogger("slim_det")
 
@@ -168,7 +166,7 @@ def output_errors(
     outputs: list[np.ndarray] = []
     modules = dict(model.named_sublayers())
     handles = [
-        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
+        modules[trace.parameters[weight_of(op)].rpartition(".")[0]].register_forward_post_hook(
             lambda layer, inputs, output: outputs.append(output.numpy())
         )
         for op in last_convolutions(trace.ops)
@@ -238,10 +236,7 @@ class DeployedMetric:
             gone = {layers[name].weight.name for name in back}
             scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
             write_int8(program, scales)
-        with tempfile.TemporaryDirectory(prefix="slim_det_metric_") as folder:
-            stem = Path(folder) / "model"
-            program.save(stem)
-            engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
+        engine = program.engine(int8=back is not None)
 
         def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
             found = list(engine(batch).values())
