@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +23,11 @@ from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
-from slim_det.graph.engine import Engine
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import last_convolutions, trace_program
-from slim_det.graph.trace import Trace
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import last_convolutions
+from slim_det.graph.trace import Trace, trace_program
 
 logger = logging.getLogger("slim_det")
 
@@ -169,7 +167,7 @@ def output_errors(
         outputs, over all images, added over the outputs.
     """
     modules = dict(model.named_sublayers())
-    weights = [trace.parameters[op.input("Filter")] for op in last_convolutions(trace.ops)]
+    weights = [trace.parameters[weight_of(op)] for op in last_convolutions(trace.ops)]
     paths = [weight.rpartition(".")[0] for weight in weights]
     recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
 
@@ -229,10 +227,7 @@ class DeployedMetric:
             gone = {layers[name].weight.name for name in back}
             scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
             write_int8(program, scales)
-        with tempfile.TemporaryDirectory(prefix="slim_det_metric_") as folder:
-            stem = Path(folder) / "model"
-            program.save(stem)
-            engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
+        engine = program.engine(int8=back is not None)
 
         def predict(batch: dict[str, Any]) -> list[Detections]:
             return parse_arrays(engine(batch).values(), "the program")

@@ -29,8 +29,7 @@ from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.integers import LayerScales
-from slim_det.graph.program import trace_program
-from slim_det.graph.tracing import save_detector
+from slim_det.graph.trace import save_detector, trace_program
 
 logger = logging.getLogger("slim_det")
 

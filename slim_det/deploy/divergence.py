@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import paddle
@@ -17,7 +15,7 @@ from slim_det.core.errors import ExportError
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
-from slim_det.graph.engine import Engine, cpu_has_int8
+from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.layer_names import layer_names
 from slim_det.graph.program import DeployProgram
 
@@ -115,7 +113,7 @@ def layer_errors(
     errors = {name: ErrorEnergy() for name in tensors}
     recorder = ActivationRecorder({name: layers[name] for name in tensors}, output_array)
     model.eval()
-    engine = _engine(p, list(tensors.values()))
+    engine = p.engine(fetches=list(tensors.values()), int8=cpu_has_int8())
     for batch in batches:
         found = engine(batch)
         with recorder.recording() as expected, paddle.no_grad():
@@ -151,18 +149,8 @@ def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
         path = weights.get(p.stored_weight(op))
         if path is None:
             continue
-        output = op.output("Output")[0]
-        added = [r for r in p.readers(output) if p.adds_parameter(r)]
-        has_norm = any(r.input("Y")[0].endswith(".folded_bias") for r in added)
+        added = p.bias_addition(op)
+        has_norm = added is not None and added.input("Y").endswith(".folded_bias")
         if has_norm == (path in folded):
-            found[path] = added[0].output("Out")[0] if added else output
+            found[path] = p.with_bias(op)
     return found
-
-
-def _engine(p: DeployProgram, outputs: list[str]) -> Engine:
-    with tempfile.TemporaryDirectory(prefix="slim_det_divergence_") as folder:
-        stem = Path(folder) / "layers"
-        p.save(stem, fetches=outputs)
-        return Engine(
-            stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), int8=cpu_has_int8()
-        )

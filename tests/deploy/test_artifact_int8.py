@@ -84,20 +84,18 @@ def test_artifact_runs_in_int8(folder: Path) -> None:
     assert row.precision == predict.precision and row.speedup == 1.0
 
 
-def test_latency_of_the_network_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latency_of_the_network_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed gives the raw outputs, in int8 where the whole runs so; no raw, no time."""
     (written,) = folder.iterdir()
     program = DeployProgram.load(written / "model")
-    engine = network_engine(program, tmp_path / "network", int8=cpu_has_int8())
+    engine = network_engine(program, int8=cpu_has_int8())
     assert engine is not None and engine.inputs == ["image"]
     shapes = [value.shape for value in engine(random_batch((96, 96))).values()]
     assert shapes == [(1, 27, side, side) for side in (3, 6, 12)]
     (row,) = compare_latency([written], runs=1, network_only=True)
     assert row.speedup == 1.0 and row.latency_ms > 0.0
     monkeypatch.setattr(DeployProgram, "raw_outputs", [])
-    assert network_engine(program, tmp_path / "network", int8=False) is None
+    assert network_engine(program, int8=False) is None
     with pytest.raises(ExportError, match="has no raw outputs before its boxes"):
         compare_latency([written], runs=1, network_only=True)
 

@@ -13,7 +13,6 @@ from paddle.nn import Conv2D
 
 from slim_det.graph.concat_relu import move_relu_before_concat
 from slim_det.graph.program import DeployProgram
-from slim_det.graph.tracing import deployment_program
 from tests.graph.nets import operators, program_of, run_one
 
 SHAPE = (1, 2, 5, 5)
@@ -37,8 +36,7 @@ class Joined(paddle.nn.Layer):
 
 def moved(net: paddle.nn.Layer, folder: Path) -> DeployProgram:
     program = program_of(net, SHAPE, folder)
-    with deployment_program():
-        move_relu_before_concat(program.block)
+    move_relu_before_concat(program)
     return program
 
 

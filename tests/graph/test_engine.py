@@ -78,7 +78,7 @@ def test_files_that_are_no_program(tmp_path: Path, content: bytes) -> None:
     for name in ("a.pdmodel", "a.pdiparams"):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ExportError, match=r"a.pdmodel' cannot be loaded") as error:
-        Engine(tmp_path / "a.pdmodel", tmp_path / "a.pdiparams", 1)
+        Engine(tmp_path / "a", 1)
     assert "\n" not in str(error.value)
 
 

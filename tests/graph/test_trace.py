@@ -14,7 +14,8 @@ from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.static import InputSpec
 
 from slim_det.core.errors import ConfigError
-from slim_det.graph.trace import Op, trace_detector, trace_layer
+from slim_det.graph.op import Op
+from slim_det.graph.trace import trace_detector, trace_layer
 from slim_det.graph.tracing import deployment_program
 from tests.support import trace_plain
 

@@ -117,7 +117,7 @@ def test_seven_bit_surrogate(net: Net, program: DeployProgram, tmp_path: Path) -
     exact = program_runner(program)(batches)
     make_int8(net, program, weight_bits=7)
     write_out_leaky_relu(program)
-    inference = surrogate_runner(program, tmp_path / "surrogate")(batches)
+    inference = surrogate_runner(program)(batches)
     lite = lite_runner(program, tmp_path / "lite")(batches)
     for left, right, whole in zip(lite, inference, exact):
         assert cosine(left.raw[0], right.raw[0]) > 0.9999

@@ -20,8 +20,9 @@ from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import make_scorer
 from slim_det.evaluate.scorer import ApScorer
+from slim_det.graph.engine import Engine
 from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
-from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
+from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram
 from slim_det.planning.sensitivity.workers import Workers
 
 BASELINE = "baseline"
@@ -228,7 +229,7 @@ def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iter
             yield _prepare(program, whole, chunk)
 
 
-def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
+def _prepare(program: DetectorProgram, whole: Engine, chunk: Chunk) -> Prepared:
     cached_activations, boxes = [], []
     for batch in chunk.batches:
         outputs = whole(batch)

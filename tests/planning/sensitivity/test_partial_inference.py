@@ -20,6 +20,7 @@ from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.candidates import make_targets
 from slim_det.planning.sensitivity.partial_inference import (
     DetectorProgram,
+    PartialProgram,
     mask_name,
     mask_value,
     save_program,
@@ -72,8 +73,8 @@ def batch_of(images: int) -> dict[str, np.ndarray]:
     }
 
 
-def operators(program: DetectorProgram, places: tuple[int, ...]) -> Counter[str]:
-    return Counter(program._block.ops[place].type for place in places)
+def types_of(partial: PartialProgram) -> Counter[str]:
+    return Counter(op.type for op in partial.operators)
 
 
 @pytest.fixture(scope="module")
@@ -114,25 +115,23 @@ def test_last_layer_of_a_branch_is_all_that_runs(small: Any) -> None:
     """`leaf` reads what `left` gave; `right` and its product enter from outside."""
     net, program = small
     partial = program.partial([net.leaf.weight.name])
-    types = operators(program, partial.operators)
+    types = types_of(partial)
     assert types["conv2d"] == 1 and types["relu"] == 0
-    ops = program._block.ops
-    convolutions = [op for op in ops if op.type == "conv2d"]
-    by_weight = {op.input("Filter")[0]: op for op in convolutions}
-    left = by_weight[net.leaf.weight.name].input("Input")[0]
-    right = by_weight[net.right.weight.name].output("Output")[0]
+    by_weight = {op.input("Filter"): op for op in program.program.convolutions}
+    left = by_weight[net.leaf.weight.name].input("Input")
+    right = by_weight[net.right.weight.name].output("Output")
     assert {left, right} <= set(partial.cached)
     assert "image" not in partial.cached and "im_shape" not in partial.cached
     assert program.bytes_an_image([left]) == 4 * 6 * SIDE * SIDE
     assert program.bytes_an_image(["image", right]) == 4 * (3 + 6) * SIDE * SIDE
 
 
-def test_two_readers_of_one_tensor_share_the_frontier(small: Any) -> None:
+def test_two_readers_of_one_tensor_share_the_cached_activations(small: Any) -> None:
     """Cutting `stem` runs all but `stem` and its activation."""
     net, program = small
     readers = [net.left.weight.name, net.right.weight.name]
     partial = program.partial(readers)
-    types = operators(program, partial.operators)
+    types = types_of(partial)
     assert types["conv2d"] == 3 and types["relu"] == 1
     (stem,) = set(partial.cached) - {"scale_factor"} - _constants(program, partial.cached)
     assert program.bytes_an_image([stem]) == 4 * 4 * SIDE * SIDE
@@ -141,21 +140,21 @@ def test_two_readers_of_one_tensor_share_the_frontier(small: Any) -> None:
 
 def _constants(program: DetectorProgram, names: tuple[str, ...]) -> set[str]:
     """Slices of `scale_factor`."""
-    return {name for name in names if program._block.vars[name].shape in ((), (-1,), (1,))}
+    return {name for name in names if program.program.block.vars[name].shape in ((), (-1,), (1,))}
 
 
-def test_masked_tail_equals_the_sum_without_the_removed_terms(small: Any) -> None:
+def test_masked_program_equals_the_sum_without_the_removed_terms(small: Any) -> None:
     """Against numpy: channels 0 and 2 of `stem` are forced to zero; all kept is the whole."""
     net, program = small
     batch = batch_of(2)
     readers = (net.left.weight.name, net.right.weight.name)
     partial = program.partial(readers)
     cached = {**batch, **program.whole(partial.cached)(batch)}
-    runner = program.runner(partial, "part")
+    engine = program.engine(partial)
     for kept in ([1, 3], [0, 1, 2, 3], [2]):
         keep = np.isin(np.arange(4), kept)
         masks = {mask_name(reader): mask_value(keep, 4, 1) for reader in readers}
-        found = runner({**cached, **masks})[program.outputs[0]]
+        found = engine({**cached, **masks})[program.outputs[0]]
         np.testing.assert_allclose(found, _by_hand(net, batch["image"], kept), rtol=2e-4, atol=1e-6)
 
 
@@ -167,24 +166,24 @@ def _by_hand(net: TwoBranches, image: np.ndarray, kept: list[int]) -> np.ndarray
     return (np.maximum(x @ left[:, kept].T, 0) @ leaf.T) * (x @ right[:, kept].T)
 
 
-def test_runner_serves_other_batches(small: Any) -> None:
-    """A tail that was built once takes one image or five."""
+def test_engine_serves_other_batches(small: Any) -> None:
+    """An engine that was loaded once takes one image or five."""
     net, program = small
     partial = program.partial([net.leaf.weight.name])
-    runner = program.runner(partial, "part")
+    engine = program.engine(partial)
     mask = {mask_name(net.leaf.weight.name): mask_value(np.ones(6, bool), 4, 1)}
     for images in (5, 1):
         batch = batch_of(images)
         whole = program.whole(partial.cached)(batch)
-        found, rows = runner({**batch, **whole, **mask}), program.outputs[0]
+        found, rows = engine({**batch, **whole, **mask}), program.outputs[0]
         np.testing.assert_allclose(found[rows], whole[rows], rtol=1e-5)
 
 
-def test_runners_leave_no_files(tmp_path: Path) -> None:
+def test_engines_leave_no_files(tmp_path: Path) -> None:
     net, program = two_branches(tmp_path)
     before = sorted(tmp_path.iterdir())
     program.whole()
-    program.runner(program.partial([net.leaf.weight.name]), "part")
+    program.engine(program.partial([net.leaf.weight.name]))
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -215,11 +214,11 @@ def test_masks_have_the_shape_of_what_is_read() -> None:
 def test_tip_runs_its_own_output_alone(thin: Any, block: int) -> None:
     """One convolution and one decoding of three; what is common, the NMS, once."""
     model, program = thin
-    every = Counter(op.type for op in program._block.ops)
+    every = Counter(op.type for op in program.program.ops)
     assert every["yolo_box"] == 3 and every["conv2d"] > 20
     output = dict(model.named_parameters())[f"yolo_head.yolo_output.{block}.weight"].name
     partial = program.partial([output])
-    types = operators(program, partial.operators)
+    types = types_of(partial)
     assert (types["conv2d"], types["yolo_box"], types["batch_norm"]) == (1, 1, 0)
     assert types["multiclass_nms3"] == every["multiclass_nms3"] == 1
     assert "image" not in partial.cached
@@ -229,7 +228,7 @@ def test_first_layer_of_the_head_runs_nothing_of_the_backbone(thin: Any) -> None
     """Of 7 x 3 convolutions, 3 outputs and 2 transitions, minus `conv0`, nothing is left out."""
     model, program = thin
     reader = dict(model.named_parameters())["neck.yolo_block.0.conv_module.conv1.conv.weight"]
-    types = operators(program, program.partial([reader.name]).operators)
+    types = types_of(program.partial([reader.name]))
     assert types["conv2d"] == 3 * 6 + 3 + 2 - 1
     assert types["yolo_box"] == 3
 
@@ -276,8 +275,8 @@ class Architecture:
         partial = self.program.partial(target.readers)
         outputs = self.program.whole(partial.cached)(self.batch)
         masks = target.cuts[0].masks
-        runner = self.program.runner(partial, "part")
-        found = self.program.boxes(runner({**self.batch, **outputs, **masks}))
+        engine = self.program.engine(partial)
+        found = self.program.boxes(engine({**self.batch, **outputs, **masks}))
         return [rows_of(boxes) for boxes in found]
 
 
@@ -322,7 +321,9 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], list[str]]] = {
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("MobileNet", "ResNet", "DarkNet")),
     ],
 )
-def test_tail_finds_the_boxes_of_the_cut_model(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_partial_program_finds_the_boxes_of_the_cut_model(
+    name: str, tiny: Path, tmp_path: Path
+) -> None:
     """Every group at two ratios by two criteria, and the cut does change the boxes.
 
     Rounding grows in deep models of drawn weights: what the two engines make of the whole model
