@@ -89,7 +89,7 @@ def assert_same_sums(found: Any, expected: Any, what: object = "") -> None:
         what: Named in the error.
     """
     left, right = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    assert left.shape == right.shape, what
+    assert left.shape == right.shape and np.isfinite(right).all(), what
     allowed = SUM_TOLERANCE * np.abs(right).max(initial=0.0)
     difference = np.abs(left - right).max(initial=0.0)
     assert difference <= allowed, f"{what}: {difference:.3g} apart, at most {allowed:.3g} allowed"
