@@ -22,6 +22,12 @@ from slim_det.core.errors import ExportError
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Flags of CPUs whose int8 products are faster than float ones."""
 
+_INT8_WITHIN = {
+    **dict.fromkeys(("sse41", "avx", "avx2", "avx512_core"), ()),
+    **dict.fromkeys(("avx2_vnni", "avx2_vnni_2"), ("avx_vnni",)),
+}
+"""Limit of oneDNN's instruction sets -> what is left of the flags; every other limit leaves all."""
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -154,13 +160,18 @@ def _read_program(path: Path) -> core.ProgramDesc:
 
 @functools.cache
 def cpu_has_int8() -> bool:
-    """Whether the CPU has instructions for int8 products; False where Linux cannot be asked."""
+    """Whether oneDNN has instructions for int8 products; False where Linux cannot be asked.
+
+    ``ONEDNN_MAX_CPU_ISA``, or ``DNNL_MAX_CPU_ISA``, keeps oneDNN from some that the CPU has.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    instructions = _INT8_WITHIN.get(limit.lower(), INT8_INSTRUCTIONS)
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return any(name in flags for name in INT8_INSTRUCTIONS)
+    return any(name in flags for name in instructions)
 
 
 @contextlib.contextmanager
