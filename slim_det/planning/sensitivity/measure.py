@@ -18,7 +18,7 @@ import numpy as np
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import ApScorer, make_scorer
-from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
+from slim_det.planning.sensitivity.cuts import Cut, Target, keep_cuts
 from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
 from slim_det.planning.sensitivity.workers import Workers
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle
@@ -23,9 +23,7 @@ from slim_det.core.errors import ExportError, LayerError
 from slim_det.evaluate.image_matches import boxes_by_image
 from slim_det.graph.engine import engine_config
 from slim_det.graph.tracing import deployment_program, save_detector
-
-if TYPE_CHECKING:
-    from slim_det.planning.sensitivity.candidates import Cut, Target
+from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name
 
 IMAGE_INPUTS = ("image", "im_shape", "scale_factor")
 _PROGRAM = "program"
@@ -235,28 +233,6 @@ class Runner:
         predictor.run()
         handles = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
         return {name: handle.copy_to_cpu() for name, handle in zip(self._outputs, handles)}
-
-
-def mask_name(reader: str) -> str:
-    """Name of the mask of a weight's input channels."""
-    return f"{reader}.mask"
-
-
-def mask_value(keep: np.ndarray, weight_ndim: int, repeats: int) -> np.ndarray:
-    """The mask of one reader.
-
-    Args:
-        keep: bool [C], which entries of the weight's input axis remain.
-        weight_ndim: Axes of the weight; 4 for a convolution.
-        repeats: Groups of the convolution: each reads as many channels.
-    """
-    mask = np.tile(keep.astype(np.float32), repeats)
-    return mask.reshape(1, -1, 1, 1) if weight_ndim == 4 else mask
-
-
-def threads_each(workers: int) -> int:
-    """CPU threads of one of so many processes."""
-    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def _mask_input(block: Any, place: int, op: Any, weight_slot: str, input_slot: str) -> str:

@@ -24,7 +24,7 @@ from slim_det.core.errors import SensitivityError
 from slim_det.planning.sensitivity.grid import split
 
 if TYPE_CHECKING:
-    from slim_det.planning.sensitivity.candidates import Target
+    from slim_det.planning.sensitivity.cuts import Target
     from slim_det.planning.sensitivity.partial_inference import Arrays, DetectorProgram
 
 
@@ -151,6 +151,11 @@ class Workers:
             f"a worker ended with exit code {process.exitcode}, perhaps for lack of memory; run "
             "again with fewer --workers or a smaller --cache_mb: finished points are kept"
         )
+
+
+def threads_each(workers: int) -> int:
+    """CPU threads of one of so many processes."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def divide(targets: Sequence[Target], processes: int) -> list[Target]:

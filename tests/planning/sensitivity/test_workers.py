@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import SensitivityError
-from slim_det.planning.sensitivity.candidates import Cut, Target, make_targets
+from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import Cut, Target
 from slim_det.planning.sensitivity.measure import Images, Job, measure_baseline
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
-from slim_det.planning.sensitivity.workers import Workers, _threads_of_children, divide
+from slim_det.planning.sensitivity.workers import (
+    Workers,
+    _threads_of_children,
+    divide,
+    threads_each,
+)
 from slim_det.training.config import load_config
 from tests.support import restored_config
 from tests.trained import Detector
@@ -75,6 +81,10 @@ def test_parts_hold_every_cut_once(costs: list[int], cuts: int, processes: int) 
     assert each == sorted(each, reverse=True)
     most = sum(costs) * cuts / (2 * processes)
     assert all(part.macs * (len(part.cuts) - 1) <= most for part in parts)
+
+
+def test_a_process_has_at_least_one_thread() -> None:
+    assert threads_each(10**6) == 1
 
 
 @pytest.mark.parametrize("before", [None, "7"])
