@@ -47,24 +47,25 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.core.files import output_folders
     from slim_det.deploy.predictor import Predictor
     from slim_det.evaluate.data.check import check_dataset
-    from slim_det.evaluate.evaluation import evaluate, make_metric
+    from slim_det.evaluate.evaluation import evaluate
     from slim_det.evaluate.images import eval_at
+    from slim_det.evaluate.matching import metric_name
 
     cfg, slim = read_configs(args)
     _check_face_flags(args, cfg)
     if args.ground_truth:
         cfg["widerface_ground_truth"] = args.ground_truth
     check_dataset(cfg, "EvalDataset")
-    metric = make_metric(cfg, args.save_pred)
+    metric_name(cfg)  # an unknown one is refused before anything is loaded
     predict, engine, latency_runs = _predictor(args, cfg, slim)
     with output_folders(*filter(None, [args.save_pred])):
         if not isinstance(predict, Predictor):
-            result = evaluate(cfg, predict, engine, None, latency_runs, metric)
+            result = evaluate(cfg, predict, engine, None, latency_runs, args.save_pred)
             figures = result.as_dict()
         else:
             # An artifact is measured at the size that it was exported for.
             with eval_at(cfg, predict.image_size_hw):
-                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, metric)
+                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred)
             figures = {**result.as_dict(), "precision": predict.precision}
     print(result)
     save_json(args, figures)

@@ -18,8 +18,9 @@ from slim_det.cli.common import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
+
+    from slim_det.evaluate.detections import Detections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for path, batch in image_batches(cfg, images):
-        found = [named_boxes(names, predict(batch)) for predict in detectors]
+        found = [named_boxes(names, *predict(batch)) for predict in detectors]
         shown = [[box for box in boxes if box["score"] >= args.draw_threshold] for boxes in found]
         target = folder / Path(path).name
         pictures = [draw_boxes(path, boxes, list(names.values())) for boxes in shown]
@@ -67,18 +68,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def named_boxes(names: dict[int, str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]]:
     """Boxes of one image with class names: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
-    boxes = outputs["bbox"]
-    if boxes.shape[-1] != 6:
-        return []  # Paddle's NMS gives a single -1 where there is no box
+    columns = (found.class_ids.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist())
     return [
-        {
-            "label": names[int(box[0])],
-            "score": float(box[1]),
-            "bbox_xyxy": [float(side) for side in box[2:]],
-        }
-        for box in boxes
+        {"label": names[class_id], "score": score, "bbox_xyxy": box}
+        for class_id, score, box in zip(*columns)
     ]
 
 

@@ -150,8 +150,9 @@ def _prepare(
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
     """The float model, and what is asked for; flags win over the slim file."""
     from slim_det.compress.quantize.ptq import PostOptions, require_float
-    from slim_det.compress.quantize.settings import WEIGHT_TYPES, QuantSettings, read_choice
+    from slim_det.compress.quantize.settings import QuantSettings
     from slim_det.compress.quantize.strategy import post_quantizer_of
+    from slim_det.core.schema import validated
     from slim_det.training import checkpoint, session
 
     if slim is not None and "PTQ" not in slim.strategies:
@@ -167,7 +168,7 @@ def _prepare(
     }
     replace(PostOptions(), **flags).check("--")
     if args.weight_type:
-        read_choice("--weight_type", args.weight_type, WEIGHT_TYPES)
+        validated(QuantSettings, {"weight_type": args.weight_type}, "--")
     if cfg.get("weights") and checkpoint.stored_record(cfg.weights) is not None:
         raise QuantError(f"'{cfg.weights}' are quantized already; expected float weights")
     model = session.model_with_weights(cfg, cfg.get("weights"), slim, calibrating=True)

@@ -131,7 +131,7 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
     from slim_det.compress.prune.groups import find_groups
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.data.check import check_dataset
-    from slim_det.evaluate.evaluation import make_metric
+    from slim_det.evaluate.matching import metric_name
     from slim_det.graph.trace import trace_detector
     from slim_det.planning.budget.costs import TracedModel
     from slim_det.planning.budget.prepare import check_same_model, losses_by_group, needs_weights
@@ -151,7 +151,7 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
             return cfg, whole
     else:
         check_dataset(cfg, "EvalDataset")
-        _check_metric(make_metric(cfg).name, result, args.sensitivity)
+        _check_metric(metric_name(cfg), result, args.sensitivity)
     return cfg, traced(session.model_with_weights(cfg, cfg.get("weights")))
 
 

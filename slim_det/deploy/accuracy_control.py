@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +18,16 @@ from slim_det.compress.quantize.ptq import PostResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
-from slim_det.graph.engine import Engine
+from slim_det.evaluate.tensor_agreement import ErrorEnergy
+from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import last_convolutions, trace_program
-from slim_det.graph.trace import Trace
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import last_convolutions
+from slim_det.graph.trace import Trace, trace_program
 
 logger = logging.getLogger("slim_det")
 
@@ -165,35 +166,23 @@ def output_errors(
         Module path -> sum of squared differences divided by the sum of squares of the float
         outputs, over all images, added over the outputs.
     """
-    outputs: list[np.ndarray] = []
     modules = dict(model.named_sublayers())
-    handles = [
-        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
-            lambda layer, inputs, output: outputs.append(output.numpy())
-        )
-        for op in last_convolutions(trace.ops)
-    ]
+    weights = [trace.parameters[weight_of(op)] for op in last_convolutions(trace.ops)]
+    paths = [weight.rpartition(".")[0] for weight in weights]
+    recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
 
     def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
-        found = []
-        with only_quantized(model, names):
+        """Each output on all batches."""
+        with only_quantized(model, names), recorder.recording() as kept:
             for batch in batches:
-                outputs.clear()
                 model(batch)
-                found.append(list(outputs))
-        return found
+            return [list(calls) for calls in kept.values()]
 
-    try:
-        with deployed_mode(model, cfg), paddle.no_grad():
-            batches = [batch for _, batch in image_batches(cfg, images)]
-            exact = run(batches, ())
-            layers = tqdm(
-                quantized_layers(model), "ranking", unit="layer", disable=None, leave=False
-            )
-            return {name: _relative_error(exact, run(batches, [name])) for name in layers}
-    finally:
-        for handle in handles:
-            handle.remove()
+    with deployed_mode(model, cfg), paddle.no_grad():
+        batches = [batch for _, batch in image_batches(cfg, images)]
+        exact = run(batches, ())
+        layers = tqdm(quantized_layers(model), "ranking", unit="layer", disable=None, leave=False)
+        return {name: _relative_error(exact, run(batches, [name])) for name in layers}
 
 
 class DeployedMetric:
@@ -238,17 +227,10 @@ class DeployedMetric:
             gone = {layers[name].weight.name for name in back}
             scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
             write_int8(program, scales)
-        with tempfile.TemporaryDirectory(prefix="slim_det_metric_") as folder:
-            stem = Path(folder) / "model"
-            program.save(stem)
-            engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
+        engine = program.engine(int8=back is not None)
 
-        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-            found = list(engine(batch).values())
-            return {
-                "bbox": next(array for array in found if array.ndim == 2),
-                "bbox_num": next(array for array in found if array.ndim == 1),
-            }
+        def predict(batch: dict[str, Any]) -> list[Detections]:
+            return parse_arrays(engine(batch).values(), "the program")
 
         with eval_at(self.cfg, image_size_hw(self.cfg)):
             return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
@@ -261,8 +243,9 @@ def _worst(errors: dict[str, float], count: int) -> list[str]:
 
 def _relative_error(exact: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> float:
     total = 0.0
-    for left, right in zip(zip(*exact), zip(*found)):
-        squares = sum(float(np.square(a, dtype=np.float64).sum()) for a in left)
-        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(left, right))
-        total += noise / max(squares, 1e-30)
+    for references, outputs in zip(exact, found):
+        error = ErrorEnergy()
+        for reference, output in zip(references, outputs):
+            error.add(output, reference)
+        total += error.relative
     return total

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,21 +15,21 @@ from ppdet.engine import export_utils
 from slim_det.compress.quantize.model import program_scales
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ConfigError, ExportError
-from slim_det.core.files import require_writable
+from slim_det.core.files import require_writable, staged_folder
+from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
 from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.detectors.image_size import image_size_hw
-from slim_det.evaluate.evaluation import class_names, median_latency_ms, quiet_stdout
+from slim_det.evaluate.evaluation import class_names, median_latency_ms
 from slim_det.evaluate.images import eval_images
 from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.integers import LayerScales
-from slim_det.graph.program import trace_program
-from slim_det.graph.tracing import save_detector
+from slim_det.graph.trace import save_detector, trace_program
 
 logger = logging.getLogger("slim_det")
 
@@ -135,8 +132,7 @@ def export_model(
     size_hw = image_size_hw(cfg)
     model.eval()
     model.load_meanstd(cfg["TestReader"]["sample_transforms"])
-    staging = Path(tempfile.mkdtemp(prefix=f".{cfg.filename}.", dir=output_dir))
-    try:
+    with staged_folder(target) as staging:
         _write(model, cfg, staging, size_hw, scales)
         if scales is None:
             found, metric = _checked_float(model, cfg, staging, images), None
@@ -158,9 +154,6 @@ def export_model(
         )
         measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
         write_manifest(model, staging, measured, metric.as_dict() if metric else None)
-        _publish(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     logger.info("%s", result)
     return result
 
@@ -218,7 +211,7 @@ def _write(
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
     level = export_utils.logger.level
     try:
-        export_utils.logger.setLevel(logging.WARNING)  # it names the folder of the staging
+        export_utils.logger.setLevel(logging.WARNING)  # it names the temporary folder
         with quiet_stdout():
             export_utils._dump_infer_config(
                 cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model
@@ -236,15 +229,3 @@ def _require_replaceable(target: Path) -> None:
             f"'{target}' holds files that are not of an artifact ({others[0]}); "
             "choose another --output_dir"
         )
-
-
-def _publish(staging: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, in two renames."""
-    os.chmod(staging, 0o755)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        os.replace(target, old / "artifact")
-        os.replace(staging, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(staging, target)

@@ -102,17 +102,8 @@ def check_boxes(
     trained = dygraph_predictor(model)
     agreements = []
     for path, batch in image_batches(cfg, images):
-        left, right = deployed(dict(batch)), trained(dict(batch))
-        agreement = compare_boxes(left["bbox"], right["bbox"])
+        agreement = compare_boxes(*deployed(dict(batch)), *trained(dict(batch)))
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)
-    return (
-        BoxAgreement(
-            sum(a.boxes for a in agreements),
-            0,
-            max(a.max_score for a in agreements),
-            max(a.max_pixels for a in agreements),
-        ),
-        len(agreements),
-    )
+    return BoxAgreement.of_images(agreements), len(agreements)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
-from slim_det.graph.engine import Engine, cpu_has_int8
+from slim_det.evaluate.tensor_agreement import ErrorEnergy
+from slim_det.graph.activations import ActivationRecorder, output_array
+from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.layer_names import layer_names
 from slim_det.graph.program import DeployProgram
 
@@ -112,19 +110,17 @@ def layer_errors(
     tensors = {name: tensor for name, tensor in _outputs(model, p).items() if name in layers}
     if not tensors:
         return {}
-    signal, noise = (dict.fromkeys(tensors, 0.0) for _ in range(2))
-    predict = dygraph_predictor(model)
-    engine = _engine(p, list(tensors.values()))
+    errors = {name: ErrorEnergy() for name in tensors}
+    recorder = ActivationRecorder({name: layers[name] for name in tensors}, output_array)
+    model.eval()
+    engine = p.engine(fetches=list(tensors.values()), int8=cpu_has_int8())
     for batch in batches:
         found = engine(batch)
-        with _outputs_kept({name: layers[name] for name in tensors}) as expected:
-            predict(dict(batch))
-        for name, tensor in tensors.items():
-            values = expected[name].astype(np.float64)
-            signal[name] += float(np.square(values).sum())
-            noise[name] += float(np.square(found[tensor] - values).sum())
-    # A layer that gives nothing but zeros has no relative error unless the other does not.
-    return {name: float(np.sqrt(noise[name] / max(signal[name], 1e-300))) for name in tensors}
+        with recorder.recording() as expected, paddle.no_grad():
+            model(dict(batch))
+            for name, tensor in tensors.items():
+                errors[name].add(found[tensor], expected[name][-1])
+    return {name: math.sqrt(error.relative) for name, error in errors.items()}
 
 
 def _compared_layers(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
@@ -153,39 +149,8 @@ def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
         path = weights.get(p.stored_weight(op))
         if path is None:
             continue
-        output = op.output("Output")[0]
-        added = [r for r in p.readers(output) if p.adds_parameter(r)]
-        has_norm = any(r.input("Y")[0].endswith(".folded_bias") for r in added)
+        added = p.bias_addition(op)
+        has_norm = added is not None and added.input("Y").endswith(".folded_bias")
         if has_norm == (path in folded):
-            found[path] = added[0].output("Out")[0] if added else output
+            found[path] = p.with_bias(op)
     return found
-
-
-def _engine(p: DeployProgram, outputs: list[str]) -> Engine:
-    with tempfile.TemporaryDirectory(prefix="slim_det_divergence_") as folder:
-        stem = Path(folder) / "layers"
-        p.save(stem, fetches=outputs)
-        return Engine(
-            stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), int8=cpu_has_int8()
-        )
-
-
-@contextlib.contextmanager
-def _outputs_kept(layers: dict[str, paddle.nn.Layer]) -> Iterator[dict[str, np.ndarray]]:
-    """While active, each layer's last output is in the mapping, by the same name."""
-    kept: dict[str, np.ndarray] = {}
-    hooks = []
-
-    def keep(name: str) -> Any:
-        def hook(layer: Any, inputs: Any, output: Any) -> None:
-            kept[name] = output.numpy()
-
-        return hook
-
-    try:
-        for name, layer in layers.items():
-            hooks.append(layer.register_forward_post_hook(keep(name)))
-        yield kept
-    finally:
-        for handle in hooks:
-            handle.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,8 +91,7 @@ def _network(predictor: Predictor, threads: int) -> Engine:
     """An exported model without what turns raw outputs into boxes."""
     int8 = predictor.precision == "int8"
     program = for_kernels(DeployProgram.load(predictor.folder / "model"), int8)
-    with tempfile.TemporaryDirectory(prefix="slim_det_network_") as work:
-        engine = network_engine(program, Path(work) / "network", int8, threads)
+    engine = network_engine(program, int8, threads)
     if engine is None:
         raise ExportError(f"artifact '{predictor.folder}' has no raw outputs before its boxes")
     return engine

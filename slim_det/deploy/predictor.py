@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.graph.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
 from slim_det.graph.int8_program import for_kernels
 from slim_det.graph.program import DeployProgram
@@ -58,13 +55,11 @@ class Predictor:
         wanted = _runs_int8(self.folder)
         int8 = wanted and cpu_has_int8()
         self.precision = "int8" if int8 else "float32"
-        with contextlib.ExitStack() as stack:
-            stem = self.folder / _STEM
-            if wanted and not int8:
-                stem = stack.enter_context(_without_int8(stem))
-            self._engine = Engine(
-                stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8
-            )
+        stem = self.folder / _STEM
+        if wanted and not int8:
+            self._engine = _float_engine(stem, threads)
+        else:
+            self._engine = Engine(stem, threads, int8)
         self.settings = infer_settings(self.folder)
 
     @property
@@ -76,7 +71,7 @@ class Predictor:
                 return int(height), int(width)
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, Any]) -> list[Detections]:
         """Detect on one batch.
 
         Args:
@@ -84,25 +79,19 @@ class Predictor:
                 [B, 2], as ppdet's readers give them.
 
         Returns:
-            ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int32 [B].
+            What is found in each image.
+
+        Raises:
+            ExportError: The model gives no boxes.
         """
-        outputs = list(self._engine(batch).values())
-        boxes = next((o for o in outputs if o.ndim == 2), None)
-        counts = next((o for o in outputs if o.ndim == 1), None)
-        if boxes is None or counts is None:
-            raise ExportError(f"artifact '{self.folder}' gives no boxes; was it exported with NMS?")
-        return {"bbox": boxes, "bbox_num": counts}
+        return parse_arrays(self._engine(batch).values(), f"artifact '{self.folder}'")
 
 
-def network_engine(
-    program: DeployProgram, stem: Path, int8: bool, threads: int | None = None
-) -> Engine | None:
+def network_engine(program: DeployProgram, int8: bool, threads: int | None = None) -> Engine | None:
     """An engine for a detector's raw outputs alone, without decoding and NMS.
 
     Args:
         program: An artifact's program.
-        stem: The files that are written for it, without suffix; not needed after loading.
         int8: Whether int8 kernels are used.
         threads: CPU threads; default all cores.
 
@@ -111,8 +100,7 @@ def network_engine(
     """
     if not program.raw_outputs:
         return None
-    program.save(stem, ["image"], program.raw_outputs)
-    return Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8)
+    return program.engine(["image"], program.raw_outputs, threads=threads, int8=int8)
 
 
 def _runs_int8(folder: Path) -> bool:
@@ -138,18 +126,14 @@ def _runs_int8(folder: Path) -> bool:
     return bool(int8)
 
 
-@contextlib.contextmanager
-def _without_int8(stem: Path) -> Iterator[Path]:
-    """The same network in float, in files that are there for as long as it is loaded."""
+def _float_engine(stem: Path, threads: int | None) -> Engine:
+    """An engine for the same network in float."""
     logger.info(
         "this CPU has no int8 instructions (%s): '%s' runs in float",
         ", ".join(INT8_INSTRUCTIONS),
         stem.parent,
     )
-    program = for_kernels(DeployProgram.load(stem), int8=False)
-    with tempfile.TemporaryDirectory(prefix="slim_det_float_") as folder:
-        program.save(Path(folder) / stem.name)
-        yield Path(folder) / stem.name
+    return for_kernels(DeployProgram.load(stem), int8=False).engine(threads=threads)
 
 
 def infer_settings(folder: str | Path) -> dict[str, Any]:

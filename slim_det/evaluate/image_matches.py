@@ -68,50 +68,6 @@ class ImageMatches:
         return cls(**columns)
 
 
-class AddedImages:
-    """What a scorer knows of the images that were added to it, in their order.
-
-    Args:
-        limit: Take only so many; None for all.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._truth: list[Any] = []
-        self._counts: list[np.ndarray] = []
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-        return len(self._truth)
-
-    @property
-    def _is_full(self) -> bool:
-        return self._limit is not None and self.num_images >= self._limit
-
-    def _add(self, objects: Any, counts: np.ndarray) -> None:
-        """Take an image: its objects, and how many of each kind count."""
-        self._truth.append(objects)
-        self._counts.append(counts)
-
-
-def boxes_by_image(outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Split a detector's output into the boxes of every image of the batch.
-
-    Args:
-        outputs: ``bbox`` float [N, 6] and ``bbox_num`` int [batch]. Paddle's NMS gives one row
-            of a single -1 where a whole batch has no box.
-
-    Returns:
-        For every image float32 [n, 6]: class, score, xyxy in pixels.
-    """
-    boxes, counts = np.asarray(outputs["bbox"], np.float32), np.asarray(outputs["bbox_num"])
-    if boxes.shape[-1] != 6:
-        boxes, counts = np.zeros((0, 6), np.float32), 0 * counts
-    ends = np.cumsum(counts)
-    return [boxes[end - count : end] for end, count in zip(ends, counts)]
-
-
 def image_indices(
     matches: Sequence[ImageMatches], images: Sequence[int] | None, num_images: int
 ) -> np.ndarray:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ppdet.core.workspace import create
 
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import quiet_stdout
+from slim_det.core.silence import quiet_stdout
 
 logger = logging.getLogger("slim_det")
 
@@ -24,6 +23,8 @@ def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, 
     Yields:
         (path, batch of one image).
     """
+    from ppdet.core.workspace import create
+
     dataset = create("TestDataset")()
     dataset.set_images(images)
     with quiet_stdout():
@@ -42,6 +43,8 @@ def eval_images(remedy: str) -> list[str]:
     Raises:
         ExportError: It cannot be read.
     """
+    from ppdet.core.workspace import create
+
     try:
         dataset = create("EvalDataset")()
         dataset.parse_dataset()

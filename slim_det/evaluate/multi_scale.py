@@ -20,7 +20,7 @@ from ppdet.core.workspace import create
 from ppdet.data.transform.operators import Decode, NormalizeImage
 
 from slim_det.core.errors import ConfigError
-from slim_det.evaluate.widerface.metric import image_boxes
+from slim_det.evaluate.detections import Detections, parse_detections
 from slim_det.evaluate.widerface.scoring import overlaps
 
 ARCHITECTURES = ("BlazeFace",)
@@ -94,8 +94,8 @@ def views(limit: float) -> tuple[View, ...]:
             larger.append(2 * larger[-1])
         larger.append(limit)
     pyramid = [0.25, *(scale for scale in PYRAMID if scale <= limit)]
-    whole = (View(base, by_size=False), View(base, flip=True, by_size=False))
-    return (*whole, *(View(scale) for scale in (half, *larger, *pyramid)))
+    first = (View(base, by_size=False), View(base, flip=True, by_size=False))
+    return (*first, *(View(scale) for scale in (half, *larger, *pyramid)))
 
 
 def keep_by_size(boxes: np.ndarray, scale: float) -> np.ndarray:
@@ -173,21 +173,13 @@ class MultiScale:
         dataset.parse_dataset()
         self._paths = [record["im_file"] for record in dataset.roidbs]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Detect on one batch.
-
-        Args:
-            batch: ``im_id`` is used.
-
-        Returns:
-            ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int32 [batch].
-        """
+    def __call__(self, batch: dict[str, Any]) -> list[Detections]:
+        """Detect on one batch, of which ``im_id`` is used."""
         paths = [self._paths[int(image)] for image in np.asarray(batch["im_id"]).ravel()]
         found = [self.detect(Decode().apply({"im_file": path})["image"]) for path in paths]
-        rows = np.concatenate(found)[:, [4, 4, 0, 1, 2, 3]].astype(np.float32)
-        rows[:, 0] = 0
-        return {"bbox": rows, "bbox_num": np.array([len(boxes) for boxes in found], np.int32)}
+        return [
+            Detections(boxes[:, :4], boxes[:, 4], np.zeros(len(boxes), np.int64)) for boxes in found
+        ]
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         """Boxes of one image, voted.
@@ -218,7 +210,8 @@ class MultiScale:
                     "scale_factor": paddle.to_tensor([scale_hw], "float32"),
                 }
             )
-        boxes = image_boxes(outputs)[0]
+        (found,) = parse_detections(outputs)
+        boxes = np.column_stack((found.boxes_xyxy, found.scores))
         if view.flip:
             boxes = flip_boxes(boxes, width)
         return keep_by_size(boxes, view.scale) if view.by_size else boxes

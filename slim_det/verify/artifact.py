@@ -17,10 +17,11 @@ from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.matching import make_scorer
+from slim_det.evaluate.tensor_agreement import compare_tensors, worst_of
 from slim_det.verify.backends import REFERENCE, Backend, make_backends
 from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
-from slim_det.verify.stages import Stage, compare_tensors, distances, judge
+from slim_det.verify.stages import Stage, distances, judge
 
 logger = logging.getLogger("slim_det")
 
@@ -132,17 +133,20 @@ def _preprocess_stage(
 ) -> Stage:
     """What the artifact makes of an image file against what ``TestReader`` makes of it."""
     is_fused = bool(cfg["TestReader"].get("fuse_normalize", False))
-    worst, least, fault = 0.0, 1.0, ""
+    parts = []
     for expected, own in prepared:
         image = own["image"]
         if is_fused:  # the exported program normalizes
             image = image * np.asarray(model.scale) + np.asarray(model.bias)
         tensors = [image, own["im_shape"], own["scale_factor"]]
-        largest, angle, wrong = compare_tensors(tensors, [expected[key] for key in INPUTS])
-        worst, least, fault = max(worst, largest), min(least, angle), fault or wrong
-    if not fault and worst > IMAGE_TOLERANCE:
-        fault = "infer_cfg.yml prepares images otherwise than TestReader"
-    return Stage("preprocess", worst, least, None, not fault and bool(prepared), fault)
+        parts.append(compare_tensors(tensors, [expected[key] for key in INPUTS]))
+    worst = worst_of(parts)
+    fault = worst.fault
+    if not fault and worst.max_abs > IMAGE_TOLERANCE:
+        fault = "infer_cfg.yml does not prepare images as TestReader does"
+    return Stage(
+        "preprocess", worst.max_abs, worst.cosine, None, not fault and bool(prepared), fault
+    )
 
 
 def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:

@@ -132,7 +132,7 @@ def make_backends(
     if record_of(model) is None:
         others = _float_backends(program, folder, predictor, work)
     else:
-        others = _int8_backends(model, program, folder, predictor, work)
+        others = _int8_backends(model, program, folder, predictor)
         others += _surrogate_backends(model, cfg, predictor.settings, work)
     if not has_paddlelite():
         for backend in others:
@@ -144,7 +144,7 @@ def make_backends(
 def _float_backends(
     program: DeployProgram, folder: Path, predictor: Predictor, work: Path
 ) -> list[Backend]:
-    engine = functools.partial(engine_runner, predictor, program, work / "heads", int8=False)
+    engine = functools.partial(engine_runner, predictor, program, int8=False)
     found = [
         Backend("exported program", lambda: program_runner(program), FLOAT_LIMITS),
         Backend("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
@@ -161,7 +161,6 @@ def _int8_backends(
     program: DeployProgram,
     folder: Path,
     predictor: Predictor,
-    work: Path,
 ) -> list[Backend]:
     """A quantized model's engines on this machine.
 
@@ -180,9 +179,7 @@ def _int8_backends(
     )
     written.note = _SIGNED_NOTE
     written.error = _other_layers(model, program)
-    engine = functools.partial(
-        engine_runner, predictor, for_kernels(program, int8), work / "heads", int8=int8
-    )
+    engine = functools.partial(engine_runner, predictor, for_kernels(program, int8), int8=int8)
     deployed = Backend(
         "paddle inference",
         engine,
@@ -239,7 +236,7 @@ def _surrogate_backends(
 
     inference = Backend(
         _SURROGATE,
-        lambda: surrogate_runner(surrogate(), work / "surrogate"),
+        lambda: surrogate_runner(surrogate()),
         SURROGATE_LIMITS,
         shown=False,
     )

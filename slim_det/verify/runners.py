@@ -14,10 +14,10 @@ import paddle
 
 from slim_det.compress.distill.taps import Place, Taps
 from slim_det.compress.quantize.model import quantized_layers, signed_inputs
-from slim_det.core.errors import ExportError
 from slim_det.deploy.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.deploy.predictor import network_engine
-from slim_det.graph.engine import Engine
+from slim_det.evaluate.detections import Detections, parse_arrays, parse_detections
+from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram, head_convolutions
 from slim_det.graph.trace import trace_detector
 from slim_det.graph.tracing import deployment_program
@@ -49,7 +49,7 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
                 outputs = model({name: paddle.to_tensor(value) for name, value in batch.items()})
                 kept = taps.take()
                 raw = [np.asarray(kept[place]) for place in places]
-                found.append(Found(raw, np.asarray(outputs["bbox"])))
+                found.append(Found(raw, *parse_detections(outputs)))
         return found
 
     return run
@@ -124,24 +124,20 @@ def program_runner(program: DeployProgram) -> Runner:
 
 
 def engine_runner(
-    boxes: Callable[[Batch], Batch], program: DeployProgram, stem: Path, int8: bool
+    boxes: Callable[[Batch], list[Detections]], program: DeployProgram, int8: bool
 ) -> Runner:
     """Paddle Inference, as it is shipped.
 
     Args:
         boxes: The artifact's predictor.
         program: The artifact's program, of which the raw outputs are made a model of its own.
-        stem: That model, without suffix, in an existing folder.
         int8: Whether int8 kernels are used.
     """
-    heads = network_engine(program, stem, int8)
+    heads = network_engine(program, int8)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         return [
-            Found(
-                list(heads({"image": batch["image"]}).values()) if heads else [],
-                boxes(batch)["bbox"],
-            )
+            Found(list(heads({"image": batch["image"]}).values()) if heads else [], *boxes(batch))
             for batch in batches
         ]
 
@@ -180,20 +176,17 @@ def lite_runner(program: DeployProgram, stem: Path) -> Runner:
     return run
 
 
-def surrogate_runner(program: DeployProgram, stem: Path) -> Runner:
-    """Paddle Inference without oneDNN, for a program in Paddle-Lite's form.
-
-    Args:
-        program: The program.
-        stem: Its files, without suffix, in an existing folder.
-    """
+def surrogate_runner(program: DeployProgram) -> Runner:
+    """Paddle Inference without oneDNN, for a program in Paddle-Lite's form."""
     raw = program.raw_outputs
-    program.save(stem, program.feeds, [*raw, *program.fetches])
-    engine = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), onednn=False)
+    engine = program.engine(program.feeds, [*raw, *program.fetches], onednn=False)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         outputs = [list(engine(batch).values()) for batch in batches]
-        return [Found(values[: len(raw)], values[len(raw)]) for values in outputs]
+        return [
+            Found(values[: len(raw)], *parse_arrays(values[len(raw) :], "the program"))
+            for values in outputs
+        ]
 
     return run
 
@@ -201,14 +194,12 @@ def surrogate_runner(program: DeployProgram, stem: Path) -> Runner:
 def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
     """The convolutions that boxes are decoded from, in the order of `raw_outputs`."""
     trace = trace_detector(model, image_size_hw)
-    weights = [trace.parameters[op.input("Filter")] for op in head_convolutions(trace.ops)]
+    weights = [trace.parameters[weight_of(op)] for op in head_convolutions(trace.ops)]
     return [Place(weight.rpartition(".")[0]) for weight in weights]
 
 
 def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:
     """The outputs of one image."""
     arrays = dict(zip(names, (np.asarray(value) for value in values)))
-    boxes = [a for name, a in arrays.items() if name not in raw and a.ndim == 2]
-    if not boxes:
-        raise ExportError("the program gives no boxes; was it exported with NMS?")
-    return Found([arrays[name] for name in raw], boxes[0])
+    others = [array for name, array in arrays.items() if name not in raw]
+    return Found([arrays[name] for name in raw], *parse_arrays(others, "the program"))

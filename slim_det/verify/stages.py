@@ -10,7 +10,9 @@ import numpy as np
 
 from slim_det.deploy.metric_check import MAX_GAP
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import POINTS
+from slim_det.evaluate.tensor_agreement import compare_tensors, cosine, worst_of
 
 AP_TOLERANCE = MAX_GAP / POINTS
 """AP that an exported model may differ by from the model, as when it was exported."""
@@ -26,11 +28,11 @@ class Found:
     Attributes:
         raw: The head's raw outputs, float32, in the order in which they are computed; none where
             it has no such.
-        boxes: float32 [n, 6]: class, score, xyxy in pixels of the original image.
+        boxes: What it finds.
     """
 
     raw: list[np.ndarray]
-    boxes: np.ndarray
+    boxes: Detections
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Stage:
         ap: AP on the evaluation images, 0 to 1; None where it was not measured.
         passed: Whether all limits are kept; None where the stage was skipped.
         note: Context for people, and why it failed.
+        max_relative: Largest absolute difference over the largest absolute value of the
+            reference; None where it is not what the stage is judged by.
     """
 
     name: str
@@ -67,41 +71,35 @@ class Stage:
     ap: float | None = None
     passed: bool | None = None
     note: str = ""
+    max_relative: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One word for people."""
+        return {True: "pass", False: "FAIL", None: "skip"}[self.passed]
 
     def as_dict(self) -> dict[str, Any]:
         """The stage under its JSON keys; numbers that are not finite are null."""
         found = asdict(self)
-        for key in ("max_abs", "cosine", "ap"):
-            if found[key] is not None and not np.isfinite(found[key]):
+        if self.max_relative is None:
+            del found["max_relative"]
+        for key, value in found.items():
+            if isinstance(value, float) and not np.isfinite(value):
                 found[key] = None
         return found
 
-
-def cosine(left: np.ndarray, right: np.ndarray) -> float:
-    """Cosine of the angle between two tensors of one shape; of two that are zero it is 1."""
-    if np.array_equal(left, right):
-        return 1.0
-    a, b = left.astype(np.float64).ravel(), right.astype(np.float64).ravel()
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return min(1.0, float(a @ b / norms)) if norms else 0.0
-
-
-def compare_tensors(
-    found: Sequence[np.ndarray], reference: Sequence[np.ndarray]
-) -> tuple[float, float, str]:
-    """Compare tensors in pairs.
-
-    Returns:
-        Largest absolute difference, worst cosine, and what is wrong besides: '' or that the
-        number or a shape differs, or that a value is not finite; then inf and 0.
-    """
-    shapes = [list(map(list, (t.shape for t in side))) for side in (found, reference)]
-    if shapes[0] != shapes[1]:
-        return np.inf, 0.0, f"shapes are {shapes[0]}, expected {shapes[1]}"
-    if not all(np.isfinite(tensor).all() for tensor in found):
-        return np.inf, 0.0, "values are not finite"
-    differences = [float(np.abs(a - b).max(initial=0.0)) for a, b in zip(found, reference)]
-    return max(differences, default=0.0), min(map(cosine, found, reference), default=1.0), ""
+    def __str__(self) -> str:
+        """One line for people."""
+        figures = [
+            f"{name} {value:{form}}"
+            for name, value, form in (
+                ("max abs", self.max_abs, ".2e"),
+                ("relative", self.max_relative, ".2e"),
+                ("cosine", self.cosine, ".9f"),
+            )
+            if value is not None
+        ]
+        return f"{self.verdict}  {self.name}: {', '.join(figures)}  {self.note}"
 
 
 def distances(found: Sequence[Found], reference: Sequence[Found]) -> list[float]:
@@ -135,14 +133,13 @@ def judge(
             given, an engine below the least cosine may be `NOISE_FACTOR` times as far.
     """
     pairs = list(zip(found, reference))
-    compared = [compare_tensors(a.raw, b.raw) for a, b in pairs]
+    compared = worst_of([compare_tensors(a.raw, b.raw) for a, b in pairs])
     has_raw = any(b.raw for _, b in pairs)
-    worst = min((c for _, c, _ in compared), default=0.0)
-    faults = [fault for _, _, fault in compared if fault][:1]
+    faults = [compared.fault] if compared.fault else []
     if not pairs:
         faults.append("no image was compared")
     notes = [note] if note else []
-    if has_raw and not faults and worst < limits.cosine:
+    if has_raw and not faults and compared.cosine < limits.cosine:
         times = _times_as_far(distances(found, reference), noise) if noise else np.inf
         is_noise = times <= NOISE_FACTOR
         reason = f"cosine below {limits.cosine}{' by rounding noise' if is_noise else ''}"
@@ -150,7 +147,7 @@ def judge(
             reason += f", {times:.1f} times as far as last digits move the model"
         (notes if is_noise else faults).append(reason)
     if limits.same_boxes and pairs:
-        agreement = _agreement([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
+        agreement = BoxAgreement.of_images([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
         (notes if agreement.passed else faults).append(str(agreement))
     if limits.ap is not None and None not in aps:
         difference = abs(float(aps[0] or 0.0) - float(aps[1] or 0.0))
@@ -160,8 +157,8 @@ def judge(
         faults.append("without raw outputs, boxes or AP there is nothing to judge by")
     return Stage(
         name=name,
-        max_abs=max(m for m, _, _ in compared) if has_raw else None,
-        cosine=worst if has_raw else None,
+        max_abs=compared.max_abs if has_raw else None,
+        cosine=compared.cosine if has_raw else None,
         ap=aps[0],
         passed=not faults,
         note="; ".join([*faults, *notes]),
@@ -171,13 +168,3 @@ def judge(
 def _times_as_far(found: Sequence[float], noise: Sequence[float]) -> float:
     ratios = (a / b if b > 0 else np.inf if a > 0 else 0.0 for a, b in zip(found, noise))
     return max(ratios, default=0.0)
-
-
-def _agreement(parts: list[BoxAgreement]) -> BoxAgreement:
-    """The agreements of several images as one."""
-    return BoxAgreement(
-        sum(part.boxes for part in parts),
-        sum(part.unmatched for part in parts),
-        max(part.max_score for part in parts),
-        max(part.max_pixels for part in parts),
-    )

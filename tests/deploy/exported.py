@@ -22,8 +22,8 @@ from slim_det.demo import CLASS_NAMES
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import DeployProgram, trace_program
-from slim_det.graph.trace import trace_detector
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_detector, trace_program
 from slim_det.training import checkpoint, session
 from slim_det.training.config import load_config
 from tests.support import restored_config

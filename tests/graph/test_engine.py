@@ -16,10 +16,14 @@ from slim_det.graph.int8_program import write_int8
 from tests.compress.quantize.nets import make_quantized, picture
 from tests.graph.nets import SHAPE, engine_of, folded_with_scales
 
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
 
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The CPU is asked anew, and again after the test."""
+    """The CPU is asked anew, and again after the test; nothing limits oneDNN."""
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
     cpu_has_int8.cache_clear()
     yield monkeypatch
     cpu_has_int8.cache_clear()
@@ -43,6 +47,36 @@ def test_int8_instructions(
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor : 0\n{flags}\n")
     unasked.setattr(engine, "_CPU_INFO", path)
+    assert cpu_has_int8() is expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "flag", "expected"),
+    [
+        (("", "AVX2"), "avx512_vnni", False),
+        (("avx512_core", ""), "amx_int8", False),
+        (("", "AVX512_CORE_VNNI"), "avx512_vnni", True),
+        (("", "AVX2_VNNI"), "avx512_vnni", False),
+        (("", "AVX2_VNNI"), "avx_vnni", True),
+        (("AVX2", "AVX512_CORE_VNNI"), "avx512_vnni", False),
+        (("AVX512_CORE_VNNI", "AVX2"), "avx512_vnni", True),
+        (("", "ALL"), "avx512_vnni", True),
+        (("", "AVX512_CORE_VNNI"), "avx512f", False),
+    ],
+)
+def test_int8_instructions_that_onednn_may_use(
+    unasked: pytest.MonkeyPatch,
+    tmp_path: Path,
+    limits: tuple[str, str],
+    flag: str,
+    expected: bool,
+) -> None:
+    """Its newer variable wins; neither gives instructions to a CPU that has none."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags : avx2 {flag}\n")
+    unasked.setattr(engine, "_CPU_INFO", path)
+    for name, limit in zip(LIMITS, limits):
+        unasked.setenv(name, limit)
     assert cpu_has_int8() is expected
 
 
@@ -78,7 +112,7 @@ def test_files_that_are_no_program(tmp_path: Path, content: bytes) -> None:
     for name in ("a.pdmodel", "a.pdiparams"):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ExportError, match=r"a.pdmodel' cannot be loaded") as error:
-        Engine(tmp_path / "a.pdmodel", tmp_path / "a.pdiparams", 1)
+        Engine(tmp_path / "a", 1)
     assert "\n" not in str(error.value)
 
 

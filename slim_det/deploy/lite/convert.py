@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slim_det.core.errors import ExportError
-from slim_det.core.files import sha256_of, write_json
+from slim_det.core.files import sha256_of, staged_folder, write_json
 from slim_det.deploy.predictor import MANIFEST_FILE, MODEL_FILE, PARAMS_FILE
 
 logger = logging.getLogger("slim_det")
@@ -135,7 +133,7 @@ def find_converter(path: str | None = None) -> Converter | None:
 def write_lite(
     artifact_dir: str | Path, write_program: Callable[[Path], None], form: str, request: LiteRequest
 ) -> dict[str, Any]:
-    """Write ``<artifact>/lite``, whole or not at all, and enter it in the artifact's manifest.
+    """Write ``<artifact>/lite``, completely or not at all, and enter it in the artifact's manifest.
 
     Args:
         artifact_dir: A published artifact.
@@ -154,15 +152,9 @@ def write_lite(
     artifact = Path(artifact_dir)
     manifest = _read_manifest(artifact)
     target_dir = artifact / LITE_DIR
-    staging = Path(tempfile.mkdtemp(prefix=f".{artifact.name}.lite.", dir=artifact.parent))
-    try:
+    with staged_folder(target_dir, beside=artifact) as staging:
         write_program(staging / "model")
         found = _convert_all(staging, form, request)
-        os.chmod(staging, 0o755)
-        shutil.rmtree(target_dir, ignore_errors=True)
-        os.replace(staging, target_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     write_json(artifact / MANIFEST_FILE, {**manifest, "lite": found})
     _report(target_dir, found, request)
     return found

@@ -20,7 +20,8 @@ from slim_det.graph.lite_program import (
     write_out_hard_swish,
     write_out_leaky_relu,
 )
-from slim_det.graph.program import DeployProgram, trace_program
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_program
 
 SURROGATE_BITS = 7
 """Paddle-Lite's x86 kernels add pairs of products in 16 bits, where two of 8 x 8 bits overflow."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from slim_det.core.errors import DataError, nearest
 from slim_det.core.files import IMAGE_SUFFIXES
+from slim_det.evaluate.data.check_faces import check_faces
 
 METRICS = {"COCODataSet": "COCO", "VOCDataSet": "VOC", "WIDERFaceDataSet": "WiderFace"}
 
@@ -54,9 +55,6 @@ def check_dataset(cfg: Any, name: str) -> int:
         labels = root / (fields.get("label_list") or "label_list.txt")
         paths = _check_voc(name, annotations, images, labels, cfg.num_classes)
     elif kind == "WIDERFaceDataSet":
-        # Not above: it reads names of images as this module does.
-        from slim_det.evaluate.data.check_faces import check_faces
-
         _check_classes(name, annotations, ["face"], cfg.num_classes)
         truth = cfg.get("widerface_ground_truth") if name == "EvalDataset" else None
         paths = check_faces(name, annotations, images, fields.get("sample_num", -1), truth)

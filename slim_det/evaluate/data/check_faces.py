@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from ppdet.data.source.widerface import WIDERFaceDataSet
 
 from slim_det.core.errors import DataError
 from slim_det.core.files import IMAGE_SUFFIXES
 from slim_det.evaluate.widerface.files import image_key, image_name
-from slim_det.evaluate.widerface.metric import require_known
-from slim_det.evaluate.widerface.truth import read_ground_truth, read_text
+from slim_det.evaluate.widerface.truth import read_ground_truth, read_text, require_known
 
 _SUFFIXES = frozenset(suffix for s in IMAGE_SUFFIXES for suffix in (s, s.upper()))
 
@@ -30,7 +28,7 @@ def check_faces(
         annotations: Text file in WIDER FACE's format.
         images: Folder that its names are relative to.
         limit: ``sample_num`` of the data set; how many images are read, -1 for all.
-        ground_truth: As `slim_det.evaluate.widerface.metric.FaceAp` takes it.
+        ground_truth: As `slim_det.evaluate.widerface.truth.faces_of` takes it.
 
     Returns:
         The images.
@@ -39,6 +37,8 @@ def check_faces(
         DataError: The file is malformed or cut short, has no faces, or names an image in a way that
             ppdet overlooks; or the ground truth is missing, malformed or of other images.
     """
+    from ppdet.data.source.widerface import WIDERFaceDataSet
+
     try:
         truth = read_text(annotations)
     except DataError as error:

@@ -79,7 +79,7 @@ def write_prediction(
 def read_predictions(
     folder: str | Path, names: Collection[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the detections of a whole set, one image at a time.
+    """Read the detections of a complete set, one image at a time.
 
     An image without a file has no detections; one line in the log says how many there are.
 

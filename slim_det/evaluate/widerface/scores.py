@@ -1,4 +1,4 @@
-"""AP on WIDER FACE, computed while a detector is evaluated or from files of detections."""
+"""AP on WIDER FACE from files of detections."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError, nearest
+from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.widerface.files import ROW_LENGTH, read_predictions, xywh_of
-from slim_det.evaluate.widerface.scoring import SETTINGS, average_precision, judge
+from slim_det.evaluate.widerface.matching import (
+    count_faces,
+    match_faces,
+    notes_on,
+    require_finite,
+    score_settings,
+)
+from slim_det.evaluate.widerface.scoring import SETTINGS
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth
 
 logger = logging.getLogger("slim_det")
@@ -54,7 +62,7 @@ class WiderFaceResult:
 class WiderFaceAp:
     """Judges the detections of one image after another, then gives AP.
 
-    Each image is judged at once; what stays in memory is nine bytes a detection. Images may come in
+    Each image is judged at once; what stays in memory is 14 bytes a detection. Images may come in
     any order, and those that never come count as images without detections::
 
         metric = WiderFaceAp(read_ground_truth("ground_truth"))
@@ -63,26 +71,25 @@ class WiderFaceAp:
         print(metric.accumulate())
 
     Args:
-        ground_truth: As `widerface_truth.read_ground_truth` gives it.
+        ground_truth: As `read_ground_truth` gives it.
     """
 
     def __init__(self, ground_truth: GroundTruth) -> None:
         self._truth = ground_truth
         self._index = {name: i for i, name in enumerate(ground_truth.names)}
-        self._scores: dict[int, np.ndarray] = {}
-        self._worth: dict[int, np.ndarray] = {}
+        self._matches: dict[int, ImageMatches] = {}
         self._seconds = 0.0
 
     @property
     def num_updated(self) -> int:
         """Images whose detections have come."""
-        return len(self._scores)
+        return len(self._matches)
 
     def update(self, image: str | int, boxes_xyxy_score: np.ndarray) -> None:
         """Take the detections of one image as corners; ppdet's ``w = xmax - xmin + 1`` is applied.
 
         Args:
-            image: ``event/name`` without suffix (`widerface_files.image_key`), or the index in the
+            image: ``event/name`` without suffix (`image_key`), or the index in the
                 ground truth.
             boxes_xyxy_score: float [n, 5], pixels of the original image; n may be 0.
 
@@ -105,19 +112,12 @@ class WiderFaceAp:
         index = self._index_of(image)
         name = self._truth.names[index]
         rows = np.asarray(boxes_xywh_score, np.float64).reshape(-1, ROW_LENGTH)
-        if index in self._scores:
+        if index in self._matches:
             raise DataError(f"image '{name}' has been given twice; expected each image once")
-        if not np.isfinite(rows).all():
-            wrong = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise DataError(
-                f"image '{name}': detection {wrong} has a box or score that is not finite"
-            )
-        scores = rows[:, 4].copy()
-        hits, proposals = judge(
-            rows[:, :4], scores, self._truth.faces[index], self._truth.counted[index]
+        require_finite(name, rows)
+        self._matches[index] = match_faces(
+            rows[:, :4], rows[:, 4].copy(), self._truth.faces[index], self._truth.counted[index]
         )
-        self._scores[index] = scores
-        self._worth[index] = np.packbits(np.concatenate((hits, proposals)), axis=0)[0]
         self._seconds += time.perf_counter() - start
 
     def accumulate(self, only_updated: bool = False) -> WiderFaceResult:
@@ -131,22 +131,18 @@ class WiderFaceAp:
             The result. A setting in which no face counts has AP 0 and a line in the log.
         """
         start = time.perf_counter()
-        images = sorted(self._scores)
-        scores = np.concatenate([np.zeros(0), *(self._scores[i] for i in images)])
-        worth = np.concatenate([np.zeros(0, np.uint8), *(self._worth[i] for i in images)])
-        bits = np.unpackbits(worth[None], axis=0, count=2 * len(SETTINGS)).astype(bool)
-        hits, proposals = bits[: len(SETTINGS)], bits[len(SETTINGS) :]
-        expected = images if only_updated else range(len(self._truth.names))
-        faces = sum((self._truth.counted[i].sum(axis=1) for i in expected), np.zeros(3, np.int64))
-        empty = [setting for setting, count in zip(SETTINGS, faces) if not count]
-        if empty:
-            logger.warning("no face counts in %s: AP 0", " and ".join(empty))
-        easy, medium, hard = (
-            average_precision(scores, hits[i], proposals[i], int(faces[i]))
-            for i in range(len(SETTINGS))
-        )
+        expected = list(self._matches) if only_updated else range(len(self._truth.names))
+        faces = count_faces(self._truth.counted[i] for i in expected).tolist()
+        for note in notes_on(faces):
+            logger.warning("%s", note)
+        values = score_settings(list(self._matches.values()), faces)
         self._seconds += time.perf_counter() - start
-        return WiderFaceResult(easy, medium, hard, len(expected), self._seconds, self._truth.bands)
+        return WiderFaceResult(
+            **values,
+            num_images=len(expected),
+            seconds=self._seconds,
+            bands=self._truth.bands,
+        )
 
     def _index_of(self, image: str | int) -> int:
         names = self._truth.names
@@ -167,8 +163,8 @@ def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderF
     """AP of detections that lie in files.
 
     Args:
-        predictions: Folder with `EVENT/NAME.txt` (`widerface_files`).
-        ground_truth: The official folder of `.mat` files, or a text file (`widerface_truth`).
+        predictions: Folder with `EVENT/NAME.txt`, as `read_predictions` takes it.
+        ground_truth: The official folder of `.mat` files, or a text file.
 
     Raises:
         DataError: Either is missing or malformed.

@@ -9,8 +9,8 @@ others are ignored. Detections are taken by falling score, those of equal score 
 * a claim to an ignored face does not count at all;
 * what claims nothing is wrong.
 
-Scores are then stretched to 0 ... 1 over the whole set, and precision and recall are taken at 1,000
-thresholds, pooled over the images. AP is the area under the upper envelope of precision.
+Scores are then stretched to 0 ... 1 over the complete set, and precision and recall are taken at
+1,000 thresholds, pooled over the images. AP is the area under the upper envelope of precision.
 
 Images without any face are passed over: what is detected there is neither right nor wrong, as in
 the data set's own evaluation.
@@ -119,7 +119,7 @@ def first_threshold(scores: np.ndarray) -> np.ndarray:
     """Index of the highest of `THRESHOLDS` that each score passes, once stretched to 0 ... 1.
 
     Args:
-        scores: float [n] of the whole set, n at least 1.
+        scores: float [n] of the complete set, n at least 1.
 
     Returns:
         int64 [n], 0 to 999.

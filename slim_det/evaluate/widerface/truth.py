@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.widerface.files import image_name, parse_rows, read_lines
+from slim_det.evaluate.widerface.files import image_key, image_name, parse_rows, read_lines
 from slim_det.evaluate.widerface.scoring import SETTINGS
+
+logger = logging.getLogger("slim_det")
 
 LEAST_HEIGHT_PX = {"easy": 50, "medium": 30, "hard": 10}
 """Where a text file is the ground truth: the least height of a face that counts in a setting."""
@@ -65,6 +68,57 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     )
 
 
+def faces_of(dataset: Any, ground_truth: str | None = None) -> tuple[list[str], GroundTruth]:
+    """The images of a data set and a ground truth that has all of them.
+
+    Args:
+        dataset: ppdet's ``WIDERFaceDataSet``, parsed.
+        ground_truth: The official folder of `.mat` files, or a text file like
+            `wider_face_val_bbx_gt.txt`; None for the annotations of the data set itself.
+
+    Returns:
+        ``event/name`` of every image, at its ``im_id``, and the ground truth.
+
+    Raises:
+        DataError: The ground truth is missing or malformed, or is of other images.
+    """
+    names = image_names(dataset)
+    source = ground_truth or dataset.get_anno()
+    truth = read_ground_truth(source)
+    require_known(names, truth, source)
+    if len(names) < len(truth.names):
+        logger.warning(
+            "%d of the %d images of the ground truth are evaluated", len(names), len(truth.names)
+        )
+    return names, truth
+
+
+def image_names(dataset: Any) -> list[str]:
+    """``event/name`` of every image of a parsed ``WIDERFaceDataSet``, at its ``im_id``."""
+    folder = os.path.join(dataset.dataset_dir, dataset.image_dir)
+    return [image_key(record["im_file"], folder) for record in dataset.roidbs]
+
+
+def require_known(names: Collection[str], truth: GroundTruth, source: str | Path) -> None:
+    """Make sure that a ground truth is that of the images.
+
+    Args:
+        names: ``event/name`` of the images.
+        truth: The ground truth.
+        source: Where it is from, for the message.
+
+    Raises:
+        DataError: An image is not in it; the first.
+    """
+    known = frozenset(truth.names)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise DataError(
+            f"EvalDataset: image '{unknown}' is not in the ground truth '{source}'; expected one "
+            f"of its {len(known)} images, such as '{truth.names[0]}'"
+        )
+
+
 def read_mat(folder: str | Path) -> GroundTruth:
     """Read the official ground truth: four `.mat` files of the data set's evaluation tools.
 
@@ -81,10 +135,10 @@ def read_mat(folder: str | Path) -> GroundTruth:
             f"ground truth '{folder}' lacks {', '.join(missing)}; expected {FACES_FILE}, "
             f"{', '.join(LIST_FILES)}"
         )
-    whole = _load(folder / FACES_FILE, ("event_list", "file_list", "face_bbx_list"))
-    events = [str(_only(event)) for event in whole["event_list"].ravel()]
-    files = _by_event(whole["file_list"])
-    boxes = _by_event(whole["face_bbx_list"])
+    content = _load(folder / FACES_FILE, ("event_list", "file_list", "face_bbx_list"))
+    events = [str(_only(event)) for event in content["event_list"].ravel()]
+    files = _by_event(content["file_list"])
+    boxes = _by_event(content["face_bbx_list"])
     lists = [_by_event(_load(folder / name, ("gt_list",))["gt_list"]) for name in LIST_FILES]
     sizes = [len(cell) for cell in files]
     for name, cells in zip((FACES_FILE, *LIST_FILES), (boxes, *lists)):

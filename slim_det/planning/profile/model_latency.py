@@ -18,8 +18,7 @@ from slim_det.deploy.predictor import INFER_CFG, Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
-from slim_det.graph.trace import trace_detector
-from slim_det.graph.tracing import save_detector
+from slim_det.graph.trace import save_detector, trace_detector
 from slim_det.planning.profile.grid import shapes_to_measure
 from slim_det.planning.profile.measure import counted, measure
 from slim_det.planning.profile.programs import Runner

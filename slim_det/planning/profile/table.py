@@ -17,7 +17,8 @@ import paddle
 
 from slim_det.core.errors import LatencyError
 from slim_det.core.files import read_json, write_text
-from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+from slim_det.graph.operators import fused_activations
+from slim_det.planning.profile.shapes import ConvShape
 
 logger = logging.getLogger("slim_det")
 
@@ -272,8 +273,9 @@ def _entry_from(row: Any, where: str) -> Entry:
         for name in names
         if name != "act"
     }
-    if row["act"] and row["act"] not in ACTIVATIONS:
-        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(ACTIVATIONS)}")
+    known = fused_activations()
+    if row["act"] and row["act"] not in known:
+        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(known)}")
     shape = ConvShape(**sizes, act=row["act"])
     if shape.in_channels % shape.groups or shape.out_channels % shape.groups:
         raise ValueError(f"{where}: {shape.groups} groups do not divide the channels")

@@ -15,7 +15,8 @@ from slim_det.core.errors import LayerError
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.graph.cost import macs_by_parameter
-from slim_det.graph.trace import Op, Trace
+from slim_det.graph.operators import weight_of
+from slim_det.graph.trace import Trace
 from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name, mask_value
 
 logger = logging.getLogger("slim_det")
@@ -96,22 +97,12 @@ def _target(
 
 def _convolution_groups(trace: Trace) -> dict[str, int]:
     """Weight variable -> groups of its convolution."""
-    return {op.input("Filter"): int(op.attrs.get("groups") or 1) for op in _convolutions(trace)}
-
-
-def _convolutions(trace: Trace) -> list[Op]:
-    return [op for op in trace.ops if op.input("Filter")]
+    weights = ((op, weight_of(op)) for op in trace.ops)
+    return {weight: int(op.attrs.get("groups") or 1) for op, weight in weights if weight}
 
 
 def _macs_downstream(trace: Trace, readers: tuple[str, ...]) -> int:
     """MACs of the readers and of all that follows them."""
-    macs, changed, total = macs_by_parameter(trace), set(readers), 0
-    counted: set[str] = set()
-    for op in trace.ops:
-        names = {name for slot in op.inputs.values() for name in slot}
-        if names & changed:
-            changed |= {name for slot in op.outputs.values() for name in slot}
-            weights = {trace.parameters.get(name, "") for name in names} - counted
-            total += sum(macs.get(weight, 0) for weight in weights)
-            counted |= weights
-    return total
+    macs = macs_by_parameter(trace)
+    read = {name for op in trace.downstream(readers) for name in op.input_arg_names}
+    return sum(macs.get(name, 0) for name in {trace.parameters.get(name, "") for name in read})

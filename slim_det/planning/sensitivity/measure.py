@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.image_matches import ImageMatches
-from slim_det.evaluate.matching import ApScorer, make_scorer
+from slim_det.evaluate.matching import make_scorer
+from slim_det.evaluate.scorer import ApScorer
+from slim_det.graph.engine import Engine
 from slim_det.planning.sensitivity.cuts import Cut, Target, keep_cuts
-from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
+from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram
 from slim_det.planning.sensitivity.workers import Workers
 
 BASELINE = "baseline"
@@ -148,7 +151,7 @@ class Prepared:
 
     chunk: Chunk
     cached_activations: list[dict[str, np.ndarray]]
-    boxes: list[np.ndarray]
+    boxes: list[Detections]
 
 
 def measure_baseline(
@@ -205,7 +208,7 @@ def measure_cuts(
 
 def _boxes_of_cuts(
     program: DetectorProgram, part: Prepared, targets: tuple[Target, ...], workers: Workers | None
-) -> Iterator[tuple[str, list[np.ndarray]]]:
+) -> Iterator[tuple[str, list[Detections]]]:
     """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
     for target in targets:
         yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
@@ -226,7 +229,7 @@ def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iter
             yield _prepare(program, whole, chunk)
 
 
-def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
+def _prepare(program: DetectorProgram, whole: Engine, chunk: Chunk) -> Prepared:
     cached_activations, boxes = [], []
     for batch in chunk.batches:
         outputs = whole(batch)
@@ -241,5 +244,5 @@ def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:
     return keep_cuts(job.targets, lambda cut: key(cut.name) not in job.recorded)
 
 
-def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:
+def _match(scorer: ApScorer, chunk: Chunk, boxes: list[Detections]) -> list[ImageMatches]:
     return [scorer.match(chunk.start + i, box) for i, box in enumerate(boxes)]

@@ -29,6 +29,7 @@ from slim_det.planning.sensitivity.cuts import Target
 from slim_det.planning.sensitivity.grid import split
 
 if TYPE_CHECKING:
+    from slim_det.evaluate.detections import Detections
     from slim_det.planning.sensitivity.partial_inference import Arrays, DetectorProgram
 
 
@@ -86,7 +87,7 @@ class Workers:
         program: DetectorProgram,
         cached_activations: Sequence[Arrays],
         targets: Sequence[Target],
-    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+    ) -> Iterator[tuple[str, list[Detections]]]:
         """Run every cut on every batch.
 
         Args:
@@ -95,7 +96,7 @@ class Workers:
             targets: Groups with the cuts to run.
 
         Yields:
-            Name of a cut and the boxes of every image, float32 [n, 6] each, as they are done.
+            Name of a cut and the boxes of every image, as they are done.
         """
         names = program.cached_variables(targets)
         folder = Path(tempfile.mkdtemp(dir=program.folder))
@@ -112,7 +113,7 @@ class Workers:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[Detections]]]:
         """Each process gets a task, and the next one when it is done with it."""
         left, idle = list(reversed(tasks)), list(self._processes)
         busy: set[Any] = set()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import paddle
 import pytest
@@ -22,22 +22,21 @@ from slim_det.compress.quantize.record import (
     record_of,
 )
 from slim_det.compress.quantize.settings import (
-    ACTIVATION_TYPES,
-    PREPROCESS_TYPES,
-    WEIGHT_TYPES,
+    ActivationType,
     QuantSettings,
+    WeightType,
 )
 from slim_det.core.errors import QuantError
 from tests.compress.quantize.nets import make_record
 
 SETTINGS = st.builds(
     QuantSettings,
-    weight_type=st.sampled_from(WEIGHT_TYPES),
-    activation_type=st.sampled_from(ACTIVATION_TYPES),
+    weight_type=st.sampled_from(get_args(WeightType)),
+    activation_type=st.sampled_from(get_args(ActivationType)),
     weight_bits=st.integers(2, 16),
     activation_bits=st.integers(2, 16),
     moving_rate=st.floats(0, 1, exclude_max=True),
-    activation_preprocess=st.sampled_from((None, *PREPROCESS_TYPES)),
+    activation_preprocess=st.sampled_from((None, "PACT", "LSQ")),
     weight_preprocess=st.sampled_from((None, "LSQ")),
     unsigned_inputs=st.booleans(),
     layer_types=st.sampled_from([("Conv2D",), ("Conv2D", "Linear")]),

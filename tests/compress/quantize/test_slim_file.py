@@ -224,7 +224,7 @@ def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: Any) -> None:
-    from slim_det.training.ppdet_patches import _post_quant
+    from slim_det.deploy.trainer_export import _post_quant
 
     with pytest.raises(ConfigError, match="expected --slim_config with slim: PTQ"):
         _post_quant(FakeTrainer(paddle.nn.Conv2D(1, 1, 1)))
@@ -234,7 +234,7 @@ def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: An
 
 
 def test_a_float_model_is_not_exported_as_a_calibrated_one() -> None:
-    from slim_det.training.ppdet_patches import _export
+    from slim_det.deploy.trainer_export import _export
 
     trainer = FakeTrainer(PTQ()(paddle.nn.Conv2D(1, 1, 1), (96, 96)))
     with pytest.raises(ConfigError, match="still in float: PTQ has not calibrated it"):

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.core.errors import LatencyError
+from slim_det.graph.operators import fused_activations
 from slim_det.planning.profile import read_any_table
-from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+from slim_det.planning.profile.shapes import ConvShape
 from slim_det.planning.profile.table import Entry, LatencyTable, Origin, read_table, this_machine
 
 HERE = this_machine(1)
@@ -140,7 +141,7 @@ SHAPES = st.builds(
     padding=st.integers(0, 3),
     dilation=st.integers(1, 2),
     groups=st.just(1),
-    act=st.sampled_from(["", *ACTIVATIONS]),
+    act=st.sampled_from(["", *fused_activations()]),
 )
 MILLISECONDS = st.integers(0, 10**9).map(lambda n: n / 1e6)
 ENTRIES = st.lists(

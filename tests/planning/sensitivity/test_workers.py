@@ -18,17 +18,15 @@ from hypothesis import strategies as st
 
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import SensitivityError
+from slim_det.evaluate.detections import Detections
 from slim_det.planning.sensitivity.candidates import make_targets
 from slim_det.planning.sensitivity.cuts import Cut, Target
 from slim_det.planning.sensitivity.measure import Images, Job, measure_baseline
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
-from slim_det.planning.sensitivity.workers import (
-    Workers,
-    divide,
-    threads_each,
-)
+from slim_det.planning.sensitivity.workers import Workers, divide, threads_each
 from slim_det.training.config import load_config
 from tests.commands import process_environment
+from tests.detections import rows_of
 from tests.support import restored_config
 from tests.trained import Detector
 
@@ -180,7 +178,7 @@ def work(
     return program, found.cached_activations, tuple(targets)
 
 
-Found = dict[str, list[np.ndarray]]
+Found = dict[str, list[Detections]]
 
 
 def left_over(program: DetectorProgram) -> list[str]:
@@ -199,7 +197,8 @@ def test_two_processes_find_what_one_finds(work: Any) -> None:
             there: Found = dict(workers.run(program, cached_activations, part))
             assert sorted(there) == sorted(names_of(part))
             for name, boxes in there.items():
-                assert all(np.array_equal(a, b) for a, b in zip(boxes, here[name]))
+                pairs = zip(map(rows_of, boxes), map(rows_of, here[name]))
+                assert all(np.array_equal(a, b) for a, b in pairs)
                 assert len(boxes) == 6
     assert left_over(program) == []
     assert not any(process.is_alive() for process in workers._processes.values())
