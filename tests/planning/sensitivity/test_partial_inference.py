@@ -18,13 +18,11 @@ from slim_det.core.errors import ExportError, LayerError
 from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import mask_name, mask_value
 from slim_det.planning.sensitivity.partial_inference import (
     DetectorProgram,
     PartialProgram,
-    mask_name,
-    mask_value,
     save_program,
-    threads_each,
 )
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -199,15 +197,6 @@ def test_reader_that_cannot_be_masked_is_refused(thin: Any) -> None:
     name = next(n for n, _ in model.named_parameters() if n.endswith("batch_norm.weight"))
     with pytest.raises(LayerError, match="operator 'batch_norm' cannot be masked"):
         program.partial([dict(model.named_parameters())[name].name])
-
-
-def test_masks_have_the_shape_of_what_is_read() -> None:
-    keep = np.array([True, False, True])
-    assert mask_value(keep, 4, 1).shape == (1, 3, 1, 1)
-    assert mask_value(keep, 2, 1).tolist() == [1.0, 0.0, 1.0]
-    assert mask_value(keep, 4, 2).ravel().tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
-    assert mask_value(keep, 4, 1).dtype == np.float32
-    assert threads_each(10**6) == 1
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
