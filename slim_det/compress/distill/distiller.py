@@ -15,9 +15,9 @@ import paddle.distributed as dist
 from paddle import Tensor
 from paddle.nn import Layer
 
-from slim_det.compress.distill import gradient_norms as gradients
 from slim_det.compress.distill.auxiliary_modules import AuxiliaryModules, make_peer
 from slim_det.compress.distill.bound_term import BoundTerm, bind
+from slim_det.compress.distill.gradient_norms import dominating, gradient_norms, table
 from slim_det.compress.distill.settings import Term
 from slim_det.compress.distill.taps import (
     Kept,
@@ -229,7 +229,7 @@ class Distiller:
         theirs: dict[Place, Kept],
         acting: list[BoundTerm],
     ) -> None:
-        """Give the peer's parameters their gradients; the companions' optimizer does the step."""
+        """Give the peer's parameters their gradients; the auxiliary modules' optimizer steps."""
         values = {
             f"the peer's {term.key}": self._weighted(term, term.mirrored_value(ours, theirs))
             for term in acting
@@ -260,12 +260,12 @@ class Distiller:
         )
 
     def _report(self, detection: Tensor, values: dict[str, Tensor]) -> None:
-        """Say, in the first step of every term, how strongly it pulls at the student."""
+        """Say, in the first step of every term, the norm of its gradient."""
         if not values.keys() - self._reported:
             return
         self._reported |= values.keys()
         factors = {term.key: term.term.schedule.factor(self.epoch) for term in self.acting}
-        measured = gradients.pulls(
+        measured = gradient_norms(
             detection,
             {key: (value, factors[key]) for key, value in values.items()},
             [p for p in self.student.parameters() if not p.stop_gradient],
@@ -277,17 +277,17 @@ class Distiller:
             "respect to the student\n%s",
             self.epoch,
             self.step,
-            gradients.table(measured),
+            table(measured),
         )
         weights = {term.key: term.term.weight for term in self.terms}
-        for pull in gradients.drowning(measured):
+        for term in dominating(measured):
             logger.warning(
-                "%s drowns the detection loss: its gradient is %.4g and that of the detection "
+                "%s dominates the detection loss: its gradient is %.4g and that of the detection "
                 "loss %.4g; lower its weight (%g)",
-                pull.name,
-                pull.norm,
+                term.name,
+                term.norm,
                 measured[0].norm,
-                weights[pull.name],
+                weights[term.name],
             )
 
 
