@@ -59,10 +59,17 @@ def test_pulls_are_of_the_full_weight() -> None:
 
 @pytest.mark.parametrize(("norm", "dominates"), [(10.0, False), (10.01, True)])
 def test_more_than_ten_times_dominates(norm: float, dominates: bool) -> None:
-    assert bool(dominating([GradientNorm("loss", 1.0, 1.0), GradientNorm("distill_l2", 1.0, norm)])) is dominates
+    assert (
+        bool(dominating([GradientNorm("loss", 1.0, 1.0), GradientNorm("distill_l2", 1.0, norm)]))
+        is dominates
+    )
 
 
 def test_a_detection_loss_without_gradient() -> None:
-    measured = [GradientNorm("loss", 0.0, 0.0), GradientNorm("a", 1.0, 1.0), GradientNorm("b", 0.0, 0.0)]
+    measured = [
+        GradientNorm("loss", 0.0, 0.0),
+        GradientNorm("a", 1.0, 1.0),
+        GradientNorm("b", 0.0, 0.0),
+    ]
     assert dominating(measured) == [measured[1]]
     assert table(measured).splitlines()[2].split()[-1] == "-"

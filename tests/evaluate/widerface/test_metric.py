@@ -14,7 +14,7 @@ from slim_det.core.errors import ConfigError, DataError
 from slim_det.evaluate.widerface.files import read_prediction
 from slim_det.evaluate.widerface.metric import FaceAp, FaceMetric, image_boxes, image_names
 from slim_det.evaluate.widerface.truth import read_ground_truth
-from slim_det.training.hooks.checkpoint_saver import metric_value
+from slim_det.training.checkpoint_saver import metric_value
 
 # Two images with faces of 60, 40 and 20 pixels; one without any.
 TRUTH = {
