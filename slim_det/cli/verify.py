@@ -1,4 +1,4 @@
-"""`slim-det verify`: a cut model against the whole one, or an artifact in each of its engines."""
+"""`slim-det verify`: a cut model against the unpruned one, or an artifact in each engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verify_cut(args: argparse.Namespace) -> int:
-    """Compare a cut model with the masked whole one on every output of the head."""
+    """Compare a cut model with the masked unpruned one on every output of the head."""
     from slim_det.compress.prune.plan import plan_of
     from slim_det.compress.prune.pruner import describe_cost
     from slim_det.core.errors import ConfigError, PlanError
@@ -66,8 +66,8 @@ def _verify_cut(args: argparse.Namespace) -> int:
     plan = plan_of(cut)
     if plan is None:
         raise PlanError(
-            f"'{cfg.weights}' are of a whole model: there is nothing to verify; add --slim_config, "
-            "or name the weights of a pruned model, or an exported one with --artifact"
+            f"'{cfg.weights}' are of an unpruned model: there is nothing to verify; add "
+            "--slim_config, or name the weights of a pruned model, or an exported one with --artifact"
         )
     stages = compare_with_masked(cut, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
