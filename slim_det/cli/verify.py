@@ -67,7 +67,8 @@ def _verify_cut(args: argparse.Namespace) -> int:
     if plan is None:
         raise PlanError(
             f"'{cfg.weights}' are of an unpruned model: there is nothing to verify; add "
-            "--slim_config, or name the weights of a pruned model, or an exported one with --artifact"
+            "--slim_config, or name the weights of a pruned model, or an exported one with "
+            "--artifact"
         )
     stages = compare_with_masked(cut, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
