@@ -103,12 +103,12 @@ def _quantize(
     from slim_det.training import checkpoint
 
     metric = None if args.no_eval else DeployedMetric(model, cfg)
-    whole = metric.in_float() if metric else None
-    if whole is not None:
-        print(f"float: {whole}")
+    in_float = metric.in_float() if metric else None
+    if in_float is not None:
+        print(f"float: {in_float}")
     post = quantize_post(model, cfg, settings, options)
-    if args.max_drop is not None and metric and whole:
-        search_float_layers(metric, post, whole, args.max_drop)
+    if args.max_drop is not None and metric and in_float:
+        search_float_layers(metric, post, in_float, args.max_drop)
     rows = layer_rows(model, post.quantization_errors)
     if args.report:
         table_console().print(report_table(rows))
@@ -121,11 +121,11 @@ def _quantize(
         "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
         "ap": ap,
-        "ap_float": whole.ap if whole else None,
-        "per_class_float": whole.per_class if whole else None,
-        "drop": POINTS * (whole.ap - ap) if whole and ap is not None else None,
+        "ap_float": in_float.ap if in_float else None,
+        "per_class_float": in_float.per_class if in_float else None,
+        "drop": POINTS * (in_float.ap - ap) if in_float and ap is not None else None,
         "latency_ms": exported.get("latency_ms"),
-        "latency_ms_float": whole.latency_ms if whole else None,
+        "latency_ms_float": in_float.latency_ms if in_float else None,
         "observer": options.observer,
         "images": options.images,
         "layers": [row.as_dict() for row in rows],

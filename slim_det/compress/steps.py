@@ -43,6 +43,10 @@ class Step:
     changes_model: ClassVar[bool] = True
     place: int | None = None
 
+    def __str__(self) -> str:
+        """One phrase for people."""
+        return self.state
+
     @property
     def has_file(self) -> bool:
         """Whether there is anything to keep beside the weights."""

@@ -90,7 +90,7 @@ class Strategy:
             context: What else there is to know.
 
         Returns:
-            The model to go on with, its step attached.
+            The changed model, its step attached.
         """
         raise NotImplementedError(f"{type(self).__name__} does nothing")
 

@@ -141,7 +141,7 @@ def resume(
         ema: ppdet's moving average of the weights; receives its state.
 
     Returns:
-        The epoch to go on with.
+        The epoch to continue with.
 
     Raises:
         SlimDetError: A step beside the weights is not the one of the model.
@@ -202,7 +202,7 @@ def save(
 
 
 def save_weights(stem: Path, state: dict[str, Any], steps: Sequence[Step] = ()) -> None:
-    """Write weights that no training goes on from, with their steps, complete or not at all.
+    """Write weights that no training continues, with their steps, complete or not at all.
 
     Args:
         stem: Path without suffix.

@@ -152,7 +152,7 @@ def apply_overrides(overrides: list[str]) -> None:
         for parent in parents:
             there = there.get(parent) if isinstance(there, Mapping) else None
             if isinstance(there, list):
-                raise ConfigError(f"-o {text}: '{parent}' is a list; give the whole list")
+                raise ConfigError(f"-o {text}: '{parent}' is a list; give the complete list")
             node = node.setdefault(parent, {})
         node[last] = parsed
     _check_components(tree, "-o")

@@ -103,7 +103,7 @@ def test_plan_left_behind(refused: Refused, tiny: Path, trained: Path, tmp_path:
 
 def test_plan_of_another_model(refused: Refused, tiny: Path, trained: Path) -> None:
     line = refused("eval", "-c", tiny, *weights(trained), "MobileNet.scale=0.5")
-    assert f"'{trained}.plan.json' belongs to another model: backbone.conv1" in line
+    assert f"'{trained}.plan.json': the plan belongs to another model: backbone.conv1" in line
     assert "in the plan" in line and "in the model" in line
 
 

@@ -1,7 +1,7 @@
 """The distiller: adds what a teacher says to the losses of a student that trains as ever.
 
-The student stays the model that the Trainer sees. A distiller hangs on two of its forward hooks
-and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
+The student stays the model that the Trainer sees. A distiller is attached to two of its forward
+hooks and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class Distiller(Step):
         self._handles: list[Any] = []
 
     def attach(self) -> None:
-        """Hang on the student; nothing happens where it does already.
+        """Attach to the student; nothing happens where it is attached already.
 
         Raises:
-            ConfigError: Another distiller does.
+            ConfigError: Another distiller is attached.
         """
         other = distiller_of(self.student)
         if other is self:
@@ -312,5 +312,5 @@ class Distiller(Step):
 
 
 def distiller_of(model: Layer) -> Distiller | None:
-    """The distiller that hangs on a student; None for any other model."""
+    """The distiller that is attached to a student; None for any other model."""
     return step_of(model, Distiller)

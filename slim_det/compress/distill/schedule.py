@@ -19,11 +19,11 @@ class DistillSchedule(Hook):
     """Tells a distiller which epoch and step it is, and trains its auxiliary modules.
 
     Args:
-        trainer: ppdet's Trainer, with a model that a distiller hangs on.
+        trainer: ppdet's Trainer, with a model that has a distiller.
 
     Raises:
-        ConfigError: None does, the training is to be compiled, or the auxiliary modules are to be
-            trained in mixed precision.
+        ConfigError: The model has none, the training is to be compiled, or auxiliary modules are to
+            be trained in mixed precision.
     """
 
     def __init__(self, trainer: Any) -> None:

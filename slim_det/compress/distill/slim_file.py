@@ -55,7 +55,7 @@ def read_distill(
     if not distill.get("teacher") and not has_teacher:
         raise ConfigError(
             f"{path}: Distill.teacher is missing; expected teacher: {{config: FILE.yml, weights: "
-            "FILE.pdparams}, or the teacher's whole configuration as _BASE_"
+            "FILE.pdparams}, or the teacher's complete configuration as _BASE_"
         )
     return {**settings, **rest, "Distill": distill}
 

@@ -1,4 +1,4 @@
-"""The plan: every structural change of a model, as JSON, replayed before weights are loaded."""
+"""The plan: every structural change of a model, as JSON, restored before weights are loaded."""
 
 from __future__ import annotations
 

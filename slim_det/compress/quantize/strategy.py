@@ -55,7 +55,7 @@ class QAT(_Quantization):
         calibration_images: Training images that ranges start from.
         freeze_epoch: First epoch, from 0, in which ranges move no more; None for never.
         freeze_bn_epoch: First epoch in which batch norms use and keep their running statistics,
-            as deployed; 0 for the whole training, None for never.
+            as deployed; 0 for the entire training, None for never.
 
     Raises:
         ConfigError: A setting is wrong.
