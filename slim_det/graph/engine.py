@@ -55,8 +55,8 @@ class Engine:
         int8: bool = False,
         onednn: bool = True,
     ) -> None:
-        config = engine_config(stem, threads or os.cpu_count() or 1, int8, onednn)
         try:
+            config = engine_config(stem, threads or os.cpu_count() or 1, int8, onednn)
             program = _read_program(Path(f"{stem}.pdmodel"))
             with silent_streams():
                 self._predictor = inference.create_predictor(config)

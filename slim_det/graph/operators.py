@@ -107,7 +107,7 @@ OPERATORS: dict[str, Operator] = {
     "conv2d": _CONVOLUTION,
     "depthwise_conv2d": _CONVOLUTION,
     "deformable_conv": _DEFORMABLE,
-    "deformable_conv_v1": _DEFORMABLE,
+    "deformable_conv_v1": replace(_DEFORMABLE, sampling=("Offset",)),
     "conv2d_transpose": Operator(
         channels.transposed_convolution,
         macs.each_input_pixel,
@@ -180,9 +180,9 @@ OPERATORS: dict[str, Operator] = {
     "reduce_sum": _REDUCE,
     "reduce_max": _REDUCE,
     # what is read for its shape alone
-    "shape": _SHAPE_ONLY,
+    "shape": replace(_SHAPE_ONLY, data="Input"),
     "feed": _SHAPE_ONLY,
     "fetch": _SHAPE_ONLY,
     "fill_any_like": _SHAPE_ONLY,
-    "prior_box": _SHAPE_ONLY,
+    "prior_box": replace(_SHAPE_ONLY, data="Input", result="Boxes"),
 }
