@@ -34,6 +34,7 @@ lint: $(STAMP)  ## check style, types and spelling; changes nothing
 	$(PY) -m ruff check . || failed=1
 	$(PY) -m ruff format --check . || failed=1
 	$(PY) -m mypy || failed=1
+	$(VENV)/bin/lint-imports --no-logo || failed=1
 	{ git ls-files -z --cached --others --exclude-standard 2>/dev/null || printf '.\0'; } |
 	    xargs -0 $(PY) -m codespell_lib || failed=1
 	exit $$failed

@@ -99,6 +99,7 @@ def run_plain(config: str, points: list[tuple[str, float]]) -> None:
 
     prepare_process()
     from slim_det.compress.prune.pruner import Pruner
+    from slim_det.compress.strategy import Context
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
     from slim_det.training import session
@@ -109,7 +110,7 @@ def run_plain(config: str, points: list[tuple[str, float]]) -> None:
         session.set_device(cfg)
         start = time.perf_counter()
         model = session.model_with_weights(cfg, cfg.weights)
-        cut = Pruner(pruned_ratios={group: ratio})(model, image_size_hw(cfg))
+        cut = Pruner(pruned_ratios={group: ratio})(model, Context(cfg, image_size_hw(cfg)))
         cut_seconds = time.perf_counter() - start
         result = evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1)
         row = {

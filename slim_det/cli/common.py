@@ -11,7 +11,7 @@ from slim_det.core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slim_det.evaluate.evaluation import Predict
+    from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 

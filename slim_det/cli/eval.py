@@ -16,7 +16,7 @@ from slim_det.cli.common import (
 from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from slim_det.evaluate.evaluation import Predict
+    from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 

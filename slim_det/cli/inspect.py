@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the model (no data, no weights), list its groups and totals."""
+    from ppdet.core.workspace import create
+
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.report.inspection import inspect_model
     from slim_det.training import session
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.slim_config:
         slim = session.read_slim(args.slim_config)
         apply_overrides(args.opt)
-        pruner = session.make_pruner() if "Pruner" in slim.strategies else None
+        pruner = create("Pruner") if "Pruner" in slim.strategies else None
     model = session.build_model(cfg)
     result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
     _print(result)

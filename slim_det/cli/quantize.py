@@ -94,8 +94,8 @@ def _quantize(
     stem: Path,
 ) -> dict[str, Any]:
     """Calibrate, search, export and save; the figures under their JSON keys."""
-    from slim_det.compress.prune.plan import plan_of
     from slim_det.compress.quantize.ptq import quantize_post
+    from slim_det.compress.steps import steps_of
     from slim_det.deploy.accuracy_control import DeployedMetric, search_float_layers
     from slim_det.deploy.artifact import export_model
     from slim_det.evaluate.evaluation import POINTS
@@ -114,12 +114,11 @@ def _quantize(
         table_console().print(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
     exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
-    record = _record(model)
-    checkpoint.save_weights(stem, model.state_dict(), plan_of(model), record)
+    checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
     ap = exported.get("ap")
     return {
         **exported,
-        "layers_int8": len(record.layers),
+        "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
         "ap": ap,
         "ap_float": whole.ap if whole else None,
@@ -150,8 +149,10 @@ def _prepare(
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
     """The float model, and what is asked for; flags win over the slim file."""
     from slim_det.compress.quantize.ptq import PostOptions, require_float
+    from slim_det.compress.quantize.record import QuantRecord
     from slim_det.compress.quantize.settings import QuantSettings
-    from slim_det.compress.quantize.strategy import post_quantizer_of
+    from slim_det.compress.quantize.strategy import PTQ
+    from slim_det.compress.strategy import postponed
     from slim_det.core.schema import validated
     from slim_det.training import checkpoint, session
 
@@ -169,13 +170,13 @@ def _prepare(
     replace(PostOptions(), **flags).check("--")
     if args.weight_type:
         validated(QuantSettings, {"weight_type": args.weight_type}, "--")
-    if cfg.get("weights") and checkpoint.stored_record(cfg.weights) is not None:
+    if cfg.get("weights") and checkpoint.stored_step(cfg.weights, QuantRecord) is not None:
         raise QuantError(f"'{cfg.weights}' are quantized already; expected float weights")
     model = session.model_with_weights(cfg, cfg.get("weights"), slim, calibrating=True)
     require_float(model)
-    described = post_quantizer_of(model)
+    described = postponed(model)
     settings, options = QuantSettings(), PostOptions()
-    if described is not None:
+    if isinstance(described, PTQ):
         settings = described.settings
         options = described.options(int(cfg["EvalReader"].get("batch_size", 1)))
     if args.weight_type:
@@ -198,12 +199,6 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostO
         except LayerError as error:
             raise ConfigError(f"skip: {error}") from error
     calibration_source(options.images)
-
-
-def _record(model: paddle.nn.Layer) -> Any:
-    from slim_det.compress.quantize.record import record_of
-
-    return record_of(model)
 
 
 def _summary(figures: dict[str, Any]) -> str:

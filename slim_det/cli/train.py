@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of PaddleDetection's training script."""
     add_config_arguments(parser)
     parser.add_argument("--eval", action="store_true", help="evaluate after every snapshot")
-    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="go on from a checkpoint")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="continue from a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
     parser.add_argument(
         "--enable_ce", action="store_true", help="the same as --seed 0, for PaddleDetection's users"
@@ -96,15 +96,15 @@ def _make_trainer(args: argparse.Namespace, cfg: Any, slim: SlimConfig | None) -
 
 
 def _evaluate_before(cfg: Any) -> None:
-    """Say what the cut alone costs, before any fine-tuning."""
+    """Say what the strategies alone cost, before any fine-tuning."""
     import logging
 
     import paddle.distributed as dist
 
-    from slim_det.compress.distill.distiller import distiller_of
+    from slim_det.compress.strategy import hooks_of
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
-    # Where there is a teacher, its hook measures the student as well.
-    if dist.get_rank() == 0 and distiller_of(cfg["model"]) is None:
+    is_measured = any(hook.measures_start for hook in hooks_of(cfg["model"]))
+    if dist.get_rank() == 0 and not is_measured:
         result = evaluate(cfg, dygraph_predictor(cfg["model"]), "dygraph", latency_runs=1)
         logging.getLogger("slim_det").info("before fine-tuning: %s", result)

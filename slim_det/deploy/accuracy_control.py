@@ -67,7 +67,7 @@ class SearchResult:
 
 
 def search_float_layers(
-    metric: DeployedMetric, post: PostResult, whole: EvalResult, max_drop: float
+    metric: DeployedMetric, post: PostResult, in_float: EvalResult, max_drop: float
 ) -> SearchResult:
     """Put layers back to float until the int8 program loses no more than is allowed.
 
@@ -78,7 +78,7 @@ def search_float_layers(
         metric: Of the model that was quantized by ``post``; in that model the layers that were
             found are float afterwards.
         post: What the quantization did.
-        whole: Metric of the float program in Paddle Inference.
+        in_float: Metric of the float program in Paddle Inference.
         max_drop: Points of the metric, 0 to 100, that may be lost; of WIDER FACE in each setting.
 
     Raises:
@@ -94,7 +94,7 @@ def search_float_layers(
         if count and not errors:
             errors.update(output_errors(model, post.trace, metric.cfg, post.images[:RANKED_IMAGES]))
         found = metric.in_int8(_worst(errors, count), corrections)
-        steps.append(SearchStep(count, found.ap, found.points_below(whole)))
+        steps.append(SearchStep(count, found.ap, found.points_below(in_float)))
         logger.info(
             "%d of %d layers back in float: %s %.4f, %.2f points below float",
             count,

@@ -1,4 +1,4 @@
-"""What an artifact has to keep before it is published."""
+"""Checks that an artifact passes before it is published."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from slim_det.graph.layer_names import layer_names
 from slim_det.graph.program import DeployProgram
 
 THRESHOLD = 0.05
-"""Relative error below which a layer is never blamed: two engines round the same integers."""
+"""Relative error up to which a layer is never blamed: engines round in slightly other places."""
 
 JUMP = 3.0
-"""Errors grow from layer to layer; one at fault is at least so many times all before it."""
+"""Errors grow from layer to layer; that of a faulty one is so many times all before it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Divergence:
         name: Its module path.
         error: Norm of the difference of its outputs over the norm of the model's output, of all
             images together.
-        jump: Whether its error is above `THRESHOLD` and `JUMP` times every one before; else no
-            layer's is, and it is the one with the largest.
+        jump: Whether its error is above `THRESHOLD` and `JUMP` times every one before. If no
+            layer has such an error, this is the layer with the largest.
     """
 
     name: str

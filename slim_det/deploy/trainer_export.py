@@ -6,10 +6,11 @@ from typing import Any
 
 import ppdet.engine.trainer as ppdet_trainer
 
-from slim_det.compress.quantize.ptq import quantize_post, require_float
+from slim_det.compress.quantize.ptq import require_float
 from slim_det.compress.quantize.record import record_of
-from slim_det.compress.quantize.strategy import post_quantizer_of
+from slim_det.compress.strategy import Context, postponed
 from slim_det.core.errors import ConfigError
+from slim_det.detectors.image_size import image_size_hw
 
 
 def replace_trainer_export() -> None:
@@ -23,10 +24,11 @@ def _export(trainer: Any, output_dir: str = "output_inference") -> None:
     # Not above: a program may import the artifact first, and that imports ppdet, which leads here.
     from slim_det.deploy.artifact import export_model
 
-    if post_quantizer_of(trainer.model) is not None and record_of(trainer.model) is None:
+    waiting = postponed(trainer.model)
+    if waiting is not None and record_of(trainer.model) is None:
         raise ConfigError(
-            "the model is still in float: PTQ has not calibrated it; expected tools/post_quant.py "
-            "or `slim-det quantize`"
+            f"the model is still in float: {type(waiting).__name__} has not calibrated it; "
+            "expected tools/post_quant.py or `slim-det quantize`"
         )
     export_model(trainer.model, trainer.cfg, output_dir)
 
@@ -36,9 +38,8 @@ def _post_quant(trainer: Any, output_dir: str = "output_inference") -> None:
     from slim_det.deploy.artifact import export_model
 
     require_float(trainer.model)
-    ptq = post_quantizer_of(trainer.model)
+    ptq = postponed(trainer.model)
     if ptq is None:
         raise ConfigError("no calibration is described; expected --slim_config with slim: PTQ")
-    options = ptq.options(int(trainer.cfg["EvalReader"].get("batch_size", 1)))
-    quantize_post(trainer.model, trainer.cfg, ptq.settings, options)
+    ptq(trainer.model, Context(trainer.cfg, image_size_hw(trainer.cfg), "calibrate"))
     export_model(trainer.model, trainer.cfg, output_dir)

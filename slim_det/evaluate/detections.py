@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,10 @@ class Detections:
     def __getitem__(self, chosen: slice | np.ndarray) -> Detections:
         """Some of the boxes, by a slice, a mask or indices."""
         return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.class_ids[chosen])
+
+
+Predict = Callable[[dict[str, Any]], "list[Detections]"]
+"""Takes one batch of a ppdet reader; gives what is found in each of its images."""
 
 
 def parse_detections(outputs: Mapping[str, Any]) -> list[Detections]:

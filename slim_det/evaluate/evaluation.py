@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from slim_det.core.errors import DataError
 from slim_det.core.silence import quiet_stdout
-from slim_det.evaluate.detections import Detections, parse_detections
+from slim_det.evaluate.detections import Detections, Predict, parse_detections
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import make_scorer
 from slim_det.evaluate.widerface.predictions import PredictionFolder
@@ -24,9 +23,6 @@ logger = logging.getLogger("slim_det")
 
 POINTS = 100.0
 """Points in an AP of 1."""
-
-Predict = Callable[[dict[str, Any]], "list[Detections]"]
-"""Takes one batch of a ppdet reader; gives what is found in each of its images."""
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,6 @@ def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
 
 
 def _noise(backend: Backend, by_name: dict[str, Backend]) -> list[float]:
-    """How far last digits move the model that a backend is judged by; [] where it has none."""
+    """The rounding noise of the model that a backend is judged by; [] where none is measured."""
     noisy = by_name.get(backend.noise)
     return distances(noisy.found, by_name[noisy.reference].found) if noisy else []

@@ -1,4 +1,4 @@
-"""The engines that a verification compares, and what each has to keep."""
+"""The engines that a verification compares, and the limits of each."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"
 
 FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
-# Integers differ by one where a sum ends close to a half; a broad model gives 0.9999. A narrow,
-# deep one of signed inputs is farther from itself: it is judged by its own noise.
+# Integers differ by one where a sum is close to a half. A wide model still gives 0.9999; a narrow,
+# deep one with signed inputs has more rounding noise, and is judged by that.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
-# Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
+# Signed inputs have half as many steps after a ReLU: one point of AP is allowed for them.
 LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
 SURROGATE_LIMITS = Limits(cosine=0.999, ap=None)
-# The engine rounds otherwise than the model: to 255 steps behind a ReLU, or not at all.
+# The engine does not round as the model does: to 255 steps after a ReLU, or not at all.
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
 _NOISY = "dygraph, signed, rounding noise"
-_SIGNED_NOTE = "compared with the model of signed inputs, as Paddle and Paddle-Lite round"
+_SIGNED_NOTE = "compared with the model with signed inputs, as Paddle and Paddle-Lite round"
 _SURROGATE = "surrogate"
 _SURROGATE_NOTE = (
     "7-bit x86 surrogate at {}x{}, compared with the same surrogate in "
@@ -60,19 +60,19 @@ _SURROGATE_NOTE = (
 
 @dataclass
 class Backend:
-    """One engine on its way through the images.
+    """One engine, and what it has given so far.
 
     Attributes:
         name: Of its stage.
         start: Makes its runner; not called before it is needed.
-        limits: What it has to keep.
+        limits: What its outputs must satisfy.
         reference: Name of the backend that it is compared with.
-        noise: Name of the backend that shows how far last digits move the model; '' for none.
+        noise: Name of the backend that measures the model's rounding noise; '' for none.
         note: For its stage.
         is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
         reader: Prepares its images; None for the artifact's.
-        shown: Whether it is a stage, or only a reference of one.
-        error: Why it could not go on.
+        shown: Whether it is a stage, or only the reference of one.
+        error: Why it failed.
         skipped: Why it cannot run on this machine.
         found: Its outputs for the images that are compared.
         matches: Its boxes against the objects of the evaluation images.
@@ -95,11 +95,11 @@ class Backend:
 
     @property
     def can_run(self) -> bool:
-        """Whether nothing has gone wrong so far."""
+        """Whether it has neither failed nor been skipped."""
         return not self.error and not self.skipped
 
     def run(self, batches: Sequence[Batch]) -> list[Found]:
-        """Outputs of some images; none, once and for all, where the engine fails."""
+        """Outputs of some images; nothing from the moment the engine fails."""
         if not self.can_run:
             return []
         try:
@@ -164,8 +164,8 @@ def _int8_backends(
 ) -> list[Backend]:
     """A quantized model's engines on this machine.
 
-    Behind a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
-    Paddle-Lite know signed integers only: what they run is compared with a model of such.
+    After a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
+    Paddle-Lite have signed integers only: their outputs are compared with a model that has too.
     """
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
@@ -193,7 +193,7 @@ def _int8_backends(
 def _lite_program(
     folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
 ) -> list[Backend]:
-    """What the artifact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
+    """The program for Paddle-Lite's converter, run by Paddle; [] if the artifact has none."""
     stem = folder / LITE_DIR / "model"
     if not stem.with_suffix(".pdmodel").is_file():
         return []
@@ -210,13 +210,13 @@ def _lite_program(
 
 
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
-    """What is wrong with the choice of int8 layers in an artifact; '' for nothing."""
+    """Which int8 layers of an artifact differ from the model's; '' if none does."""
     expected, found = set(program_scales(model)), set(int8_layers(program))
     wrong = sorted(expected ^ found)
     if not wrong:
         return ""
     is_int8 = "int8" if wrong[0] in found else "float"
-    return f"{len(wrong)} layers are not as in the model: '{wrong[0]}' is {is_int8}"
+    return f"{len(wrong)} layers differ from the model: '{wrong[0]}' is {is_int8}"
 
 
 def _surrogate_backends(

@@ -18,7 +18,7 @@ AP_TOLERANCE = MAX_GAP / POINTS
 """AP that an exported model may differ by from the model, as when it was exported."""
 
 NOISE_FACTOR = 2.0
-"""How often its own noise a model's outputs may be apart: two engines both round otherwise."""
+"""An engine may differ by so many times a model's own rounding noise: both of them round."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Found:
     """What one engine gives for one image.
 
     Attributes:
-        raw: The head's raw outputs, float32, in the order in which they are computed; none where
-            it has no such.
+        raw: The head's raw outputs, float32, in the order in which they are computed; empty for a
+            detector that has none.
         boxes: What it finds.
     """
 
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stage has to keep.
+    """What an engine's outputs must satisfy.
 
     Attributes:
         cosine: Least cosine of a raw output with the reference's.
@@ -126,11 +126,11 @@ def judge(
         name: Of the stage.
         found: One entry an image.
         reference: For the same images.
-        limits: What has to be kept.
+        limits: What they must satisfy.
         aps: AP of this engine and of the reference, where they were measured.
         note: Begins the stage's note.
-        noise: `distances` by which last digits move the model, of each raw output: where they are
-            given, an engine below the least cosine may be `NOISE_FACTOR` times as far.
+        noise: The model's own rounding noise, as `distances` of each raw output: where it is
+            given, an engine below the least cosine may differ by `NOISE_FACTOR` times as much.
     """
     pairs = list(zip(found, reference))
     compared = worst_of([compare_tensors(a.raw, b.raw) for a, b in pairs])
@@ -140,12 +140,14 @@ def judge(
         faults.append("no image was compared")
     notes = [note] if note else []
     if has_raw and not faults and compared.cosine < limits.cosine:
+        reason = f"cosine below {limits.cosine}"
         times = _times_as_far(distances(found, reference), noise) if noise else np.inf
-        is_noise = times <= NOISE_FACTOR
-        reason = f"cosine below {limits.cosine}{' by rounding noise' if is_noise else ''}"
         if noise:
-            reason += f", {times:.1f} times as far as last digits move the model"
-        (notes if is_noise else faults).append(reason)
+            reason += (
+                f", {times:.1f} times the model's own rounding noise (at most {NOISE_FACTOR:g} "
+                "are allowed)"
+            )
+        (notes if times <= NOISE_FACTOR else faults).append(reason)
     if limits.same_boxes and pairs:
         agreement = BoxAgreement.of_images([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
         (notes if agreement.passed else faults).append(str(agreement))
@@ -154,7 +156,7 @@ def judge(
         if not difference <= limits.ap:
             faults.append(f"AP differs by {difference:.4f}, at most {limits.ap} is expected")
     elif pairs and not has_raw and not limits.same_boxes:
-        faults.append("without raw outputs, boxes or AP there is nothing to judge by")
+        faults.append("there are no raw outputs, boxes or AP to judge by")
     return Stage(
         name=name,
         max_abs=compared.max_abs if has_raw else None,

@@ -13,7 +13,8 @@ import paddle
 import pytest
 
 from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
-from slim_det.compress.quantize.record import attach_record, record_of
+from slim_det.compress.quantize.record import record_of
+from slim_det.compress.steps import attach_step
 from slim_det.core.errors import ExportError, QuantError
 from slim_det.core.files import sha256_of
 from slim_det.deploy import artifact, metric_check, predictor
@@ -309,7 +310,7 @@ def test_record_is_what_decides(loaded: tuple[Any, paddle.nn.Layer], tmp_path: P
     assert record is not None
     tip = next(layer for layer in record.layers if layer.name == "neck.yolo_block.0.tip")
     keep_float(model, [tip.name], "gone")
-    attach_record(model, record)
+    attach_step(model, record)
     message = "'neck.yolo_block.0.tip' is quantized in the record and has no scales"
     with pytest.raises(QuantError, match=message):
         export_model(model, cfg, tmp_path)

@@ -59,7 +59,7 @@ def test_missing_box(sides: tuple[Detections, Detections]) -> None:
 
 
 def test_boxes_below_the_limit_are_left_out() -> None:
-    """Which of them survive hangs on the last digits."""
+    """Which of them survive depends on the last digits."""
     faint = found_in([0, MIN_SCORE - 0.001, 1, 1, 9, 9])
     assert compare_boxes(faint, EMPTY) == BoxAgreement(0, 0, 0.0, 0.0)
 

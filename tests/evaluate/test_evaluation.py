@@ -183,7 +183,7 @@ def perfect(shapes: Path) -> Callable[[dict[str, Any]], list[Detections]]:
 
 
 @pytest.mark.parametrize("metric", ["coco_ap", "voc_map_11point"])
-def test_whole_data_set(
+def test_complete_data_set(
     fresh_config: Any, tiny: Path, tiny_voc: Path, shapes: Path, metric: str
 ) -> None:
     """Perfect boxes in the pixels of the original images, which are read at another size."""

@@ -169,7 +169,7 @@ def test_noise_tells_rounding_from_faults(
     folder = faults.changed_program(made.artifact, tmp_path / "changed", change)
     stage = verify(made, folder, detector)[2]
     assert stage.name == "exported program" and stage.passed is passed, stage
-    assert "times as far as last digits move the model" in stage.note
+    assert "times the model's own rounding noise" in stage.note
 
 
 def test_last_digits_move_a_quantized_model(

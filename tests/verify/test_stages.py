@@ -60,12 +60,12 @@ def test_distances_are_of_all_images_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "passed"), [(0.49, False), (0.51, True), (2.0, True)])
 def test_below_the_cosine_noise_decides(share: float, passed: bool) -> None:
-    """Twice as far as last digits move the model is allowed, and said."""
+    """Twice the model's own rounding noise is allowed, and said."""
     reference, other = [found(1, 0)], [found(3, 1)]
     (distance,) = distances(other, reference)
     stage = judge("engine", other, reference, LIMITS, noise=[share * distance])
     assert stage.passed is passed
-    assert f"{1 / share:.1f} times as far as last digits move the model" in stage.note
+    assert f"{1 / share:.1f} times the model's own rounding noise" in stage.note
     assert (1 / share <= NOISE_FACTOR) is passed
 
 
@@ -82,7 +82,7 @@ def test_noise_forbids_nothing() -> None:
     """Within the least cosine a model without any noise passes."""
     other, reference = [found(100, 1)], [found(100, 0)]
     stage = judge("engine", other, reference, LIMITS, noise=[0.0])
-    assert stage.passed and "last digits" not in stage.note
+    assert stage.passed and "noise" not in stage.note
 
 
 def test_cosine_at_the_limit_passes() -> None:

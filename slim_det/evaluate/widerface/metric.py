@@ -7,8 +7,7 @@ from typing import Any
 
 from ppdet.metrics.metrics import Metric
 
-from slim_det.evaluate.detections import parse_detections
-from slim_det.evaluate.evaluation import Predict
+from slim_det.evaluate.detections import Predict, parse_detections
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.scorer import ApScores
 from slim_det.evaluate.widerface.matching import FaceScorer

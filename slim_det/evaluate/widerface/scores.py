@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from slim_det.core.errors import DataError, nearest
 from slim_det.evaluate.image_matches import ImageMatches
-from slim_det.evaluate.widerface.files import ROW_LENGTH, read_predictions, xywh_of
+from slim_det.evaluate.widerface.files import read_predictions
 from slim_det.evaluate.widerface.matching import (
     count_faces,
     match_faces,
@@ -59,104 +60,44 @@ class WiderFaceResult:
         )
 
 
-class WiderFaceAp:
-    """Judges the detections of one image after another, then gives AP.
-
-    Each image is judged at once; what stays in memory is 14 bytes a detection. Images may come in
-    any order, and those that never come count as images without detections::
-
-        metric = WiderFaceAp(read_ground_truth("ground_truth"))
-        for path in images:
-            metric.update(image_key(path, image_dir), boxes_xyxy_score)
-        print(metric.accumulate())
+def score_predictions(
+    truth: GroundTruth, found: Iterable[tuple[str, np.ndarray]]
+) -> WiderFaceResult:
+    """AP of the detections of one image after another, in any order.
 
     Args:
-        ground_truth: As `read_ground_truth` gives it.
+        truth: Every face of it counts; images that never come have no detections.
+        found: ``event/name`` of an image, and float [n, 5]: x y w h in pixels, score.
+
+    Returns:
+        The result. A setting in which no face counts has AP 0 and a line in the log.
+
+    Raises:
+        DataError: An image is unknown or comes twice, or a number is not finite.
     """
-
-    def __init__(self, ground_truth: GroundTruth) -> None:
-        self._truth = ground_truth
-        self._index = {name: i for i, name in enumerate(ground_truth.names)}
-        self._matches: dict[int, ImageMatches] = {}
-        self._seconds = 0.0
-
-    @property
-    def num_updated(self) -> int:
-        """Images whose detections have come."""
-        return len(self._matches)
-
-    def update(self, image: str | int, boxes_xyxy_score: np.ndarray) -> None:
-        """Take the detections of one image as corners; ppdet's ``w = xmax - xmin + 1`` is applied.
-
-        Args:
-            image: ``event/name`` without suffix (`image_key`), or the index in the
-                ground truth.
-            boxes_xyxy_score: float [n, 5], pixels of the original image; n may be 0.
-
-        Raises:
-            DataError: The image is unknown or came before, or a number is not finite.
-        """
-        self.update_xywh(image, xywh_of(boxes_xyxy_score))
-
-    def update_xywh(self, image: str | int, boxes_xywh_score: np.ndarray) -> None:
-        """Take the detections of one image as they stand in the files of detections.
-
-        Args:
-            image: As in `update`.
-            boxes_xywh_score: float [n, 5]: x y w h in pixels of the original image, score.
-
-        Raises:
-            DataError: As in `update`.
-        """
+    annotated = dict(zip(truth.names, zip(truth.faces, truth.counted)))
+    matches: dict[str, ImageMatches] = {}
+    seconds = 0.0
+    for name, rows in found:
         start = time.perf_counter()
-        index = self._index_of(image)
-        name = self._truth.names[index]
-        rows = np.asarray(boxes_xywh_score, np.float64).reshape(-1, ROW_LENGTH)
-        if index in self._matches:
+        if name not in annotated:
+            raise DataError(
+                f"image '{name}' is not in the ground truth{nearest(name, truth.names)}"
+            )
+        if name in matches:
             raise DataError(f"image '{name}' has been given twice; expected each image once")
         require_finite(name, rows)
-        self._matches[index] = match_faces(
-            rows[:, :4], rows[:, 4].copy(), self._truth.faces[index], self._truth.counted[index]
-        )
-        self._seconds += time.perf_counter() - start
-
-    def accumulate(self, only_updated: bool = False) -> WiderFaceResult:
-        """AP of all that has come so far.
-
-        Args:
-            only_updated: Count only the faces of images that have come, for an evaluation of a part
-                of the set. Otherwise every face of the ground truth counts.
-
-        Returns:
-            The result. A setting in which no face counts has AP 0 and a line in the log.
-        """
-        start = time.perf_counter()
-        expected = list(self._matches) if only_updated else range(len(self._truth.names))
-        faces = count_faces(self._truth.counted[i] for i in expected).tolist()
-        for note in notes_on(faces):
-            logger.warning("%s", note)
-        values = score_settings(list(self._matches.values()), faces)
-        self._seconds += time.perf_counter() - start
-        return WiderFaceResult(
-            **values,
-            num_images=len(expected),
-            seconds=self._seconds,
-            bands=self._truth.bands,
-        )
-
-    def _index_of(self, image: str | int) -> int:
-        names = self._truth.names
-        if isinstance(image, str):
-            if image not in self._index:
-                raise DataError(
-                    f"image '{image}' is not in the ground truth{nearest(image, names)}"
-                )
-            return self._index[image]
-        if not 0 <= image < len(names):
-            raise DataError(
-                f"image {image} is not in the ground truth; expected 0 to {len(names) - 1}"
-            )
-        return int(image)
+        matches[name] = match_faces(rows[:, :4], rows[:, 4].copy(), *annotated[name])
+        seconds += time.perf_counter() - start
+    start = time.perf_counter()
+    faces = count_faces(truth.counted).tolist()
+    for note in notes_on(faces):
+        logger.warning("%s", note)
+    values = score_settings(list(matches.values()), faces)
+    seconds += time.perf_counter() - start
+    return WiderFaceResult(
+        **values, num_images=len(truth.names), seconds=seconds, bands=truth.bands
+    )
 
 
 def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderFaceResult:
@@ -170,7 +111,4 @@ def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderF
         DataError: Either is missing or malformed.
     """
     truth = read_ground_truth(ground_truth)
-    metric = WiderFaceAp(truth)
-    for name, rows in read_predictions(predictions, truth.names):
-        metric.update_xywh(name, rows)
-    return metric.accumulate()
+    return score_predictions(truth, read_predictions(predictions, truth.names))

@@ -12,6 +12,7 @@ import yaml
 
 from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.strategy import Context
 from slim_det.core.errors import LayerError
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
@@ -79,7 +80,8 @@ def models_to_check(
     elif plan_of(model) is None and _has_yolo_head(model):
         for preset in PRESETS:
             whole = model_to_profile(cfg, weights)
-            models[preset] = Pruner(pruned_ratios=preset)(whole, image_size_hw(cfg))
+            context = Context(cfg, image_size_hw(cfg))
+            models[preset] = Pruner(pruned_ratios=preset)(whole, context)
     found = {}
     for name, cut in models.items():
         trace = trace_detector(cut, image_size_hw(cfg))

@@ -23,7 +23,8 @@ from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.images import eval_at
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.bootstrap import bootstrap_losses, relative_loss
-from slim_det.planning.sensitivity.candidates import Target, choose_groups, keep_cuts, make_targets
+from slim_det.planning.sensitivity.candidates import choose_groups, make_targets
+from slim_det.planning.sensitivity.cuts import Target, keep_cuts
 from slim_det.planning.sensitivity.grid import split
 from slim_det.planning.sensitivity.identity import identify
 from slim_det.planning.sensitivity.journal import Journal
@@ -38,11 +39,7 @@ from slim_det.planning.sensitivity.measure import (
     unit_keys,
     unpack_matches,
 )
-from slim_det.planning.sensitivity.partial_inference import (
-    DetectorProgram,
-    save_program,
-    threads_each,
-)
+from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
 from slim_det.planning.sensitivity.result import (
     Bands,
     Conditions,
@@ -50,7 +47,7 @@ from slim_det.planning.sensitivity.result import (
     SensitivityResult,
     Sources,
 )
-from slim_det.planning.sensitivity.workers import Workers
+from slim_det.planning.sensitivity.workers import Workers, threads_each
 
 logger = logging.getLogger("slim_det")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -18,56 +17,9 @@ from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.graph.cost import macs_by_parameter
 from slim_det.graph.operators import weight_of
 from slim_det.graph.trace import Trace
-from slim_det.planning.sensitivity.grid import key_of
-from slim_det.planning.sensitivity.partial_inference import mask_name, mask_value
+from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name, mask_value
 
 logger = logging.getLogger("slim_det")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One group cut by one ratio.
-
-    Attributes:
-        group: Name of the group.
-        ratio: Share of its channels that is removed.
-        masks: Name of a program input -> its value; empty where the ratio removes no channel,
-            so that the model stays as it is.
-    """
-
-    group: str
-    ratio: float
-    masks: dict[str, np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """What the journal calls it."""
-        return f"{self.group}@{key_of(self.ratio)}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A group with everything that is needed to measure its cuts.
-
-    Attributes:
-        name: Of the group.
-        channels: Output channels of its widest member.
-        readers: Weights (names in the program) that read its channels.
-        macs: Multiply-accumulates of what one cut changes, for one image.
-        cuts: One a ratio, in the order of the grid.
-    """
-
-    name: str
-    channels: int
-    readers: tuple[str, ...]
-    macs: int
-    cuts: tuple[Cut, ...]
-
-
-def keep_cuts(targets: Iterable[Target], is_kept: Callable[[Cut], bool]) -> tuple[Target, ...]:
-    """The same groups with some of their cuts; groups without any are left out."""
-    kept = (replace(t, cuts=tuple(filter(is_kept, t.cuts))) for t in targets)
-    return tuple(target for target in kept if target.cuts)
 
 
 def choose_groups(

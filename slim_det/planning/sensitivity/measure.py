@@ -21,7 +21,7 @@ from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import make_scorer
 from slim_det.evaluate.scorer import ApScorer
 from slim_det.graph.engine import Engine
-from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
+from slim_det.planning.sensitivity.cuts import Cut, Target, keep_cuts
 from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram
 from slim_det.planning.sensitivity.workers import Workers
 

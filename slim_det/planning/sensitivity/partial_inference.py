@@ -9,11 +9,9 @@ one complete run. Masks are inputs of it, so it is loaded once for all ratios of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -26,9 +24,7 @@ from slim_det.graph.operators import data_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.trace import save_detector
 from slim_det.graph.tracing import deployment_program
-
-if TYPE_CHECKING:
-    from slim_det.planning.sensitivity.candidates import Cut, Target
+from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name
 
 IMAGE_INPUTS = ("image", "im_shape", "scale_factor")
 _PROGRAM = "program"
@@ -154,28 +150,6 @@ class DetectorProgram:
         self, program: DeployProgram, feeds: Sequence[str], fetches: Sequence[str]
     ) -> Engine:
         return program.engine(feeds, fetches, self.folder, threads=self._threads)
-
-
-def mask_name(reader: str) -> str:
-    """Name of the mask of a weight's input channels."""
-    return f"{reader}.mask"
-
-
-def mask_value(keep: np.ndarray, weight_ndim: int, repeats: int) -> np.ndarray:
-    """The mask of one reader.
-
-    Args:
-        keep: bool [C], which entries of the weight's input axis remain.
-        weight_ndim: Axes of the weight; 4 for a convolution.
-        repeats: Groups of the convolution: each reads as many channels.
-    """
-    mask = np.tile(keep.astype(np.float32), repeats)
-    return mask.reshape(1, -1, 1, 1) if weight_ndim == 4 else mask
-
-
-def threads_each(workers: int) -> int:
-    """CPU threads of one of so many processes."""
-    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def _results(operators: Iterable[Op]) -> set[str]:

@@ -14,8 +14,9 @@ from ppdet.data.source.widerface import WIDERFaceDataSet
 from slim_det.core.errors import DataError
 from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.widerface.files import xywh_of
 from slim_det.evaluate.widerface.matching import FaceScorer
-from slim_det.evaluate.widerface.scores import WiderFaceAp
+from slim_det.evaluate.widerface.scores import score_predictions
 from slim_det.evaluate.widerface.truth import faces_of
 from tests.detections import found_in as rows
 from tests.detections import rows_of
@@ -154,10 +155,9 @@ def test_equals_the_figures_of_files(seed: int, limit: int, tmp_path_factory: An
         table = np.concatenate([table, strangers]).astype(np.float32)
         table[:, 0], table[:, 1] = 0, random.integers(1, 6, len(table)) / 8
         found.append(rows(*table))
-    scorer, files = scorer_of(dataset), WiderFaceAp(faces_of(dataset)[1])
-    for image, boxes in enumerate(found):
-        files.update(image, rows_of(boxes)[:, [2, 3, 4, 5, 1]])
-    expected = files.accumulate()
+    scorer, (names, truth) = scorer_of(dataset), faces_of(dataset)
+    files = [xywh_of(rows_of(boxes)[:, [2, 3, 4, 5, 1]]) for boxes in found]
+    expected = score_predictions(truth, zip(names, files))
     scores = scorer.scores(matched(scorer, found))
     assert scores.per_class == {s: getattr(expected, s) for s in ("easy", "medium", "hard")}
     assert scores.ap == pytest.approx(sum(scores.per_class.values()) / 3, abs=1e-12)

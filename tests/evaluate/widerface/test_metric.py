@@ -19,7 +19,7 @@ from slim_det.evaluate.widerface.matching import FaceScorer
 from slim_det.evaluate.widerface.metric import FaceMetric
 from slim_det.evaluate.widerface.predictions import PredictionFolder
 from slim_det.evaluate.widerface.truth import faces_of, image_names, read_ground_truth
-from slim_det.training.hooks.checkpoint_saver import metric_value
+from slim_det.training.checkpoint_saver import metric_value
 
 # Two images with faces of 60, 40 and 20 pixels; one without any.
 TRUTH = {

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.planning.sensitivity import measure
-from slim_det.planning.sensitivity.candidates import Target, make_targets
+from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import Target
 from slim_det.planning.sensitivity.measure import (
     BASELINE,
     Images,

@@ -19,13 +19,11 @@ from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.graph.operators import OPERATORS, Operator
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import mask_name, mask_value
 from slim_det.planning.sensitivity.partial_inference import (
     DetectorProgram,
     PartialProgram,
-    mask_name,
-    mask_value,
     save_program,
-    threads_each,
 )
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -215,15 +213,6 @@ def test_table_says_what_can_be_masked(small: Any, monkeypatch: pytest.MonkeyPat
     masks = {mask_name(name): mask_value(np.zeros(6, bool), 4, 1)}
     found = program.engine(partial)({**cached, **masks})
     assert cached[program.outputs[0]].any() and not found[program.outputs[0]].any()
-
-
-def test_masks_have_the_shape_of_what_is_read() -> None:
-    keep = np.array([True, False, True])
-    assert mask_value(keep, 4, 1).shape == (1, 3, 1, 1)
-    assert mask_value(keep, 2, 1).tolist() == [1.0, 0.0, 1.0]
-    assert mask_value(keep, 4, 2).ravel().tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
-    assert mask_value(keep, 4, 1).dtype == np.float32
-    assert threads_each(10**6) == 1
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])

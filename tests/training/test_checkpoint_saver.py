@@ -12,8 +12,8 @@ import paddle
 import pytest
 
 from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
-from slim_det.training.hooks import checkpoint_saver
-from slim_det.training.hooks.checkpoint_saver import CheckpointSaver, metric_value
+from slim_det.training import checkpoint_saver
+from slim_det.training.checkpoint_saver import CheckpointSaver, metric_value
 
 
 class Config(SimpleNamespace):

@@ -1,4 +1,4 @@
-"""Saves checkpoints with their plan and auxiliary modules, and remembers the best one."""
+"""Saves checkpoints with the steps of their model, and remembers the best one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from slim_det.compress.distill.distiller import distiller_of
-from slim_det.compress.prune.plan import plan_of
-from slim_det.compress.quantize.record import record_of
+from slim_det.compress.hook import Hook
+from slim_det.compress.steps import steps_of
 from slim_det.training import checkpoint
-from slim_det.training.hooks.base import Hook
 
 logger = logging.getLogger("slim_det")
 
 
 class CheckpointSaver(Hook):
-    """Takes the place of ppdet's Checkpointer: its files and names, the plan and auxiliary modules.
+    """Takes the place of ppdet's Checkpointer: its files and names, and the files of steps.
 
     Unlike ppdet's, a run that is resumed still knows its best AP, and an evaluation without
     any boxes counts as AP 0.
@@ -68,17 +66,12 @@ class CheckpointSaver(Hook):
         if self.trainer.use_ema:
             # ppdet has put the average into the model and the trained weights into status.
             state, ema_state = status["weight"], state
-        distiller = distiller_of(self.model)
-        if distiller is not None and distiller.auxiliary_modules is not None:
-            # First: a checkpoint that is there can be resumed.
-            distiller.auxiliary_modules.save(self.folder / name)
         checkpoint.save(
             self.folder / name,
             state,
             self.trainer.optimizer,
             done,
-            plan_of(self.model),
-            record_of(self.model),
+            steps_of(self.model),
             ema_state,
             best,
         )

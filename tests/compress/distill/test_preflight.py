@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from slim_det.compress.distill import preflight
+from slim_det.compress.distill.distiller import distiller_of
+from slim_det.compress.distill.preflight import DistillPreflight
 from slim_det.core.errors import ConfigError, DataError
 from slim_det.evaluate.evaluation import EvalResult
-from slim_det.training.hooks import distill_preflight
-from slim_det.training.hooks.distill_preflight import DistillPreflight
 from tests.compress.distill.tiny_detectors import distilled, tiny_detector
 
 
@@ -37,10 +38,10 @@ def trainer(fresh_config: Any) -> Any:
 
 @pytest.fixture
 def measured(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> Measured:
-    found = Measured(trainer.model.slim_distiller.teacher, trainer.model)
-    monkeypatch.setattr(distill_preflight, "check_dataset", lambda cfg, name: 6)
-    monkeypatch.setattr(distill_preflight, "dygraph_predictor", lambda model: model)
-    monkeypatch.setattr(distill_preflight, "evaluate", found)
+    found = Measured(distiller_of(trainer.model).teacher, trainer.model)
+    monkeypatch.setattr(preflight, "check_dataset", lambda cfg, name: 6)
+    monkeypatch.setattr(preflight, "dygraph_predictor", lambda model: model)
+    monkeypatch.setattr(preflight, "evaluate", found)
     return found
 
 
@@ -51,7 +52,7 @@ def begin(trainer: Any, caplog: pytest.LogCaptureFixture) -> Any:
     def run() -> list[tuple[int, str]]:
         with caplog.at_level(logging.INFO, "slim_det"):
             DistillPreflight(trainer).on_train_begin({})
-        said = [r for r in caplog.records if r.filename == "distill_preflight.py"]
+        said = [r for r in caplog.records if r.filename == "preflight.py"]
         return [(record.levelno, record.getMessage()) for record in said]
 
     return run
@@ -59,7 +60,7 @@ def begin(trainer: Any, caplog: pytest.LogCaptureFixture) -> Any:
 
 def test_both_are_measured_and_named(trainer: Any, measured: Measured, begin: Any) -> None:
     lines = begin()
-    assert measured.models == [trainer.model.slim_distiller.teacher, trainer.model]
+    assert measured.models == [distiller_of(trainer.model).teacher, trainer.model]
     assert [level for level, _ in lines] == [logging.INFO] * 2
     assert lines[0][1].startswith("teacher: coco_ap 0.5000 on 6 images")
     assert lines[1][1].startswith("student before training: coco_ap 0.2500 on 6 images")
@@ -84,7 +85,7 @@ def test_nothing_is_measured(
 ) -> None:
     """Without a teacher, in a run that has seen the figures, and in all processes but one."""
     if case == "plain":
-        trainer.model.slim_distiller.detach()
+        distiller_of(trainer.model).detach()
     elif case == "resumed":
         trainer.start_epoch = 1
     else:
@@ -108,5 +109,5 @@ def test_data_that_cannot_be_measured(
     def fail(*arguments: Any, **settings: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(distill_preflight, where, fail)
+    monkeypatch.setattr(preflight, where, fail)
     assert begin() == [(logging.WARNING, f"the teacher cannot be measured: {error}")]

@@ -12,9 +12,9 @@ import paddle
 import pytest
 from paddle.utils import unique_name
 
+from slim_det.compress.distill.schedule import DistillSchedule
 from slim_det.core.errors import ConfigError, TrainingError
-from slim_det.training.hooks.checkpoint_saver import CheckpointSaver
-from slim_det.training.hooks.distill_schedule import DistillSchedule
+from slim_det.training.checkpoint_saver import CheckpointSaver
 from tests.commands import files_below
 from tests.compress.distill.tiny_detectors import (
     arrays,
@@ -113,7 +113,7 @@ def test_changes_of_weight_are_said_once(tmp_path: Path, caplog: pytest.LogCaptu
     distilled(student, tiny_detector(2), "l2", 8.0, pairs=pairs, **times)
     with caplog.at_level(logging.INFO, "slim_det"):
         FakeTrainer(tmp_path, student, epochs=6).train()
-    said = [r.getMessage() for r in caplog.records if "distill_schedule" in r.filename]
+    said = [r.getMessage() for r in caplog.records if r.filename == "schedule.py"]
     assert said == [
         "epoch 0: distill_l2 starts in epoch 1",
         "epoch 0: distill_feature_l2 acts with weight 2",
@@ -158,7 +158,7 @@ def test_a_resumed_training_ends_at_the_same_weights(tmp_path: Path) -> None:
     first.train()
     second.model.set_state_dict(arrays(first.model))
     second.optimizer.set_state_dict(first.optimizer.state_dict())
-    second.hook.distiller.auxiliary_modules.resume(tmp_path / "b" / "run" / "model_final")
+    second.hook.distiller.resume(tmp_path / "b" / "run" / "model_final")
     second.train(start=2)
     assert same(arrays(whole.model), arrays(second.model))
     assert same(arrays(whole.hook.distiller.teacher), arrays(second.hook.distiller.teacher))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import paddle.distributed as dist
 from ppdet.engine.callbacks import Callback
@@ -17,7 +17,12 @@ class Hook(Callback):
 
     Args:
         trainer: ppdet's Trainer.
+
+    Attributes:
+        measures_start: Whether it evaluates the model before the first epoch itself.
     """
+
+    measures_start: ClassVar[bool] = False
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(trainer)

@@ -9,8 +9,8 @@ import paddle
 
 from slim_det.compress.distill.bound_term import BoundTerm
 from slim_det.compress.distill.distiller import Distiller, distiller_of
+from slim_det.compress.hook import Hook
 from slim_det.core.errors import ConfigError, TrainingError
-from slim_det.training.hooks.base import Hook
 
 logger = logging.getLogger("slim_det")
 

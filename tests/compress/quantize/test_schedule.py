@@ -14,9 +14,9 @@ from paddle.utils import unique_name
 
 from slim_det.compress.quantize.model import quantize_model, quantized_layers
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
+from slim_det.compress.quantize.schedule import QuantSchedule
 from slim_det.compress.quantize.settings import read_quant_config
 from slim_det.core.errors import ConfigError, TrainingError
-from slim_det.training.hooks.quant_schedule import QuantSchedule
 from tests.compress.distill.tiny_detectors import (
     TinyDetector,
     arrays,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from slim_det.training.hooks import base
-from slim_det.training.hooks.base import Hook
+from slim_det.compress import hook as base
+from slim_det.compress.hook import Hook
 
 
 class Recorder(Hook):

@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from slim_det.compress.distill.distiller import distiller_of
+from slim_det.compress.hook import Hook
 from slim_det.core.errors import SlimDetError
 from slim_det.evaluate.data.check import check_dataset
 from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
-from slim_det.training.hooks.base import Hook
 
 logger = logging.getLogger("slim_det")
 
@@ -20,6 +20,8 @@ class DistillPreflight(Hook):
     Args:
         trainer: ppdet's Trainer; ``skip_teacher_eval`` of its configuration leaves this out.
     """
+
+    measures_start = True
 
     def before_training(self, status: dict[str, Any]) -> None:
         """Evaluate both; a resumed run has seen the figures already."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from paddle.nn.layer.norm import _BatchNormBase
 
+from slim_det.compress.hook import Hook
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ConfigError, TrainingError
-from slim_det.training.hooks.base import Hook
 
 logger = logging.getLogger("slim_det")
 
