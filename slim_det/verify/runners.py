@@ -42,7 +42,8 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
         found: list[Found] = []
         if not batches:
             return found
-        places = _head_places(model, batches[0]["image"].shape[2:])
+        height, width = batches[0]["image"].shape[2:]
+        places = _head_places(model, (height, width))
         taps = Taps(model, places)
         with paddle.no_grad(), taps.attached():
             for batch in batches:
