@@ -167,12 +167,9 @@ def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
 
 def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
     """Cut the model and evaluate it."""
-    from slim_det.compress.strategy import Context
-    from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
-    size_hw = traced.trace.image_size_hw or image_size_hw(cfg)
-    cut = pruner(traced.model, Context(cfg, size_hw))
+    cut = pruner.cut(traced.model, traced.trace, traced.groups)
     return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
 
 

@@ -55,8 +55,8 @@ class Engine:
         int8: bool = False,
         onednn: bool = True,
     ) -> None:
-        config = engine_config(stem, threads or os.cpu_count() or 1, int8, onednn)
         try:
+            config = _configured(stem, threads or os.cpu_count() or 1, int8, onednn)
             program = _read_program(Path(f"{stem}.pdmodel"))
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
@@ -120,17 +120,8 @@ class Engine:
             raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
 
 
-def engine_config(
-    stem: str | Path, threads: int, int8: bool = False, onednn: bool = True
-) -> inference.Config:
-    """The settings of Paddle Inference that make a model fast on a CPU.
-
-    Args:
-        stem: ``.pdmodel`` and ``.pdiparams`` without suffix.
-        threads: CPU threads.
-        int8: Run what is quantized in the program with int8 kernels.
-        onednn: Use oneDNN.
-    """
+def _configured(stem: str | Path, threads: int, int8: bool, onednn: bool) -> inference.Config:
+    """The settings that make a model fast on a CPU."""
     config = inference.Config(f"{stem}.pdmodel", f"{stem}.pdiparams")
     config.disable_gpu()
     if onednn:

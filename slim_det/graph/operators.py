@@ -93,13 +93,17 @@ _CONVOLUTION = Operator(
     int8_kernel=True,
 )
 _DEFORMABLE = replace(_CONVOLUTION, int8_kernel=False, sampling=("Offset", "Mask"))
+_TRANSPOSED = replace(
+    _CONVOLUTION,
+    channels=channels.transposed_convolution,
+    macs=macs.each_input_pixel,
+    int8_kernel=False,
+)
 _PRODUCT = Operator(channels.matrix_product, macs.each_row, weight="Y")
-_NORM = Operator(channels.batch_norm, result="Y")
 _SAME = Operator(channels.same)
+_ACTIVATION = replace(_SAME, fused=True, fused_int8=True)
 _SPATIAL = Operator(channels.spatial)
 _ELEMENTWISE = Operator(channels.elementwise)
-_SLICE = Operator(shape_ops.slice_, data="Input")
-_REDUCE = Operator(shape_ops.reduce)
 _SHAPE_ONLY = Operator(channels.reads_only_shapes)
 
 OPERATORS: dict[str, Operator] = {
@@ -107,82 +111,50 @@ OPERATORS: dict[str, Operator] = {
     "conv2d": _CONVOLUTION,
     "depthwise_conv2d": _CONVOLUTION,
     "deformable_conv": _DEFORMABLE,
-    "deformable_conv_v1": _DEFORMABLE,
-    "conv2d_transpose": Operator(
-        channels.transposed_convolution,
-        macs.each_input_pixel,
-        data="Input",
-        weight="Filter",
-        result="Output",
-    ),
+    "deformable_conv_v1": replace(_DEFORMABLE, sampling=("Offset",)),
+    "conv2d_transpose": _TRANSPOSED,
     "matmul_v2": _PRODUCT,
     "mul": _PRODUCT,
     "lookup_table_v2": Operator(data="Ids", weight="W"),
-    "batch_norm": _NORM,
-    "sync_batch_norm": _NORM,
+    "batch_norm": Operator(channels.batch_norm, result="Y"),
+    "sync_batch_norm": Operator(channels.batch_norm, result="Y"),
     "prelu": Operator(channels.prelu),
-    # activations
-    "relu": Operator(channels.same, fused=True, fused_int8=True, unsigned=True),
-    "relu6": Operator(channels.same, fused=True, fused_int8=True, unsigned=True),
-    "leaky_relu": Operator(channels.same, fused=True, fused_int8=True),
-    "hard_swish": Operator(channels.same, fused=True, fused_int8=True),
-    "hard_sigmoid": Operator(channels.gate, fused=True),
-    "swish": Operator(channels.same, fused=True, fused_int8=True),
-    "sigmoid": Operator(channels.gate, fused=True),
-    "tanh": Operator(channels.same, fused=True),
-    "mish": Operator(channels.same, fused=True),
-    "elu": _SAME,
-    "selu": _SAME,
-    "gelu": _SAME,
-    "silu": _SAME,
-    "softsign": _SAME,
-    "hard_shrink": _SAME,
-    "softshrink": _SAME,
-    "softplus": Operator(channels.gate),
     # functions of single numbers
-    "abs": _SAME,
-    "square": _SAME,
-    "sqrt": _SAME,
-    "sign": _SAME,
-    "assign": _SAME,
-    "cast": _SAME,
-    "dropout": _SAME,
-    "exp": Operator(channels.gate),
+    "relu": replace(_ACTIVATION, unsigned=True),
+    "relu6": replace(_ACTIVATION, unsigned=True),
+    "leaky_relu": _ACTIVATION,
+    "hard_swish": _ACTIVATION,
+    "hard_sigmoid": Operator(channels.gate, fused=True),
+    "swish": _ACTIVATION,
+    "sigmoid": Operator(channels.gate, fused=True),
+    "tanh": replace(_SAME, fused=True),
+    "mish": replace(_SAME, fused=True),
+    **dict.fromkeys("elu selu gelu silu softsign hard_shrink softshrink".split(), _SAME),
+    **dict.fromkeys("abs square sqrt sign assign cast dropout".split(), _SAME),
+    **dict.fromkeys(("softplus", "exp"), Operator(channels.gate)),
     "scale": Operator(channels.scale),
     "clip": Operator(channels.clip),
     # of two tensors
     "elementwise_add": replace(_ELEMENTWISE, bias="Y"),
-    "elementwise_sub": _ELEMENTWISE,
-    "elementwise_mul": _ELEMENTWISE,
-    "elementwise_div": _ELEMENTWISE,
-    "elementwise_max": _ELEMENTWISE,
-    "elementwise_min": _ELEMENTWISE,
+    **{f"elementwise_{kind}": _ELEMENTWISE for kind in ("sub", "mul", "div", "max", "min")},
     # pooling and resizing
     "pool2d": replace(_SPATIAL, reads_integers=True, keeps_range=_takes_maxima),
     "max_pool2d_with_index": _SPATIAL,
-    "nearest_interp": _SPATIAL,
-    "nearest_interp_v2": _SPATIAL,
-    "bilinear_interp": _SPATIAL,
-    "bilinear_interp_v2": _SPATIAL,
-    "bicubic_interp_v2": _SPATIAL,
+    **dict.fromkeys(("nearest_interp", "nearest_interp_v2", "bicubic_interp_v2"), _SPATIAL),
+    **dict.fromkeys(("bilinear_interp", "bilinear_interp_v2"), _SPATIAL),
     "pad3d": Operator(channels.pad),
-    # of shapes
+    # shape ops
     "concat": Operator(shape_ops.concat),
     "split": Operator(shape_ops.split),
-    "slice": _SLICE,
-    "strided_slice": _SLICE,
+    **dict.fromkeys(("slice", "strided_slice"), Operator(shape_ops.slice_, data="Input")),
     "reshape2": Operator(shape_ops.reshape),
     "flatten_contiguous_range": Operator(shape_ops.flatten),
     "squeeze2": Operator(shape_ops.squeeze),
     "unsqueeze2": Operator(shape_ops.unsqueeze),
     "transpose2": Operator(shape_ops.transpose),
-    "reduce_mean": _REDUCE,
-    "reduce_sum": _REDUCE,
-    "reduce_max": _REDUCE,
+    **dict.fromkeys(("reduce_mean", "reduce_sum", "reduce_max"), Operator(shape_ops.reduce)),
     # what is read for its shape alone
-    "shape": _SHAPE_ONLY,
-    "feed": _SHAPE_ONLY,
-    "fetch": _SHAPE_ONLY,
-    "fill_any_like": _SHAPE_ONLY,
-    "prior_box": _SHAPE_ONLY,
+    "shape": replace(_SHAPE_ONLY, data="Input"),
+    **dict.fromkeys(("feed", "fetch", "fill_any_like"), _SHAPE_ONLY),
+    "prior_box": replace(_SHAPE_ONLY, data="Input", result="Boxes"),
 }

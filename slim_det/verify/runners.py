@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,19 @@ Runner = Callable[[Sequence[Batch]], "list[Found]"]
 NOISE_STEP = 2e-6
 """Relative. Sums of float32 that are taken in another order differ by about so much."""
 
+_heads: weakref.WeakKeyDictionary[paddle.nn.Layer, list[Place]] = weakref.WeakKeyDictionary()
+
 
 def dygraph_runner(model: paddle.nn.Layer) -> Runner:
     """The model itself, in evaluation mode."""
     model.eval()
-    head = functools.cache(functools.partial(_head_places, model))
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         found: list[Found] = []
         if not batches:
             return found
-        places = head(batches[0]["image"].shape[2:])
+        height, width = batches[0]["image"].shape[2:]
+        places = _head_places(model, (height, width))
         taps = Taps(model, places)
         with paddle.no_grad(), taps.attached():
             for batch in batches:
@@ -192,10 +194,15 @@ def surrogate_runner(program: DeployProgram) -> Runner:
 
 
 def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
-    """The convolutions that boxes are decoded from, in the order of `raw_outputs`."""
-    trace = trace_detector(model, image_size_hw)
-    weights = [trace.parameters[weight_of(op)] for op in head_convolutions(trace.ops)]
-    return [Place(weight.rpartition(".")[0]) for weight in weights]
+    """The convolutions that boxes are decoded from, in the order of `raw_outputs`.
+
+    Several runners share a model, which is traced once: its head is the same at every size.
+    """
+    if model not in _heads:
+        trace = trace_detector(model, image_size_hw)
+        weights = [trace.parameters[weight_of(op)] for op in head_convolutions(trace.ops)]
+        _heads[model] = [Place(weight.rpartition(".")[0]) for weight in weights]
+    return _heads[model]
 
 
 def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:

@@ -85,9 +85,25 @@ class Pruner(Strategy):
             for name, shape in tensor_shapes(model).items():
                 logger.info("parameter %s, shape %s", name, list(shape))
         trace = trace_detector(model, context.image_size_hw)
-        plan = self.plan(model, trace, find_groups(model, trace))
+        return self.cut(model, trace, find_groups(model, trace))
+
+    def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
+        """Cut a traced model in place and attach the plan to it.
+
+        The cut model is traced again: it has to cost what the plan says.
+
+        Args:
+            model: With the weights that importance is measured on.
+            trace: Its operators at the image size at which MACs are stated.
+            groups: Its channel groups.
+
+        Raises:
+            LayerError: A name is unknown or its layer cannot be cut.
+            PlanError: Nothing was cut, or the cut model does not cost what the plan says.
+        """
+        plan = self.plan(model, trace, groups)
         apply_plan(model, plan)
-        reached = model_cost(model, trace_detector(model, context.image_size_hw))
+        reached = model_cost(model, trace_detector(model, plan.image_size_hw))
         if reached.as_dict() != plan.cost["after"]:
             raise PlanError(
                 f"the cut model costs {reached.as_dict()}, the plan says {plan.cost['after']}; "

@@ -10,9 +10,9 @@ from typing import Any
 import paddle
 import yaml
 
-from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
-from slim_det.compress.strategy import Context
 from slim_det.core.errors import LayerError
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
@@ -72,22 +72,22 @@ def models_to_check(
         Name of the cut -> (folder, convolutions in execution order).
     """
     model = model_to_profile(cfg, weights)
-    models = {UNCUT: model}
+    trace = trace_detector(model, image_size_hw(cfg))
+    models = {UNCUT: (model, conv_shapes(trace))}
     if slim is not None:
-        models[Path(slim.path).stem] = session.apply_strategies(
-            model_to_profile(cfg, weights), cfg, slim
-        )
+        cut = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
+        shapes = conv_shapes(trace_detector(cut, image_size_hw(cfg)))
+        models[Path(slim.path).stem] = (cut, shapes)
     elif plan_of(model) is None and _has_yolo_head(model):
+        groups = find_groups(model, trace)
         for preset in PRESETS:
-            whole = model_to_profile(cfg, weights)
-            context = Context(cfg, image_size_hw(cfg))
-            models[preset] = Pruner(pruned_ratios=preset)(whole, context)
-    found = {}
-    for name, cut in models.items():
-        trace = trace_detector(cut, image_size_hw(cfg))
-        shapes = [shape for _, shape in conv_shapes(trace)]
-        found[name] = (export_for_timing(cut, cfg, folder / name), shapes)
-    return found
+            unpruned = model_to_profile(cfg, weights)
+            cut = Pruner(pruned_ratios=preset).cut(unpruned, trace, groups)
+            models[preset] = (cut, conv_shapes(trace, tensor_shapes(cut)))
+    return {
+        name: (export_for_timing(cut, cfg, folder / name), [shape for _, shape in shapes])
+        for name, (cut, shapes) in models.items()
+    }
 
 
 def model_to_profile(cfg: Any, weights: str | None) -> paddle.nn.Layer:

@@ -16,6 +16,7 @@ from slim_det.compress.prune.plan import apply_plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import ExportError, LayerError
 from slim_det.evaluate.evaluation import dygraph_predictor
+from slim_det.graph.operators import OPERATORS, Operator
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.candidates import make_targets
 from slim_det.planning.sensitivity.cuts import mask_name, mask_value
@@ -197,6 +198,21 @@ def test_reader_that_cannot_be_masked_is_refused(thin: Any) -> None:
     name = next(n for n, _ in model.named_parameters() if n.endswith("batch_norm.weight"))
     with pytest.raises(LayerError, match="operator 'batch_norm' cannot be masked"):
         program.partial([dict(model.named_parameters())[name].name])
+
+
+def test_table_says_what_can_be_masked(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator is refused for as long as its entry names no weight; all zeros leave nothing."""
+    net, program = small
+    name = net.leaf.weight.name
+    monkeypatch.delitem(OPERATORS, "conv2d")
+    with pytest.raises(LayerError, match="operator 'conv2d' cannot be masked"):
+        program.partial([name])
+    monkeypatch.setitem(OPERATORS, "conv2d", Operator(data="Input", weight="Filter"))
+    partial, batch = program.partial([name]), batch_of(1)
+    cached = {**batch, **program.whole(partial.cached)(batch)}
+    masks = {mask_name(name): mask_value(np.zeros(6, bool), 4, 1)}
+    found = program.engine(partial)({**cached, **masks})
+    assert cached[program.outputs[0]].any() and not found[program.outputs[0]].any()
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
