@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image_size", type=positive, help="side of a square, in pixels, for the MACs"
     )
     parser.add_argument(
-        "--no_measure", action="store_true", help="do not evaluate the cut model; seconds only"
+        "--no_measure", action="store_true", help="do not evaluate the pruned model; seconds only"
     )
     add_json_argument(parser)
 
@@ -145,10 +145,11 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
     cfg = load_config(args.config, args.opt)
     session.set_device(cfg)
     if args.no_measure:
-        whole = traced(session.build_model(cfg))
-        check_same_model(whole, result, args.sensitivity)
-        if not needs_weights(whole, list(losses_by_group(whole, result.groups, args.sensitivity))):
-            return cfg, whole
+        unpruned = traced(session.build_model(cfg))
+        check_same_model(unpruned, result, args.sensitivity)
+        names = losses_by_group(unpruned, result.groups, args.sensitivity)
+        if not needs_weights(unpruned, list(names)):
+            return cfg, unpruned
     else:
         check_dataset(cfg, "EvalDataset")
         _check_metric(metric_name(cfg), result, args.sensitivity)
@@ -166,7 +167,7 @@ def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
 
 
 def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
-    """Cut the model and evaluate it."""
+    """Prune the model and evaluate it."""
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
     cut = pruner.cut(traced.model, traced.trace, traced.groups)
@@ -174,7 +175,6 @@ def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
 
 
 def _print(report: Report, traced: TracedModel) -> None:
-
     from slim_det.report.budget import front_table, ratio_table
 
     console = table_console()

@@ -1,4 +1,4 @@
-"""What is told of a solution: figures, the slim file, a table for people, a picture."""
+"""How a solution is reported: figures, the slim file, tables for people, a picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Provenance:
         file: Name of the sensitivity file, without its folder.
         sha256: Of its content.
         metric: Name of the metric.
-        baseline: Metric of the uncut model, 0 to 1; None where it is not known.
+        baseline: Metric of the unpruned model, 0 to 1; None where it is not known.
         criterion: Which channels were cut.
     """
 
@@ -51,15 +51,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Report:
-    """A solution with all that is told of it.
+    """A solution and everything that is reported about it.
 
     Attributes:
         target: What was asked for.
         solution: What was found.
-        ratios: Group -> ratio that the pruner is given; groups left whole are not in it.
+        ratios: Group -> ratio that the pruner is given; groups that are not pruned are absent.
         align: Alignment that it is given.
         provenance: Where the losses came from.
-        measured_ap: Metric of the cut model, 0 to 1; None where it was not measured.
+        measured_ap: Metric of the pruned model, 0 to 1; None where it was not measured.
     """
 
     target: Target
@@ -70,7 +70,7 @@ class Report:
     measured_ap: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures under their JSON keys; counts as whole numbers."""
+        """The figures under their JSON keys; counts as integers."""
         solution, source = self.solution, self.provenance
         figures: dict[str, Any] = {
             "target": {"kind": self.target.kind, "value": self.target.value},
@@ -182,7 +182,7 @@ def front_table(report: Report) -> Table:
 
 
 def plot_front(report: Report) -> Callable[[str], None]:
-    """A picture of the whole front with the chosen plan; gives what writes it to a path."""
+    """A picture of the front with the chosen plan; returns a function that writes it to a path."""
     solution, source = report.solution, report.provenance
     scale = 1.0 if source.baseline is None else source.baseline
     label = "share of the metric" if source.baseline is None else source.metric
@@ -198,14 +198,15 @@ def plot_front(report: Report) -> Callable[[str], None]:
             [row.cost for row in front],
             [row.retained * scale for row in front],
             where="post",
+            marker="." if len(front) <= len(solution.rows) else "",
             label="best that is predicted",
         )
         after = solution.after[solution.resource]
         axes.plot(after, solution.retained * scale, "o", label=f"plan: {report.target_text}")
         if report.measured_ap is not None:
             axes.plot(after, report.measured_ap, "x", label="measured")
-        whole = solution.before[solution.resource]
-        axes.plot(whole, scale, "s", label="uncut")
+        before = solution.before[solution.resource]
+        axes.plot(before, scale, "s", label="unpruned")
         axes.set_xlabel(AXIS_TEXTS[solution.resource])
         axes.set_ylabel(f"{label}, before fine-tuning")
         axes.set_ylim(bottom=0.0)

@@ -27,10 +27,10 @@ class GroupReport:
         name: Module path of its first layer.
         channels: Output channels.
         kept: Output channels that remain.
-        ratio: Share asked for; 0 where it is left alone.
-        prunable: Whether it can be cut.
+        ratio: Requested share; 0 where it is not pruned.
+        prunable: Whether it can be pruned.
         reason: Why not; '' where it can.
-        layers: Module paths of all layers that are cut together.
+        layers: Module paths of all layers that are pruned together.
         macs_before: MACs of these layers.
         macs_after: After the cut, of this group and of those that feed it.
         params_before: Parameters of these layers.
@@ -56,7 +56,7 @@ class Inspection:
 
     Attributes:
         image_size_hw: Height and width of the MACs, in pixels.
-        before: Cost of the whole model.
+        before: Cost of the unpruned model.
         after: Cost after the cut; the same where nothing is cut.
         groups: In execution order.
         macs_deformable: MACs of deformable convolutions in ``before`` and ``after``.
@@ -109,7 +109,7 @@ def inspect_model(
     Args:
         model: A ppdet detector, weights or not.
         image_size_hw: Height and width in pixels.
-        pruner: Decides what is cut; None to look only.
+        pruner: Decides what is pruned; None only to inspect.
     """
     trace = trace_detector(model, image_size_hw)
     groups = find_groups(model, trace)

@@ -1,4 +1,4 @@
-"""What a quantization did to each layer, as a table and as JSON rows."""
+"""What quantization did to each layer, as a table and as JSON rows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class LayerRow:
 
     Attributes:
         name: Module path.
-        reason: Why it is in float; '' where it is quantized, and the rest is None otherwise.
+        reason: Why it stays in float, with the rest None; '' where it is quantized.
         input_range: Largest absolute value of its input that is not clipped.
-        input_scale: What one integer of the input stands for.
+        input_scale: Value of one integer step of the input.
         weight_range: Smallest and largest range of its output channels, batch norm folded.
         sqnr_db: Signal to quantization noise of its output, the layer by itself, in decibels.
     """
@@ -40,7 +40,7 @@ class LayerRow:
     sqnr_db: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The row under its JSON keys; a ratio without noise is null."""
+        """The row under its JSON keys; an SQNR without noise is null."""
         finite = self.sqnr_db is not None and math.isfinite(self.sqnr_db)
         return {
             "name": self.name,
@@ -60,7 +60,7 @@ def layer_rows(
 
     Args:
         model: A quantized model.
-        quantization_errors: Module path -> deviation; a layer without one has no ratio.
+        quantization_errors: Module path -> quantization error; a layer without one has no SQNR.
 
     Raises:
         QuantError: The model is not quantized.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slim_det.core.errors import SensitivityError
 from slim_det.core.files import write_atomically
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#8c510a")
-"""Okabe and Ito 2008, "Color universal design": told apart by the colour-blind; two darker ones."""
+"""Okabe and Ito 2008, "Color universal design", safe for colour-blind readers; two darker ones."""
 
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -25,7 +25,7 @@ _ROWS = 36
 
 
 def plot_losses(result: SensitivityResult, path: str | Path) -> None:
-    """Draw loss against share of channels removed, a line a group, as a PNG file.
+    """Draw loss against the share of channels removed, one line for each group, as a PNG file.
 
     Layers of one block (all of ``neck.yolo_block.0``) share line style and marker; colour
     tells the layers of a block apart. Bands are the 5th to 95th percentile of the bootstrap.
@@ -57,27 +57,30 @@ def block_of(name: str) -> str:
     return ".".join(parts[:-1])
 
 
-def styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, line style and marker of each group; no two alike among 64.
 
     Colour is the place within the block, the others are the block's. A block of more than 8
-    goes on with the style of a new one; where that makes too many, every 8 names are a block.
+    continues with the style of a new one; where that makes too many, every 8 names are a block.
     """
+    from matplotlib.rcsetup import cycler
+
+    colours = cycler(color=_COLOURS)
+    blocks_looks = cycler(linestyle=_LINES * 2) + cycler(marker=_MARKERS)
+    looks = list(blocks_looks * colours)
     place: Counter[str] = Counter()
     blocks: list[tuple[str, int]] = []
     for name in names:
         block = block_of(name)
-        blocks.append((block, place[block] // len(_COLOURS)))
+        blocks.append((block, place[block] // len(colours)))
         place[block] += 1
-    if len(set(blocks)) > len(_MARKERS):
-        blocks = [("", index // len(_COLOURS)) for index in range(len(names))]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(blocks))}
+    if len(set(blocks)) > len(blocks_looks):
+        blocks = [("", index // len(colours)) for index in range(len(names))]
+    first = {key: i * len(colours) for i, key in enumerate(dict.fromkeys(blocks))}
     seen: Counter[tuple[str, int]] = Counter()
     chosen = {}
     for name, key in zip(names, blocks):
-        number = numbers[key]
-        colour = _COLOURS[seen[key] % len(_COLOURS)]
-        chosen[name] = (colour, _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)])
+        chosen[name] = looks[(first[key] + seen[key]) % len(looks)]
         seen[key] += 1
     return chosen
 
@@ -108,19 +111,9 @@ def _draw_lines(axes: Axes, result: SensitivityResult) -> None:
     bands = result.bands
     for name, losses in result.groups.items():
         ratios = list(losses)
-        colour, line, marker = looks[name]
-        axes.plot(
-            ratios,
-            list(losses.values()),
-            line,
-            color=colour,
-            marker=marker,
-            ms=5,
-            lw=1.5,
-            label=name,
-        )
+        axes.plot(ratios, list(losses.values()), ms=5, lw=1.5, label=name, **looks[name])
         if bands:
             low, high = ([table[name][r] for r in ratios] for table in (bands.low, bands.high))
-            axes.fill_between(ratios, low, high, color=colour, alpha=0.08, lw=0)
+            axes.fill_between(ratios, low, high, color=looks[name]["color"], alpha=0.08, lw=0)
     axes.axhline(0, color="black", lw=0.8)
     axes.grid(alpha=0.3)

@@ -38,8 +38,8 @@ def test_figures_by_hand() -> None:
         np.array([[1, -2, 0.5, 0], [0.25, 0, 0, -0.125]], "float32").reshape(2, 4, 1, 1)
     )
     keep_float(net, ["right"], "too loud")
-    deviation = QuantizationError(1000.0, 1.0, np.zeros(2), 1)
-    rows = layer_rows(net, {"left": deviation, "right": deviation})
+    error = QuantizationError(1000.0, 1.0, np.zeros(2), 1)
+    rows = layer_rows(net, {"left": error, "right": error})
     assert [row.name for row in rows] == ["first", "left", "right"]
     first, left, right = rows
     assert first.sqnr_db is None and first.input_range == 3.0

@@ -1,7 +1,8 @@
-"""The picture: what is drawn, that lines can be told apart, and that the file is whole."""
+"""The picture: what is drawn, that lines can be told apart, and that the file is complete."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,13 @@ def test_block(name: str, block: str) -> None:
     assert block_of(name) == block
 
 
+def looks_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, line style and marker."""
+    return {n: (s["color"], s["linestyle"], s["marker"]) for n, s in styles(names).items()}
+
+
 def test_the_head_of_a_yolov3_is_told_apart_by_block() -> None:
-    looks = styles(YOLO_HEAD_LAYERS)
+    looks = looks_of(YOLO_HEAD_LAYERS)
     assert len(set(looks.values())) == 18
     for first in range(0, 18, 6):
         block = [looks[name] for name in YOLO_HEAD_LAYERS[first : first + 6]]
@@ -101,7 +107,7 @@ def test_the_head_of_a_yolov3_is_told_apart_by_block() -> None:
 @pytest.mark.parametrize("count", [0, 1, 9, 64])
 def test_no_two_of_64_look_alike(form: str, count: int) -> None:
     names = [form.format(i) for i in range(count)]
-    looks = styles(names)
+    looks = looks_of(names)
     assert list(looks) == names and len(set(looks.values())) == count
 
 

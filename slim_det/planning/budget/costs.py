@@ -31,7 +31,7 @@ Rule = Callable[[str, "tuple[int, ...]"], float]
 
 @dataclass(frozen=True)
 class TracedModel:
-    """A whole model and what is known of its channels.
+    """An unpruned model and what is known of its channels.
 
     Attributes:
         model: The detector; nothing of it is changed.
@@ -91,7 +91,7 @@ class FactorBuilder:
     """Builds the factors of a model for any options of its groups.
 
     Args:
-        traced: The whole model.
+        traced: The unpruned model.
         names: Groups that may be cut, in the order of the variables.
         criterion: Decides which units go, where their number alone does not give the shapes.
         align: Alignment of the pruner.

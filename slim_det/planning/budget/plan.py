@@ -20,7 +20,7 @@ def ratios_of(
     """The ratio of each group that is cut, a measured one where it does the same.
 
     Args:
-        traced: The whole model.
+        traced: The unpruned model.
         solution: What each group loses.
         losses: Group name -> ratio -> loss, as measured.
         align: Alignment of the pruner.
@@ -37,7 +37,7 @@ def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> Non
     """Make sure that a pruner cuts the units and reaches the costs of a solution.
 
     Args:
-        traced: The whole model; nothing of it is changed.
+        traced: The unpruned model; nothing of it is changed.
         solution: What was solved for.
         pruner: With the ratios of the solution.
 

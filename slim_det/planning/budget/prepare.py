@@ -40,7 +40,7 @@ def make_search(
     """Check that losses and model belong together and make the search.
 
     Args:
-        traced: The whole model.
+        traced: The unpruned model.
         result: What was measured on it.
         source: File of the result, for errors.
         limits: What bounds every group.
@@ -48,7 +48,7 @@ def make_search(
 
     Raises:
         SensitivityError: The result is of another model, or holds no losses.
-        LayerError: It names a group that the model lacks or that cannot be cut.
+        LayerError: It names a group that the model lacks or that cannot be pruned.
         ConfigError: Its criterion is unknown.
         LatencyError: The table lacks a convolution.
     """
@@ -101,7 +101,7 @@ def losses_by_group(
     finder, found = LayerFinder(traced.model), {}
     for spelling, losses in measured.items():
         try:
-            # Only names matter here; a pattern is no name.
+            # Only names matter here; a pattern is not a name.
             names = list(select_groups([(spelling, 0.5)], finder, traced.groups))
         except LayerError as error:
             raise LayerError(f"'{source}': {error}") from error

@@ -6,8 +6,9 @@ what one weight costs for every combination of options of the groups that touch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -42,29 +43,22 @@ class Problem:
     factors: tuple[Factor, ...]
     constant: float = 0.0
 
-    def costs(self, choices: Sequence[Sequence[int]]) -> np.ndarray:
-        """The true cost of each choice (one option a variable), float64 [choices]."""
-        options = np.asarray(choices, np.int64).reshape(len(choices), len(self.penalties)).T
-        total = np.full(len(choices), self.constant)
-        for factor in self.factors:
-            total += factor.costs[tuple(options[v] for v in factor.scope)]
-        return total
-
-    def losses(self, choices: Sequence[Sequence[int]]) -> np.ndarray:
-        """The sum of the penalties of each choice, float64 [choices]."""
-        options = np.asarray(choices, np.int64).reshape(len(choices), len(self.penalties)).T
-        total = np.zeros(len(choices))
-        for penalty, option in zip(self.penalties, options):
-            total += penalty[option]
-        return total
-
     def cost(self, choice: Sequence[int]) -> float:
         """The true cost of one choice."""
-        return float(self.costs([choice])[0])
+        costs = (f.costs[tuple(choice[v] for v in f.scope)] for f in self.factors)
+        return float(self.constant + sum(costs))
 
     def penalty(self, choice: Sequence[int]) -> float:
         """The sum of the penalties of one choice."""
-        return float(self.losses([choice])[0])
+        return float(sum(penalty[option] for penalty, option in zip(self.penalties, choice)))
+
+    def restricted(self, options: Sequence[Sequence[int]]) -> Problem:
+        """The same problem with some of the options of each variable."""
+        factors = (
+            Factor(f.scope, f.costs[np.ix_(*(options[v] for v in f.scope))]) for f in self.factors
+        )
+        penalties = tuple(p[list(own)] for p, own in zip(self.penalties, options))
+        return Problem(penalties, tuple(factors), self.constant)
 
     @property
     def largest_cost(self) -> float:
@@ -78,21 +72,51 @@ class Front:
 
     Attributes:
         costs: float64 [points], ascending.
-        penalties: float64 [points]; descending unless dominated points were asked for.
-        choice: Point -> the option of each variable.
-        method: How it was found, for people.
+        penalties: float64 [points], descending.
     """
 
     costs: np.ndarray
     penalties: np.ndarray
-    choice: Callable[[int], Choice]
-    method: str
 
 
 def merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
     """Add up factors of equal scope; what they cost together is unchanged."""
     sums: dict[tuple[int, ...], np.ndarray] = {}
-    for factor in factors:
+    for factor in chain.from_iterable(map(_pairwise, factors)):
         known = sums.get(factor.scope)
         sums[factor.scope] = factor.costs if known is None else known + factor.costs
     return tuple(Factor(scope, costs) for scope, costs in sums.items())
+
+
+def _pairwise(factor: Factor) -> list[Factor]:
+    """A factor of three or more variables as a sum over pairs of them, where it is one.
+
+    Behind a concatenation a weight costs (a + b) x c, which is a x c + b x c.
+    """
+    count = len(factor.scope)
+    if count < 3:
+        return [factor]
+
+    def part(*axes: int) -> np.ndarray:
+        """The costs along some axes, the first option everywhere else."""
+        kept = (slice(None) if axis in axes else slice(1) for axis in range(count))
+        return factor.costs[tuple(kept)]
+
+    single: dict[tuple[int, ...], np.ndarray] = {
+        (axis,): part(axis) - part() for axis in range(count)
+    }
+    pairs: dict[tuple[int, ...], np.ndarray] = {
+        (a, b): part(a, b) - part() - single[a,] - single[b,]
+        for a, b in combinations(range(count), 2)
+    }
+    single[0,] = single[0,] + part()
+    parts = {**single, **pairs}
+    difference = np.abs(factor.costs - sum(parts.values())).max()
+    if difference > 1e-12 * np.abs(factor.costs).max():
+        return [factor]
+    return [
+        Factor(tuple(factor.scope[a] for a in axes), costs.squeeze(missing))
+        for axes, costs in parts.items()
+        if costs.any()
+        for missing in [tuple(a for a in range(count) if a not in axes)]
+    ]

@@ -21,16 +21,16 @@ from slim_det.planning.budget.options import (
     largest_within,
 )
 from slim_det.planning.budget.problem import Choice, Front, Problem
-from slim_det.planning.budget.solver import choose, sample_front, solve_front
+from slim_det.planning.budget.solver import ROUNDING, choose, sample_front, solve_front
 from slim_det.planning.budget.targets import Target
 
 logger = logging.getLogger("slim_det")
 
 OVERSHOOT = 0.01
-"""A plan costs at most this share of the whole less than its budget, where there is one."""
+"""A plan stays below its budget by at most this share of the unpruned cost, where it can."""
 
 NEAR_ENOUGH = 0.001
-"""Options are refined until the cost is within this share of the whole below the budget."""
+"""Options are refined until the cost is below the budget by at most this share."""
 
 MOST_ROUNDS = 4
 FRONT_ROWS = 12
@@ -42,8 +42,8 @@ class FrontRow:
 
     Attributes:
         cost: In the unit of the resource.
-        removed: Share of the whole cost that is removed.
-        retained: Predicted metric as a share of the uncut model's.
+        removed: Share of the unpruned cost that is removed.
+        retained: Predicted metric as a share of the unpruned model's.
     """
 
     cost: float
@@ -57,9 +57,9 @@ class Solution:
 
     Attributes:
         removed: Group -> units removed, 0 included.
-        retained: Predicted metric as a share of the uncut model's.
-        before: Resource -> cost of the whole model.
-        after: Resource -> cost of the cut one.
+        retained: Predicted metric as a share of the unpruned model's.
+        before: Resource -> cost of the unpruned model.
+        after: Resource -> cost of the pruned one.
         resource: The one that ``front`` is about.
         front: All points, cheapest first.
         rows: About a dozen of them, for a table.
@@ -145,28 +145,29 @@ class BudgetSearch:
 
     def _within(self, target: Target, problem: Problem, front: Front) -> tuple[list[int], str]:
         """Solve on coarse options, then on finer ones around the solution."""
-        whole = self._costs([0] * len(self.groups))[target.resource]
-        budget = target.budget(whole)
+        before = self._costs([0] * len(self.groups))[target.resource]
+        budget = target.budget(before)
         options = self._coarse
-        found = choose(problem, front, budget, OVERSHOOT * whole)
-        if found is None:
-            raise target.unreachable(whole, float(front.costs[0]))
-        choice, method = found
+        if front.costs[0] > budget * (1.0 + ROUNDING):
+            raise target.unreachable(before, float(front.costs[0]))
+        best = choose(problem, budget, OVERSHOOT * before)
+        if best is None:
+            raise target.not_solved()
         for _ in range(MOST_ROUNDS):
-            removed = _pick(options, choice)
-            near = problem.cost(choice) >= budget - NEAR_ENOUGH * whole
+            removed = _pick(options, best.choice)
+            near = problem.cost(best.choice) >= budget - NEAR_ENOUGH * before
             finer = [
-                fine_options(allowed, before, r)
-                for allowed, before, r in zip(self._allowed, options, removed)
+                fine_options(allowed, coarse, r)
+                for allowed, coarse, r in zip(self._allowed, options, removed)
             ]
             if near or finer == options:
                 break
             problem = self._problem(finer, target.resource)
-            refined = choose(problem, solve_front(problem), budget, OVERSHOOT * whole)
-            if refined is None:  # cannot be: the chosen options are among the finer ones
+            refined = choose(problem, budget, OVERSHOOT * before)
+            if refined is None:  # the time is up; the chosen options are among the finer ones
                 break
-            options, (choice, method) = finer, refined
-        return _pick(options, choice), method
+            options, best = finer, refined
+        return _pick(options, best.choice), best.method
 
     def _problem(self, options: Sequence[Sequence[int]], resource: str) -> Problem:
         constant, factors = self.builder.build(options, self.rules[resource])
@@ -185,9 +186,9 @@ class BudgetSearch:
         return {name: self._problem(options, name).cost((0,) * len(options)) for name in self.rules}
 
     @staticmethod
-    def _row(front: Front, point: int, whole: float) -> FrontRow:
+    def _row(front: Front, point: int, before: float) -> FrontRow:
         cost = float(front.costs[point])
-        share = 1.0 - cost / whole if whole else 0.0
+        share = 1.0 - cost / before if before else 0.0
         return FrontRow(cost, share, retained(float(front.penalties[point])))
 
 

@@ -1,68 +1,207 @@
-"""The best choice within a budget, and the whole front of budgets."""
+"""The best choice within a budget, by mixed-integer linear programming (HiGHS, through scipy)."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
-from slim_det.planning.budget.elimination import pareto_front
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from slim_det.planning.budget.pareto import TooLarge, pareto_front
 from slim_det.planning.budget.problem import Choice, Front, Problem
-from slim_det.planning.budget.relaxation import relaxed_front
-from slim_det.planning.budget.tables import TooLarge
 
 ROUNDING = 1e-12
 """Share of a cost by which two sums of the same numbers may differ."""
 
+SECONDS = 60.0
+"""When the solver gives what it has found so far."""
 
-def solve_front(problem: Problem, dominated: bool = False) -> Front:
-    """The front of cost and penalty, exact where the graph of factors allows it.
+FRONT_BUDGETS = 12
+FRONT_SECONDS = 20.0
+FRONT_GAP = 1e-3
+"""The front of problems that are too large for dynamic programming: budgets and effort for each."""
 
-    Args:
-        problem: Penalties and factors.
-        dominated: See `slim_det.planning.budget.elimination.pareto_front`.
+COST_UNIT, PENALTY_UNIT = 1e3, 1e5
+"""The largest cost and a penalty of 1 in the solver's numbers; its tolerances are near 1e-6."""
+
+TIE = 1e-4
+"""What the largest cost adds to the objective: of equal penalties the cheaper choice is better."""
+
+MOST_TIGHTENINGS = 10
+
+
+@dataclass(frozen=True)
+class Best:
+    """A choice and how good it is known to be.
+
+    Attributes:
+        choice: Option of each variable.
+        gap: By how much the penalty of another choice may be smaller, at most.
     """
-    try:
-        return pareto_front(problem, dominated)
-    except TooLarge:
-        return relaxed_front(problem, dominated)
+
+    choice: Choice
+    gap: float
+
+    @property
+    def method(self) -> str:
+        """How it was found, for people."""
+        if self.gap <= 1e-9:
+            return "mixed-integer linear programming, optimal"
+        more = float(np.expm1(self.gap))
+        return (
+            "mixed-integer linear programming, stopped early: another plan may keep up to "
+            f"{more:.2%} more of the metric"
+        )
 
 
-def best_within(front: Front, budget: float, least: float = -np.inf) -> int | None:
-    """The point of the smallest penalty that costs at most ``budget`` and at least ``least``.
+class _Program:
+    """A problem as linear constraints.
 
-    Returns:
-        Its index (the cheaper one of equals); None where there is none.
+    Every option has a binary column, every combination of options of a factor a continuous one
+    between 0 and 1 that holds its cost. The columns of a factor with one option of a variable add
+    up to the column of this option, so that exactly the combination of the chosen options is 1
+    (the local marginal polytope: Wainwright and Jordan, "Graphical models, exponential families,
+    and variational inference", 2008, section 4.1.1).
     """
-    slack = ROUNDING * abs(budget)
-    allowed = np.flatnonzero((front.costs <= budget + slack) & (front.costs >= least - slack))
-    return int(allowed[np.argmin(front.penalties[allowed])]) if len(allowed) else None
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._sizes = [len(p) for p in problem.penalties]
+        options = sparse.eye(sum(self._sizes), format="csr")
+        of_variable = np.split(np.arange(sum(self._sizes)), np.cumsum(self._sizes)[:-1])
+        blank = [None] * len(problem.factors)
+        one_each = sparse.block_diag([np.ones((1, n)) for n in self._sizes])
+        rows: list[list[Any]] = [[one_each, *blank]]
+        for number, factor in enumerate(problem.factors):
+            for axis, variable in enumerate(factor.scope):
+                sums = reduce(
+                    sparse.kron,
+                    [
+                        sparse.eye(n) if a == axis else np.ones((1, n))
+                        for a, n in enumerate(factor.costs.shape)
+                    ],
+                )
+                row = [-options[of_variable[variable]], *blank]
+                row[number + 1] = sums
+                rows.append(row)
+        self._rows = sparse.bmat(rows, format="csr")
+        self._sums = np.zeros(self._rows.shape[0])
+        self._sums[: len(self._sizes)] = 1.0
+        self._scale = COST_UNIT / max(problem.largest_cost, 1e-12)
+        costs = [f.costs.ravel() for f in problem.factors]
+        self._costs = np.concatenate([np.zeros(sum(self._sizes)), *costs]) * self._scale
+        self._least_penalty = float(sum(p.min() for p in problem.penalties))
+        self._objective = TIE / COST_UNIT * self._costs
+        self._objective[: sum(self._sizes)] += np.concatenate(problem.penalties) * PENALTY_UNIT
+
+    def best(self, budget: float, least: float, seconds: float, gap: float = 0.0) -> Best | None:
+        """The smallest penalty of the choices that cost at most ``budget``, at least ``least``.
+
+        The solver may exceed a budget by its tolerance. The true cost decides: what is above the
+        budget is solved for again with as much less.
+
+        Returns:
+            None where there is none, or none was found in time.
+        """
+        slack, most = ROUNDING * abs(budget), budget
+        for _ in range(MOST_TIGHTENINGS):
+            result = self._solve(self._objective, most, least, seconds, gap)
+            if result.x is None:
+                return None
+            choice = self._choice(result)
+            excess = self._problem.cost(choice) - budget
+            if not excess > slack:
+                bound = max(result.mip_dual_bound / PENALTY_UNIT, self._least_penalty)
+                return Best(choice, max(result.fun / PENALTY_UNIT - bound, 0.0))
+            most -= 2.0 * excess
+        return None
+
+    def cheapest(self) -> Choice:
+        """The choice of the least cost."""
+        return self._choice(self._solve(self._costs, np.inf, -np.inf, SECONDS, 0.0))
+
+    def least_harmful(self) -> Choice:
+        """The choice of the smallest penalty, whatever it costs."""
+        return self._choice(self._solve(self._objective, np.inf, -np.inf, SECONDS, 0.0))
+
+    def _solve(
+        self, objective: np.ndarray, most: float, least: float, seconds: float, gap: float
+    ) -> Any:
+        low, high = ((x - self._problem.constant) * self._scale for x in (least, most))
+        return milp(
+            objective,
+            integrality=np.arange(len(objective)) < sum(self._sizes),
+            bounds=Bounds(0.0, 1.0),
+            constraints=[
+                LinearConstraint(self._rows, self._sums, self._sums),
+                LinearConstraint(self._costs[None], low, high),
+            ],
+            options={"time_limit": seconds, "mip_rel_gap": gap},
+        )
+
+    def _choice(self, result: Any) -> Choice:
+        columns = np.split(result.x[: sum(self._sizes)], np.cumsum(self._sizes)[:-1])
+        return tuple(int(np.argmax(own)) for own in columns)
 
 
-def choose(
-    problem: Problem, front: Front, budget: float, overshoot: float = np.inf
-) -> tuple[Choice, str] | None:
+def choose(problem: Problem, budget: float, overshoot: float = np.inf) -> Best | None:
     """The best choice within a budget, not further below it than need be.
 
     Where losses are negative or flat, the best choice may cost far less than was asked for; one
-    between ``budget - overshoot`` and ``budget`` is then preferred, if there is any.
+    between ``budget - overshoot`` and ``budget`` is then preferred, if there is any. The same
+    problem gives the same choice, unless the time is up.
 
     Args:
         problem: Penalties and factors.
-        front: Its front.
         budget: Largest cost.
         overshoot: How far below the budget is near enough.
 
     Returns:
-        Options and method; None where even the cheapest choice costs more.
+        None where even the cheapest choice costs more, or the time is up before any is found.
     """
-    point = best_within(front, budget)
-    if point is None:
-        return None
-    if front.costs[point] < budget - overshoot:
-        every = solve_front(problem, dominated=True)
-        inside = best_within(every, budget, budget - overshoot)
-        if inside is not None:
-            return every.choice(inside), every.method
-    return front.choice(point), front.method
+    program = _Program(problem)
+    found = program.best(budget, budget - overshoot, SECONDS)
+    if found is None and overshoot < np.inf:
+        found = program.best(budget, -np.inf, SECONDS)
+    return found
+
+
+def solve_front(problem: Problem) -> Front:
+    """The front of cost and penalty; of few budgets where there are too many combinations."""
+    try:
+        return pareto_front(problem)
+    except TooLarge:
+        return budget_front(problem)
+
+
+def budget_front(problem: Problem) -> Front:
+    """The best choices of `FRONT_BUDGETS` budgets, evenly spread from the least cost up.
+
+    All options count for the two ends, every second one between them, which saves most of the
+    time.
+    """
+    full = _Program(problem)
+    choices = [full.cheapest(), full.least_harmful()]
+    low, high = (problem.cost(choice) for choice in choices)
+    kept = [_every_second(len(p)) for p in problem.penalties]
+    program = _Program(problem.restricted(kept))
+    for budget in np.linspace(low, high, FRONT_BUDGETS)[:-1].tolist():
+        found = program.best(budget, -np.inf, FRONT_SECONDS, FRONT_GAP)
+        if found:
+            choices.append(tuple(own[option] for own, option in zip(kept, found.choice)))
+    costs = np.array([problem.cost(choice) for choice in choices])
+    penalties = np.array([problem.penalty(choice) for choice in choices])
+    order = np.lexsort((penalties, costs))
+    better = np.diff(np.minimum.accumulate(penalties[order]), prepend=np.inf) < 0
+    return Front(costs[order][better], penalties[order][better])
+
+
+def _every_second(count: int) -> list[int]:
+    """Every second index, the last one as well."""
+    return sorted({*range(0, count, 2), count - 1})
 
 
 def sample_front(front: Front, rows: int) -> list[int]:

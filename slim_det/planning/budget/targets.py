@@ -27,7 +27,7 @@ class Target:
 
     Attributes:
         kind: ``loss`` (largest relative loss of a layer), ``macs``, ``params`` or ``latency``
-            (share of the whole to remove), or ``latency_ms`` (milliseconds an image).
+            (share to remove), or ``latency_ms`` (milliseconds an image).
         value: Between 0 and 1; above 0 for ``latency_ms``.
 
     Raises:
@@ -53,7 +53,7 @@ class Target:
         """The largest cost that meets the target, in the unit of the resource.
 
         Args:
-            before: Cost of the whole model.
+            before: Cost of the unpruned model.
         """
         return self.value if self.kind == "latency_ms" else (1.0 - self.value) * before
 
@@ -70,6 +70,13 @@ class Target:
         return ConfigError(
             f"--{self.kind} {self.value:g} cannot be reached: {reach} with the layers and ratios "
             f"of the sensitivity file; the nearest is --{self.kind} {possible}"
+        )
+
+    def not_solved(self) -> ConfigError:
+        """The error for a solver that ran out of time with nothing to show."""
+        return ConfigError(
+            f"--{self.kind} {self.value:g}: the solver found no plan in time; expected fewer "
+            "layers in the sensitivity file or a coarser --align"
         )
 
 

@@ -44,7 +44,7 @@ def test_nothing_measured_allows_nothing() -> None:
     assert allowed_removals(group(16), {}, Limits()) == [0]
 
 
-def test_width_that_is_no_multiple_may_stay_whole() -> None:
+def test_width_that_is_no_multiple_may_stay_unpruned() -> None:
     assert allowed_removals(group(18), LOSSES, Limits(align=8)) == [0, 2]
 
 

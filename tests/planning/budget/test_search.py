@@ -143,14 +143,14 @@ def test_one_layer_reaches_its_budget_by_single_channels(traced: TracedModel) ->
     """One measured point, far away; the widths between are interpolated and refined."""
     name = "neck.yolo_block.0.conv_module.conv1"
     search = search_of(traced, result_of({name: {0.9: 0.45}}))
-    whole = search.solve(Target("macs", 0.001)).before["macs"]
+    before = search.solve(Target("macs", 0.001)).before["macs"]
     channel = search.rules["macs"]  # what a single channel of both weights costs
     shapes = tensor_shapes(traced.model)
     weights = [f"neck.yolo_block.0.conv_module.conv{i}.conv.weight" for i in (1, 2)]
     step = sum(channel(w, shapes[w]) for w in weights) / shapes[weights[0]][0]
     solution = search.solve(Target("macs", 0.05))
-    over = 0.95 * whole - solution.after["macs"]
-    assert 0.0 <= over <= max(step, 0.001 * whole)
+    over = 0.95 * before - solution.after["macs"]
+    assert 0.0 <= over <= max(step, 0.001 * before)
     removed = solution.removed[name]
     units = shapes[weights[0]][0]
     most = round(units * 0.9)
