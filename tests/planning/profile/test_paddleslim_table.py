@@ -170,9 +170,7 @@ def test_convolutions_survive_the_text(
 def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
     shape = ConvShape(3, 8, 64, 64, 3, act="leaky_relu")
     table = LatencyTable(Origin("unknown", "", "855"), (Entry(shape, 1.0, 1.0, 1.0),))
-    with pytest.raises(
-        LatencyError, match="cannot hold 3x3 conv 3->8 .*leaky_relu: its only activation"
-    ):
+    with pytest.raises(LatencyError, match="cannot hold 3x3 conv 3->8 .*leaky_relu: its only"):
         from_latency_table(table)
 
 

@@ -142,7 +142,7 @@ def _constants(program: DetectorProgram, names: tuple[str, ...]) -> set[str]:
 
 
 def test_masked_program_equals_the_sum_without_the_removed_terms(small: Any) -> None:
-    """Against numpy: channels 0 and 2 of `stem` are zero; with all kept it is the unpruned model."""
+    """Against numpy: channels 0 and 2 of `stem` are zero; with all kept, the unpruned model."""
     net, program = small
     batch = batch_of(2)
     readers = (net.left.weight.name, net.right.weight.name)
