@@ -53,7 +53,7 @@ def test_a_table_is_measured(thin: Path, tmp_path: Path) -> None:
     ("slim_file", "names"),
     [("prune_r578.yml", ["uncut", "prune_r578"]), (None, ["uncut", "r578", "sensity"])],
 )
-def test_a_table_is_checked_on_whole_models(
+def test_a_table_is_checked_on_complete_models(
     thin: Path, tmp_path: Path, slim_file: str | None, names: list[str]
 ) -> None:
     slim = ("--slim_config", CONFIGS / slim_file) if slim_file else ()

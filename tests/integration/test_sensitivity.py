@@ -115,9 +115,9 @@ def kill_and_finish(
         until = _random_moment(journal, rng)
         code = forks.run(*command, until=until)
         after = lines_of(journal)
-        # Nothing that was on record has gone, but for a last line that had been cut short.
-        whole = [line for line in before if line.endswith(b"}")]
-        assert after[: len(whole)] == whole
+        # Nothing that was recorded has gone, except for a last line that had been cut short.
+        complete = [line for line in before if line.endswith(b"}")]
+        assert after[: len(complete)] == complete
         if code == 0:
             for path in folder.iterdir():
                 path.unlink()
@@ -169,7 +169,7 @@ def test_second_run_measures_nothing(
     monkeypatch.setattr(measure, "_prepare", refuse)
     monkeypatch.setattr(DetectorProgram, "run_cuts", refuse)
     again = done(cli(*command, "-o", "worker_num=1", "save_dir=elsewhere"))
-    assert "6 of 6 points are on record" in again.out
+    assert "6 of 6 points are already recorded" in again.out
     assert read(Path("sensitivity.json")) == first
     assert Path("sensitivity.journal.jsonl").read_bytes() == journal
     monkeypatch.undo()
@@ -250,7 +250,7 @@ def test_killed_worker_is_one_line(
     cli: Callable[..., Outcome], detector: Detector, in_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Exit code 2; finished points are on record, and the next run goes on from them."""
+    """Exit code 2; finished points are recorded, and the next run continues from them."""
     original = analysis.measure_cuts
 
     def killing(images: Any, program: Any, job: Any, finished: Any, *rest: Any) -> None:

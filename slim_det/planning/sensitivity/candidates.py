@@ -1,4 +1,4 @@
-"""Candidates: which groups are cut by how much, and the masks that stand for each cut."""
+"""Candidates: which groups are cut by how much, and the masks that do it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_targets(
     ratios: Sequence[float],
     pruner: Pruner,
 ) -> list[Target]:
-    """Work out every cut exactly as the pruner would make it, each group alone.
+    """Every cut exactly as the pruner would make it, each group alone.
 
     Args:
         model: The model with trained weights.
@@ -59,7 +59,7 @@ def make_targets(
         groups: Its channel groups.
         names: Groups to cut.
         ratios: Shares to remove.
-        pruner: Says by which criterion, seed and alignment; its own layers do not matter.
+        pruner: Gives criterion, seed and alignment; the layers it names are ignored.
     """
     return [_target(model, trace, groups, groups.groups[n], ratios, pruner) for n in names]
 
@@ -76,7 +76,7 @@ def _target(
     variables = {name: variable for variable, name in trace.parameters.items()}
     reading = [a for a in groups.axes if not a.makes and np.isin(a.ids, group.units).any()]
     if not reading:
-        raise LayerError(f"'{group.name}': nothing reads its channels, so a cut changes nothing")
+        raise LayerError(f"'{group.name}': no layer reads its channels, so a cut changes nothing")
     repeats = _convolution_groups(trace)
     scores = pruner.unit_scores(group, parameters, np.random.default_rng(pruner.seed))
     cuts = []

@@ -1,4 +1,4 @@
-"""What is measured, as plain data: the cuts of each group, and the masks that stand for a cut."""
+"""What is measured, as plain data: the cuts of each group, and the masks of each cut."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Cut:
     Attributes:
         group: Name of the group.
         ratio: Share of its channels that is removed.
-        masks: Name of a program input -> its value; empty where the ratio removes no channel,
-            so that the model stays as it is.
+        masks: Name of a program input -> its value; empty where the ratio removes no channel and
+            the model stays as it is.
     """
 
     group: str
@@ -36,11 +36,11 @@ class Target:
     """A group with everything that is needed to measure its cuts.
 
     Attributes:
-        name: Of the group.
+        name: The group's name.
         channels: Output channels of its widest member.
         readers: Weights (names in the program) that read its channels.
-        macs: Multiply-accumulates of what one cut changes, for one image.
-        cuts: One a ratio, in the order of the grid.
+        macs: Multiply-accumulates of its partial program for one image.
+        cuts: One per ratio, in the order of the grid.
     """
 
     name: str
@@ -67,7 +67,7 @@ def mask_value(keep: np.ndarray, weight_ndim: int, repeats: int) -> np.ndarray:
     Args:
         keep: bool [C], which entries of the weight's input axis remain.
         weight_ndim: Axes of the weight; 4 for a convolution.
-        repeats: Groups of the convolution: each reads as many channels.
+        repeats: Groups of the convolution, each of which reads C channels.
     """
     mask = np.tile(keep.astype(np.float32), repeats)
     return mask.reshape(1, -1, 1, 1) if weight_ndim == 4 else mask

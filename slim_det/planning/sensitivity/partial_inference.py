@@ -121,8 +121,8 @@ class DetectorProgram:
             runs = (engine({**cached, **cut.masks}) for cached in cached_activations)
             yield cut, [boxes for outputs in runs for boxes in self.boxes(outputs)]
 
-    def whole(self, cached: Iterable[str] = ()) -> Engine:
-        """An engine from image to boxes that also gives cached variables."""
+    def complete_engine(self, cached: Iterable[str] = ()) -> Engine:
+        """An engine from image to boxes that also gives the variables to cache."""
         names = [name for name in dict.fromkeys(cached) if name not in IMAGE_INPUTS]
         return self._engine(self.program, IMAGE_INPUTS, [*self.outputs, *names])
 

@@ -38,7 +38,7 @@ SQUARE = table_of(
 def test_an_empty_table_reaches_nothing() -> None:
     empty = table_of({})
     assert empty.model_ms([]) == 0.0
-    with pytest.raises(LatencyError, match="does not reach 3x3 conv 4->8 of 8x8; .* 0 entries"):
+    with pytest.raises(LatencyError, match="does not cover 3x3 conv 4->8 of 8x8; .* 0 entries"):
         empty.latency_ms(conv(4, 8))
 
 
@@ -64,7 +64,7 @@ def test_between_widths_by_hand(widths: tuple[int, int], expected: float) -> Non
 def test_nothing_is_guessed_above_the_widest(widths: tuple[int, int]) -> None:
     with pytest.raises(LatencyError) as error:
         SQUARE.latency_ms(conv(*widths))
-    phrase = f"does not reach {conv(*widths)}; the nearest of its 4 entries is 3x3 conv "
+    phrase = f"does not cover {conv(*widths)}; the nearest of its 4 entries is 3x3 conv "
     assert phrase in str(error.value)
 
 

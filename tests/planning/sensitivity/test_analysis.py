@@ -107,12 +107,12 @@ def truth(oracle: Oracle) -> dict[tuple[str, float], tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("whole") / "out.json"
+    return tmp_path_factory.mktemp("both") / "out.json"
 
 
 @pytest.fixture(scope="module")
 def both(detector: Detector, output: Path) -> tuple[SensitivityResult, SensitivityResult]:
-    """The whole head, in the COCO and in the VOC way."""
+    """The complete head, in the COCO and in the VOC way."""
     settings = Settings(ratios=RATIOS)
     voc = output.with_name("voc.json")
     return measured(detector.config, output, settings), measured(detector.voc, voc, settings)
@@ -176,9 +176,9 @@ def test_every_group_at_every_ratio(
     other_engine = 0
     with restored_config():
         cfg = load_config(detector.config)
-        whole = session.model_with_weights(cfg, cfg.weights)
-        trace = trace_detector(whole, (96, 96))
-        groups = find_groups(whole, trace)
+        unpruned = session.model_with_weights(cfg, cfg.weights)
+        trace = trace_detector(unpruned, (96, 96))
+        groups = find_groups(unpruned, trace)
         for (name, ratio), ap in found.items():
             model = session.model_with_weights(cfg, cfg.weights)
             if units_removed(len(groups.groups[name].units), ratio, 1):
@@ -197,10 +197,10 @@ def in_inference(model: paddle.nn.Layer, folder: Path) -> Any:
     """A predictor of a cut model that was traced anew."""
     save_program(model, (96, 96), folder)
     program = DetectorProgram(folder, 1)
-    whole = program.whole()
+    engine = program.complete_engine()
 
     def predict(batch: dict[str, Any]) -> list[Detections]:
-        return program.boxes(whole({name: np.asarray(batch[name]) for name in IMAGE_INPUTS}))
+        return program.boxes(engine({name: np.asarray(batch[name]) for name in IMAGE_INPUTS}))
 
     return predict
 

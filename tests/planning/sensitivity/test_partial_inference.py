@@ -98,13 +98,13 @@ def test_no_reader_leaves_nothing_to_run(small: Any) -> None:
     assert partial.operators == () and partial.cached == ()
 
 
-def test_whole_program_is_the_model(small: Any) -> None:
+def test_complete_program_is_the_model(small: Any) -> None:
     """Rows of six for every pixel, for one image and for three."""
     net, program = small
     for images in (1, 3):
         batch = batch_of(images)
         want = net({name: paddle.to_tensor(value) for name, value in batch.items()})
-        outputs = program.whole()(batch)
+        outputs = program.complete_engine()(batch)
         rows = outputs[program.outputs[0]]
         assert [len(boxes) for boxes in program.boxes(outputs)] == [SIDE * SIDE] * images
         assert_same_sums(rows, want["bbox"].numpy())
@@ -143,12 +143,12 @@ def _constants(program: DetectorProgram, names: tuple[str, ...]) -> set[str]:
 
 
 def test_masked_program_equals_the_sum_without_the_removed_terms(small: Any) -> None:
-    """Against numpy: channels 0 and 2 of `stem` are forced to zero; all kept is the whole."""
+    """Against numpy: channels 0 and 2 of `stem` are zero; with all kept, the unpruned model."""
     net, program = small
     batch = batch_of(2)
     readers = (net.left.weight.name, net.right.weight.name)
     partial = program.partial(readers)
-    cached = {**batch, **program.whole(partial.cached)(batch)}
+    cached = {**batch, **program.complete_engine(partial.cached)(batch)}
     engine = program.engine(partial)
     for kept in ([1, 3], [0, 1, 2, 3], [2]):
         keep = np.isin(np.arange(4), kept)
@@ -173,15 +173,15 @@ def test_engine_serves_other_batches(small: Any) -> None:
     mask = {mask_name(net.leaf.weight.name): mask_value(np.ones(6, bool), 4, 1)}
     for images in (5, 1):
         batch = batch_of(images)
-        whole = program.whole(partial.cached)(batch)
-        found, rows = engine({**batch, **whole, **mask}), program.outputs[0]
-        assert_same_sums(found[rows], whole[rows])
+        complete = program.complete_engine(partial.cached)(batch)
+        found, rows = engine({**batch, **complete, **mask}), program.outputs[0]
+        assert_same_sums(found[rows], complete[rows])
 
 
 def test_engines_leave_no_files(tmp_path: Path) -> None:
     net, program = two_branches(tmp_path)
     before = sorted(tmp_path.iterdir())
-    program.whole()
+    program.complete_engine()
     program.engine(program.partial([net.leaf.weight.name]))
     assert sorted(tmp_path.iterdir()) == before
 
@@ -278,7 +278,7 @@ class Architecture:
         pruner = Pruner(criterion, pruned_ratios=0.5)
         (target,) = make_targets(self.model, self.trace, self.groups, [group], [ratio], pruner)
         partial = self.program.partial(target.readers)
-        outputs = self.program.whole(partial.cached)(self.batch)
+        outputs = self.program.complete_engine(partial.cached)(self.batch)
         masks = target.cuts[0].masks
         engine = self.program.engine(partial)
         found = self.program.boxes(engine({**self.batch, **outputs, **masks}))
@@ -331,7 +331,7 @@ def test_partial_program_finds_the_boxes_of_the_cut_model(
 ) -> None:
     """Every group at two ratios by two criteria, and the cut does change the boxes.
 
-    Rounding grows in deep models of drawn weights: what the two engines make of the whole model
+    Rounding grows in deep models of drawn weights: what the two engines make of the complete model
     says by how much.
     """
     settings, names = ARCHITECTURES[name]
@@ -339,15 +339,16 @@ def test_partial_program_finds_the_boxes_of_the_cut_model(
     with restored_config():
         architecture = Architecture(tiny, changes, tmp_path)
         program, predict = architecture.program, dygraph_predictor(architecture.model)
-        whole = [rows_of(found) for found in program.boxes(program.whole()(architecture.batch))]
+        outputs = program.complete_engine()(architecture.batch)
+        complete = [rows_of(found) for found in program.boxes(outputs)]
         dygraph = [rows_of(found) for found in predict(architecture.tensors())]
-        rounding = max(difference(left, right) for left, right in zip(whole, dygraph))
+        rounding = max(difference(left, right) for left, right in zip(complete, dygraph))
         assert rounding < 1e-3
         for group in names:
             for ratio, criterion in ((0.3, "l1_norm"), (0.6, "fpgm")):
                 want = architecture.really_cut(group, ratio, criterion)
                 found = architecture.masked(group, ratio, criterion)
-                for left, right, before in zip(found, want, whole):
+                for left, right, before in zip(found, want, complete):
                     assert difference(left, right) < max(1e-4, 4 * rounding), group
                     assert len(before) != len(right) or difference(before, right) > 1e-2
 

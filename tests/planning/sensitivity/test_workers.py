@@ -69,7 +69,7 @@ def test_costly_groups_are_given_in_parts() -> None:
     ]
 
 
-def test_groups_that_cost_nothing_stay_whole() -> None:
+def test_groups_that_cost_nothing_stay_in_one_part() -> None:
     targets = targets_of([0, 0], 3)
     assert divide(targets, 2) == list(targets)
 
@@ -205,7 +205,7 @@ def test_two_processes_find_what_one_finds(work: Any) -> None:
 
 
 def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> None:
-    """SIGKILL after the first cut: what was reported came whole, and no process is left."""
+    """SIGKILL after the first cut: what was reported is complete, and no process is left."""
     program, cached_activations, targets = work
     found: Found = {}
     died = "a worker ended with exit code -9"
