@@ -140,7 +140,7 @@ def test_slim_file_that_contradicts_the_plan(
 
 def test_nothing_to_verify(refused: Refused, tiny: Path, whole: Path) -> None:
     line = refused("verify", "-c", tiny, *weights(whole))
-    assert f"'{whole}' are those of an unpruned model" in line and "--slim_config" in line
+    assert f"'{whole}' are the weights of an unpruned model" in line and "--slim_config" in line
 
 
 def test_resume_needs_the_optimizer(

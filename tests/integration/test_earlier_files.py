@@ -314,7 +314,7 @@ def test_journal_is_continued(run: Callable[..., str], folder: Path) -> None:
     output = ("--output", "half/sensitivity.json")
     said = run("sensitivity", *DETECTOR, "-o", "weights=base", *grid, *output)
 
-    assert "7 of 12 points are on record" in said and "cut short" in said
+    assert "7 of 12 points are already recorded" in said and "cut short" in said
     after = journal.read_bytes()
     assert after.startswith(before)
     assert len(after.splitlines()) == 2 + 12

@@ -344,7 +344,7 @@ def output(net: Net) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
 def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
-    """The record is replayed behind the plan; the ranges are tensors like any other."""
+    """The record is restored behind the plan; the ranges are tensors like any other."""
     net = make_quantized(make())
     stem = save(tmp_path / "1.5", net)
     assert checkpoint.stored_step(stem, QuantRecord) == record_of(net)

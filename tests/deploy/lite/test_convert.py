@@ -117,7 +117,7 @@ def test_no_converter(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
     ("action", "phrase"),
     [
         ("echo first >&2; echo broken model >&2; exit 3", "failed (exit code 3): broken model"),
-        ("echo all is well", "made no .nb file for arm: all is well"),
+        ("echo all is well", "wrote no .nb file for arm: all is well"),
         ("kill -6 $$", "failed (signal 6)"),
         ('case "$out" in *x86*) exit 1;; esac; printf nb > "$out"', "failed (exit code 1)"),
     ],
