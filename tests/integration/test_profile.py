@@ -94,7 +94,7 @@ def shapes_of(config: Path) -> list[ConvShape]:
     ("arguments", "said"),
     [
         (("--widths", "2"), "--widths: '2' is not valid; expected shares above 0 and at most 1"),
-        (("--slim_config", "cut.yml"), "--slim_config is what --check compares with; add --check"),
+        (("--slim_config", "cut.yml"), "--slim_config is only used by --check; add --check"),
         (("--output", "."), "--output '.' is a folder; expected a file"),
         (("--output", "thin.yml/t.json"), "output folder 'thin.yml' cannot be written to"),
         (("-o", "weights=missing"), "'missing"),
