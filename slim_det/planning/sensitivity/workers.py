@@ -1,8 +1,8 @@
 """Processes that run partial programs; they read no images, and one other process writes.
 
-`concurrent.futures` would do with fewer lines, but on Python 3.9 to 3.11 a worker that is killed
-while it sends a result or while tasks are queued leaves the caller waiting for ever. Here each
-process has a pipe of its own, which ends when the process does.
+`concurrent.futures` would need fewer lines, but a worker that is killed while it sends a result (on
+Python 3.9 and 3.10 also while tasks are queued) can block the caller for ever. Here each process
+has a pipe of its own, which ends when the process does.
 """
 
 from __future__ import annotations
