@@ -52,7 +52,7 @@ bench: $(STAMP)  ## run every benchmarks/bm_*.py
 	done
 
 docs-check: demo  ## run README's commands and compare what they print with what it shows
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tools/check_docs.py README.md
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) docs/check_docs.py README.md
 
 clean:  ## remove caches and build files; keeps .venv, dataset/ and output/
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bbox.json

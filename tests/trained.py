@@ -75,7 +75,7 @@ def make_detector(
     Args:
         folder: A new folder.
         base: Configuration of the detector.
-        data: Folder of the images, in the layout of `slim_det.data.draw_shapes`.
+        data: Folder of the images, in the layout of `slim_det.demo.draw_shapes`.
         prepare: Sets the weights of the model that it is given; by default `enliven`.
         changes: Component name -> settings that replace those of the configuration.
     """

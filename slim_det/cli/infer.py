@@ -1,4 +1,4 @@
-"""`slim-det infer`: boxes on pictures."""
+"""`slim-det infer`: draws detected boxes on images."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     add_artifact_arguments(parser)
     parser.add_argument(
-        "--beside", metavar="DIR", help="draw the boxes of this exported model at the right"
+        "--beside", metavar="DIR", help="draw the boxes of this exported model on the right"
     )
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="for the pictures")
-    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score drawn")
+    parser.add_argument("--output_dir", default="output", metavar="DIR", help="image folder")
+    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score to draw")
     add_json_argument(parser)
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]]:
-    """Boxes of one image with class names: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
+    """Detections of one image as dicts: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
     columns = (found.class_ids.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist())
     return [
         {"label": names[class_id], "score": score, "bbox_xyxy": box}
@@ -78,11 +78,11 @@ def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]
 
 
 def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes and labels on an image, one colour a class.
+    """Draw boxes and labels on an image, one colour per class.
 
     Args:
-        path: Image file.
-        boxes: As `named_boxes` gives them.
+        path: Path of the image file.
+        boxes: Boxes from `named_boxes`.
         labels: All class names, so that a class has the same colour on every image.
     """
     from PIL import Image, ImageDraw, ImageOps
@@ -105,7 +105,7 @@ def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = (
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Pictures of one size from left to right, with a white gap of some pixels."""
+    """Join pictures of the same size from left to right, with a white gap of ``gap`` pixels."""
     from PIL import Image
 
     width, height = pictures[0].size

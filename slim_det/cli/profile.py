@@ -1,4 +1,4 @@
-"""`slim-det profile`: the latency table of a model's convolutions, and how well it predicts."""
+"""`slim-det profile`: measures a latency table of convolutions and checks its predictions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the table, as JSON")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file of the table")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     parser.add_argument(
         "--repeats", type=positive, default=20, help="timed runs of each program (default 20)"
     )
     parser.add_argument(
-        "--widths", metavar="SHARES", help="shares of a width (default 0.1,0.25,0.5,0.75,1.0)"
+        "--widths",
+        metavar="SHARES",
+        help="widths to measure, as shares of a layer's width (default 0.1,0.25,0.5,0.75,1.0)",
     )
     parser.add_argument(
         "--check",
@@ -80,7 +82,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if Path(args.output).is_dir():
         raise ConfigError(f"--output '{args.output}' is a folder; expected a file, latency.json")
     if args.slim_config and not args.check:
-        raise ConfigError("--slim_config is what --check compares with; add --check")
+        raise ConfigError("--slim_config is only used by --check; add --check")
 
 
 def _weights_are_given(args: argparse.Namespace) -> bool:
@@ -103,7 +105,7 @@ def _check(
         rows = compare(table, models, max(20, args.repeats))
     _print_check(rows)
     if weights is None:
-        print("weights are random: NMS, a part of other_ms, takes another time with trained ones")
+        print("weights are random: the time of NMS (in other_ms) differs from trained weights")
     return rows
 
 

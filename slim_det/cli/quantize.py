@@ -1,4 +1,4 @@
-"""`slim-det quantize`: an int8 detector from trained float weights and a few images."""
+"""`slim-det quantize`: makes an int8 detector from trained float weights and a few images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--observer", metavar="NAME",
-        help="how ranges are found: abs_max, avg, moving_average, kl, hist (default), mse, emd",
+        help="observer of ranges: abs_max, avg, moving_average, kl, hist (default), mse, emd",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=int, metavar="N",
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight_type", metavar="TYPE", help="channel_wise_abs_max (default) or abs_max"
     )
     parser.add_argument(
-        "--skip", nargs="+", metavar="LAYER", help="names or globs of layers that stay in float"
+        "--skip", nargs="+", metavar="LAYER", help="names or globs of layers to keep in float"
     )
     parser.add_argument(
         "--bias_correction", action="store_true", help="remove the mean error of every channel"
     )
     parser.add_argument(
         "--max_drop", type=float, metavar="P",
-        help="put layers back to float until at most P points of the metric are lost (WIDER FACE: "
+        help="put layers back to float until the metric drops by at most P points (WIDER FACE: "
         "in each of easy, medium and hard)",
     )  # fmt: skip
     add_gap_arguments(parser)
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrate, quantize, search where asked, export, save, describe."""
+    """Calibrate, quantize, put layers back to float if requested, export and save."""
     from slim_det.core.files import output_folders
     from slim_det.evaluate.data.check import check_dataset
 
@@ -93,7 +93,7 @@ def _quantize(
     options: PostOptions,
     stem: Path,
 ) -> dict[str, Any]:
-    """Calibrate, search, export and save; the figures under their JSON keys."""
+    """Quantize, export and save a model; returns the results with their JSON keys."""
     from slim_det.compress.quantize.ptq import quantize_post
     from slim_det.compress.steps import steps_of
     from slim_det.deploy.accuracy_control import DeployedMetric, search_float_layers
@@ -133,21 +133,21 @@ def _quantize(
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Find out before anything is read whether the flags can be.
+    """Check the flags before anything is read.
 
     Raises:
-        ConfigError: One cannot.
+        ConfigError: A flag is invalid.
     """
     if args.max_drop is not None and not 0 <= args.max_drop <= 100:
         raise ConfigError(f"--max_drop {args.max_drop:g}: expected points of the metric, 0 to 100")
     if args.max_drop is not None and args.no_eval:
-        raise ConfigError("--max_drop and --no_eval exclude each other: a drop must be measured")
+        raise ConfigError("--max_drop needs the metric: it cannot be combined with --no_eval")
 
 
 def _prepare(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
-    """The float model, and what is asked for; flags win over the slim file."""
+    """The float model, settings and options; flags override the slim file."""
     from slim_det.compress.quantize.ptq import PostOptions, require_float
     from slim_det.compress.quantize.record import QuantRecord
     from slim_det.compress.quantize.settings import QuantSettings
@@ -187,7 +187,7 @@ def _prepare(
 
 
 def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
-    """Find out before the float model is measured whether layers and images are there."""
+    """Check before the float model is measured that layers and images exist."""
     from slim_det.compress.quantize.calibrate import calibration_source
     from slim_det.core.errors import LayerError
     from slim_det.detectors.layer_finder import LayerFinder
@@ -202,7 +202,7 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostO
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    """Lines for people."""
+    """A human-readable summary."""
     from slim_det.evaluate.evaluation import POINTS
 
     kept = len(figures["layers_float"])

@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("-c", "--config", help="configuration file of the detector")
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
     )
     parser.add_argument(
         "--params", nargs="+", metavar="LAYER",
-        help="names or globs (default: the 18 layers of a YOLOv3 head, else every group)",
+        help="names or globs (default: the 18 layers of a YOLOv3 head, otherwise every group)",
     )  # fmt: skip
     parser.add_argument(
         "--ratios", nargs="+", default=["0.1:0.9:0.1"], metavar="R",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the result; a plot and the journal of finished points are written beside it",
     )  # fmt: skip
     parser.add_argument("--workers", type=positive, default=1, help="processes on this machine")
-    parser.add_argument("--shard", metavar="I/N", help="measure the I-th of N parts only")
+    parser.add_argument("--shard", metavar="I/N", help="measure only the I-th of N parts")
     parser.add_argument(
         "--cache_mb", type=positive, default=1000,
         help="memory for cached activations, each process (default 1000)",
@@ -113,16 +113,18 @@ def _merged(args: argparse.Namespace) -> SensitivityResult:
     from slim_det.planning.sensitivity.result import read_result
 
     if args.config:
-        raise ConfigError("-c and --merge or --import_pickle exclude each other: leave -c out")
+        raise ConfigError("-c cannot be combined with --merge or --import_pickle: leave -c out")
     if args.import_pickle:
         if args.merge:
-            raise ConfigError("--merge and --import_pickle exclude each other: run them in turn")
+            raise ConfigError(
+                "--merge and --import_pickle cannot be combined: run one after the other"
+            )
         return read_paddleslim_pickle(args.import_pickle)
     return merge_results([read_result(path) for path in args.merge], args.merge)
 
 
 def _metric_overrides(metric: str | None, cfg: Any) -> list[str]:
-    """What ``--metric`` changes in the configuration."""
+    """Overrides of the configuration for ``--metric``."""
     if metric in (None, "ap"):
         return []
     if cfg.metric == "VOC" and metric in ("11point", "integral"):

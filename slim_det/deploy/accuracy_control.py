@@ -1,4 +1,4 @@
-"""Puts as few layers back to float as a stated loss of the metric needs."""
+"""Accuracy control: keeps as few layers in float as a limit on the metric drop requires."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from slim_det.graph.trace import Trace, trace_program
 logger = logging.getLogger("slim_det")
 
 RANKED_IMAGES = 4
-"""Images that the layers' errors are ranked on."""
+"""Number of images on which the layers are ranked by error."""
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """One measurement.
+    """One measurement of a search.
 
     Attributes:
-        layers_float: Layers that were put back to float, of those that were quantized.
+        layers_float: Number of quantized layers that were put back to float.
         ap: Metric of the int8 program, 0 to 1.
-        drop: Points below the float program, as `EvalResult.points_below` counts them.
+        drop: Points below the float program (see `EvalResult.points_below`).
     """
 
     layers_float: int
@@ -52,13 +52,13 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        kept: Module paths that are back in float.
-        steps: Every measurement, in order.
-        errors: Module path -> relative squared error of the raw outputs when this layer alone has
-            integers; empty where nothing had to be put back.
+        kept: Module paths of the layers put back to float.
+        steps: All measurements, in order.
+        errors: Module path -> relative squared error of the raw outputs when only this layer is
+            quantized; empty if no layer had to be put back.
     """
 
     kept: list[str]
@@ -69,20 +69,20 @@ class SearchResult:
 def search_float_layers(
     metric: DeployedMetric, post: PostResult, in_float: EvalResult, max_drop: float
 ) -> SearchResult:
-    """Put layers back to float until the int8 program loses no more than is allowed.
+    """Put layers back to float until the drop of the int8 program is at most ``max_drop``.
 
-    Layers are ranked by the error that each alone brings into the raw outputs. The worst 1, 2, 4,
-    ... are put back until the drop is small enough; then halving finds the fewest of this order.
+    Layers are ranked by the error that each alone causes in the raw outputs. The worst 1, 2, 4,
+    ... are put back until the drop is small enough; then bisection finds the smallest number.
 
     Args:
-        metric: Of the model that was quantized by ``post``; in that model the layers that were
-            found are float afterwards.
-        post: What the quantization did.
+        metric: Metric of the model that was quantized; the layers found are put back to float in
+            that model.
+        post: Result of its quantization.
         in_float: Metric of the float program in Paddle Inference.
-        max_drop: Points of the metric, 0 to 100, that may be lost; of WIDER FACE in each setting.
+        max_drop: Allowed drop in points of the metric, 0 to 100; for WIDER FACE in each setting.
 
     Raises:
-        QuantError: Even with one layer left in int8 the drop is larger; the model is unchanged.
+        QuantError: Even with only one layer in int8 the drop is larger; the model is unchanged.
     """
     model = metric.model
     corrections = post.quantization_errors if post.record.origin.get("bias_correction") else {}
@@ -110,7 +110,7 @@ def search_float_layers(
         raise QuantError(
             f"--max_drop {max_drop:g} cannot be met: with {steps[-1].layers_float} of {len(names)} "
             f"layers in float the metric is still {steps[-1].drop:.2f} points below float, and "
-            "nothing is left to try"
+            "there is nothing left to try"
         )
     kept = _worst(errors, count)
     if kept:
@@ -122,15 +122,15 @@ def search_float_layers(
 
 
 def fewest(drop_of: Callable[[int], float], most: int, limit: float) -> int | None:
-    """The smallest count whose drop is within a limit, if drops fall as counts rise.
+    """The smallest count whose drop is within a limit, assuming drops decrease with the count.
 
     Args:
-        drop_of: Measures a count; called once for each.
-        most: The largest count.
-        limit: Of the drop.
+        drop_of: Measures the drop of a count; called at most once per count.
+        most: Largest count to try.
+        limit: Largest allowed drop.
 
     Returns:
-        The count; None where not even ``most`` is enough.
+        The count; None if not even ``most`` is enough.
     """
     if drop_of(0) <= limit:
         return 0
@@ -154,17 +154,17 @@ def fewest(drop_of: Callable[[int], float], most: int, limit: float) -> int | No
 def output_errors(
     model: paddle.nn.Layer, trace: Trace, cfg: Any, images: list[str]
 ) -> dict[str, float]:
-    """How much each layer alone changes what the last convolutions give.
+    """How much quantizing each layer alone changes the outputs of the last convolutions.
 
     Args:
-        model: A quantized model; left as it was.
-        trace: Its operators.
+        model: A quantized model; left unchanged.
+        trace: Its trace.
         cfg: ppdet's configuration.
         images: Paths of image files.
 
     Returns:
-        Module path -> sum of squared differences divided by the sum of squares of the float
-        outputs, over all images, added over the outputs.
+        Module path -> sum of squared differences over the sum of squares of the float output, over
+        all images; summed over the outputs.
     """
     modules = dict(model.named_sublayers())
     weights = [trace.parameters[weight_of(op)] for op in last_convolutions(trace.ops)]
@@ -172,7 +172,7 @@ def output_errors(
     recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
 
     def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
-        """Each output on all batches."""
+        """The outputs of each last convolution on all batches."""
         with only_quantized(model, names), recorder.recording() as kept:
             for batch in batches:
                 model(batch)
@@ -186,12 +186,11 @@ def output_errors(
 
 
 class DeployedMetric:
-    """The metric of a detector in Paddle Inference, again and again; it is traced once.
+    """Measures the metric of a detector in Paddle Inference repeatedly, tracing it only once.
 
     Args:
-        model: A detector, in float or quantized; what a post-training quantization does to it
-            later is followed.
-        cfg: ppdet's configuration; ``EvalDataset`` gives the metric.
+        model: A float or quantized detector; if it is quantized later, measurements follow.
+        cfg: ppdet's configuration; the metric is measured on ``EvalDataset``.
     """
 
     def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
@@ -200,23 +199,23 @@ class DeployedMetric:
         self._program = trace_program(model, image_size_hw(cfg))
 
     def in_float(self) -> EvalResult:
-        """The metric as a float program."""
+        """The metric of the float program."""
         return self._measure(None)
 
     def in_int8(
         self, back: Sequence[str] = (), corrections: Mapping[str, QuantizationError] | None = None
     ) -> EvalResult:
-        """The metric as an int8 program; the model, which is quantized, is left as it was.
+        """The metric of the int8 program; the quantized model is left unchanged.
 
         Args:
             back: Module paths of layers that are float in this measurement.
-            corrections: What was corrected in biases, and layers in float must not have.
+            corrections: Bias corrections by module path; they are undone in float layers.
         """
         with uncorrected(self.model, corrections or {}, back):
             return self._measure(back)
 
     def _measure(self, back: Sequence[str] | None) -> EvalResult:
-        """The metric with integers except in ``back``; with None in float."""
+        """The metric in int8 except for the layers ``back``; entirely in float if it is None."""
         program = self._program.copy()
         layers = quantized_layers(self.model)
         for parameter in map(shift_of, layers.values()):
@@ -237,7 +236,7 @@ class DeployedMetric:
 
 
 def _worst(errors: dict[str, float], count: int) -> list[str]:
-    """The layers of the largest errors."""
+    """The layers with the largest errors."""
     return sorted(errors, key=lambda name: -errors[name])[:count]
 
 

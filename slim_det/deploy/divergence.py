@@ -1,4 +1,4 @@
-"""Where an int8 artifact begins to differ from the model that simulates it."""
+"""Finds the layer at which an int8 artifact begins to differ from the model that simulates it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from slim_det.graph.layer_names import layer_names
 from slim_det.graph.program import DeployProgram
 
 THRESHOLD = 0.05
-"""Relative error up to which a layer is never blamed: engines round in slightly other places."""
+"""Relative error up to which a layer is never blamed: engines round slightly differently."""
 
 JUMP = 3.0
-"""Errors grow from layer to layer; that of a faulty one is so many times all before it."""
+"""A faulty layer's error exceeds this multiple of every earlier layer's (errors accumulate)."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The layer to look at first.
+    """The layer to inspect first.
 
     Attributes:
-        name: Its module path.
-        error: Norm of the difference of its outputs over the norm of the model's output, of all
-            images together.
-        jump: Whether its error is above `THRESHOLD` and `JUMP` times every one before. If no
+        name: Module path of the layer.
+        error: Norm of the output difference over the norm of the model's output, over all images.
+        jump: Whether its error exceeds `THRESHOLD` and `JUMP` times every earlier error. If no
             layer has such an error, this is the layer with the largest.
     """
 
@@ -43,7 +42,7 @@ class Divergence:
     jump: bool
 
     def __str__(self) -> str:
-        """Half a line for people."""
+        """A human-readable clause."""
         if self.jump:
             return (
                 f"the first layer that differs is '{self.name}' (relative error {self.error:.2f})"
@@ -55,10 +54,10 @@ class Divergence:
 
 
 def pick_layer(errors: Mapping[str, float]) -> Divergence:
-    """The first layer whose error jumps, else the one with the largest.
+    """Pick the first layer whose error jumps, otherwise the layer with the largest error.
 
     Args:
-        errors: Module path -> relative error, in the order of execution; not empty.
+        errors: Module path -> relative error, in execution order; not empty.
     """
     largest = 0.0
     for name, error in errors.items():
@@ -72,13 +71,13 @@ def pick_layer(errors: Mapping[str, float]) -> Divergence:
 def first_divergence(
     model: paddle.nn.Layer, p: DeployProgram, cfg: Any, images: list[str]
 ) -> Divergence:
-    """Compare what every convolution gives in Paddle Inference and in the model.
+    """Compare every convolution's output in Paddle Inference with the model's.
 
     Args:
         model: A quantized model.
-        p: Its program with integers, batch norm folded.
+        p: Its int8 program, batch norm folded.
         cfg: ppdet's configuration.
-        images: Image files.
+        images: Paths of image files.
 
     Raises:
         ExportError: No convolution of the model is in the program, or there is no image.
@@ -94,17 +93,17 @@ def layer_errors(
 ) -> dict[str, float]:
     """Relative error of every convolution's output, after its batch norm or bias.
 
-    Left out are float convolutions with a batch norm: a record does not name it, and what they
-    do wrong is seen in the next layer.
+    Float convolutions with batch norm are left out: the record does not name their batch norm, and
+    their errors show up in the next layer.
 
     Args:
         model: A quantized model.
-        p: Its program with integers, batch norm folded.
-        batches: As ppdet's readers give them.
+        p: Its int8 program, batch norm folded.
+        batches: Batches of a ppdet reader.
 
     Returns:
-        Module path -> norm of the difference over norm of the model's output, of all batches, in
-        the order of execution.
+        Module path -> norm of the difference over the norm of the model's output, over all
+        batches, in execution order.
     """
     layers = _compared_layers(model)
     tensors = {name: tensor for name, tensor in _outputs(model, p).items() if name in layers}
@@ -124,7 +123,7 @@ def layer_errors(
 
 
 def _compared_layers(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
-    """Module path of a convolution -> layer whose output is compared."""
+    """Map the module path of each convolution to the layer whose output is compared."""
     record = record_of(model)
     if record is None:
         raise ExportError("the model is not quantized")
@@ -139,7 +138,7 @@ def _compared_layers(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
 
 
 def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
-    """Module path of a convolution -> the variable that its layer gives."""
+    """Map the module path of each convolution to the variable that its layer outputs."""
     parameters, paths = dict(model.named_parameters()), layer_names(model)
     record = record_of(model)
     folded = {layer.name for layer in record.layers if layer.norm} if record else set()

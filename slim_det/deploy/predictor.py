@@ -1,4 +1,4 @@
-"""Runs an exported model through Paddle Inference with the settings that make it fast."""
+"""Runs an artifact in Paddle Inference, with the settings that make it fast."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Predictor:
     """An exported detector.
 
     Args:
-        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``; the
-            engine's settings are in ``slim_det.json``, where there is one.
-        threads: CPU threads; default all cores.
+        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``; engine
+            settings are read from ``slim_det.json`` if it exists.
+        threads: Number of CPU threads; by default all cores.
 
     Attributes:
         folder: The folder.
-        precision: ``int8`` or ``float32``, of the kernels: an int8 model is run in float, with
-            its rounded weights, where the CPU has no int8 instructions.
-        settings: Of ``infer_cfg.yml``.
+        precision: Precision of the kernels, ``int8`` or ``float32``. An int8 model is run in
+            float, with its rounded weights, if the CPU has no int8 instructions.
+        settings: Content of ``infer_cfg.yml``.
 
     Raises:
         ExportError: A file is missing or damaged, or the model cannot be loaded.
@@ -64,7 +64,7 @@ class Predictor:
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
-        """Height and width that images are resized to, from the reader's settings."""
+        """Height and width in pixels that images are resized to, from ``infer_cfg.yml``."""
         for step in self.settings["Preprocess"]:
             if step["type"] == "Resize":
                 height, width = step["target_size"]
@@ -76,27 +76,27 @@ class Predictor:
 
         Args:
             batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32
-                [B, 2], as ppdet's readers give them.
+                [B, 2], from a ppdet reader.
 
         Returns:
-            What is found in each image.
+            The detections of each image.
 
         Raises:
-            ExportError: The model gives no boxes.
+            ExportError: The model outputs no boxes.
         """
         return parse_arrays(self._engine(batch).values(), f"artifact '{self.folder}'")
 
 
 def network_engine(program: DeployProgram, int8: bool, threads: int | None = None) -> Engine | None:
-    """An engine for a detector's raw outputs alone, without decoding and NMS.
+    """Create an engine that computes only a detector's raw outputs, without decoding and NMS.
 
     Args:
-        program: An artifact's program.
-        int8: Whether int8 kernels are used.
-        threads: CPU threads; default all cores.
+        program: The program of an artifact.
+        int8: Whether to use int8 kernels.
+        threads: Number of CPU threads; by default all cores.
 
     Returns:
-        Its input is ``image``; None for a program whose boxes are all that it gives.
+        The engine, whose input is ``image``; None if the program has no raw outputs.
     """
     if not program.raw_outputs:
         return None
@@ -104,9 +104,9 @@ def network_engine(program: DeployProgram, int8: bool, threads: int | None = Non
 
 
 def _runs_int8(folder: Path) -> bool:
-    """Whether the model is to be run with int8 kernels; what was exported must be unchanged.
+    """Whether the model runs with int8 kernels, after checking that its files are unchanged.
 
-    Paddle may crash on a damaged file, so its checksum is compared first.
+    Paddle may crash on a damaged file, so the checksums are compared first.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -127,7 +127,7 @@ def _runs_int8(folder: Path) -> bool:
 
 
 def _float_engine(stem: Path, threads: int | None) -> Engine:
-    """An engine for the same network in float."""
+    """Create an engine that runs an int8 model in float."""
     logger.info(
         "this CPU has no int8 instructions (%s): '%s' runs in float",
         ", ".join(INT8_INSTRUCTIONS),
@@ -140,7 +140,7 @@ def infer_settings(folder: str | Path) -> dict[str, Any]:
     """Read ``infer_cfg.yml`` of an exported model.
 
     Raises:
-        ExportError: It is missing or not what PaddleDetection's deploy code reads.
+        ExportError: It is missing or malformed.
     """
     path = Path(folder) / INFER_CFG
     try:

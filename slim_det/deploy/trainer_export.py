@@ -1,4 +1,4 @@
-"""`Trainer.export` and `Trainer.post_quant`: ppdet 2.6's own do not run on Paddle 3."""
+"""Replaces `Trainer.export` and `Trainer.post_quant`: those of ppdet 2.6 do not run on Paddle 3."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from slim_det.detectors.image_size import image_size_hw
 
 
 def replace_trainer_export() -> None:
-    """Put our functions behind ppdet's names."""
+    """Replace ppdet's methods with the functions of this module."""
     ppdet_trainer.Trainer.export = _export
     ppdet_trainer.Trainer.post_quant = _post_quant
 
 
 def _export(trainer: Any, output_dir: str = "output_inference") -> None:
-    """`Trainer.export`."""
-    # Not above: a program may import the artifact first, and that imports ppdet, which leads here.
+    """Replaces `Trainer.export`."""
+    # Imported here: `artifact` imports ppdet, whose import in turn loads this module.
     from slim_det.deploy.artifact import export_model
 
     waiting = postponed(trainer.model)
     if waiting is not None and record_of(trainer.model) is None:
         raise ConfigError(
             f"the model is still in float: {type(waiting).__name__} has not calibrated it; "
-            "expected tools/post_quant.py or `slim-det quantize`"
+            "use tools/post_quant.py or `slim-det quantize`"
         )
     export_model(trainer.model, trainer.cfg, output_dir)
 
 
 def _post_quant(trainer: Any, output_dir: str = "output_inference") -> None:
-    """`Trainer.post_quant`: calibrate as the slim file asks, then export the int8 model."""
+    """Replaces `Trainer.post_quant`: calibrate as configured, then export the int8 model."""
     from slim_det.deploy.artifact import export_model
 
     require_float(trainer.model)
     ptq = postponed(trainer.model)
     if ptq is None:
-        raise ConfigError("no calibration is described; expected --slim_config with slim: PTQ")
+        raise ConfigError("no calibration is configured; expected --slim_config with slim: PTQ")
     ptq(trainer.model, Context(trainer.cfg, image_size_hw(trainer.cfg), "calibrate"))
     export_model(trainer.model, trainer.cfg, output_dir)

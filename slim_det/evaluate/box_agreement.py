@@ -9,7 +9,7 @@ import numpy as np
 
 from slim_det.evaluate.detections import Detections
 
-# Boxes below this score are left out: which of them survive NMS depends on the last digits.
+# Boxes below this score are ignored: rounding decides which of them survive NMS.
 MIN_SCORE = 0.05
 SCORE_TOLERANCE = 2e-3
 PIXEL_TOLERANCE = 0.5
@@ -17,13 +17,13 @@ PIXEL_TOLERANCE = 0.5
 
 @dataclass(frozen=True)
 class BoxAgreement:
-    """How far two sets of detections are apart.
+    """How much two sets of detections differ.
 
     Attributes:
-        boxes: Boxes compared, the larger of both counts.
-        unmatched: Boxes of either side without a partner within tolerance.
-        max_score: Largest difference of scores among partners.
-        max_pixels: Largest difference of coordinates among partners, in pixels.
+        boxes: Number of boxes compared, the larger of the two counts.
+        unmatched: Boxes on either side without a partner within tolerance.
+        max_score: Largest score difference between partners.
+        max_pixels: Largest coordinate difference between partners, in pixels.
     """
 
     boxes: int
@@ -33,12 +33,12 @@ class BoxAgreement:
 
     @property
     def passed(self) -> bool:
-        """Whether every box has its partner."""
+        """Whether every box has a partner."""
         return self.unmatched == 0
 
     @classmethod
     def of_images(cls, parts: Collection[BoxAgreement]) -> BoxAgreement:
-        """The agreements of several images, at least one, as one."""
+        """Combine the agreements of one or more images."""
         return cls(
             sum(part.boxes for part in parts),
             sum(part.unmatched for part in parts),
@@ -47,7 +47,7 @@ class BoxAgreement:
         )
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         return (
             f"{self.boxes} boxes, {self.unmatched} without a partner, scores within "
             f"{self.max_score:.1e}, corners within {self.max_pixels:.1e} pixels"
@@ -55,19 +55,19 @@ class BoxAgreement:
 
 
 def compare_boxes(left: Detections, right: Detections) -> BoxAgreement:
-    """Match the boxes of one image from two engines.
+    """Match the boxes that two engines found in one image.
 
-    A box close to the score limit may lack a partner; one that is clearly above may not.
+    Only boxes with a score of at least `MIN_SCORE` need a partner.
     """
     unmatched, score, pixels = 0, 0.0, 0.0
     for found, others in ((left, right), (right, left)):
         found = found[found.scores >= MIN_SCORE]
-        # A partner may have dropped just below the limit: look for it there as well.
+        # A partner's score may lie just below the limit.
         others = others[others.scores >= MIN_SCORE - SCORE_TOLERANCE]
         for box, box_score, class_id in zip(found.boxes_xyxy, found.scores, found.class_ids):
             scores = np.abs(others.scores - box_score)
             corners = np.abs(others.boxes_xyxy - box).max(axis=1, initial=0.0)
-            # 1 is the edge of the tolerance; another class is another object.
+            # 1 is the edge of the tolerance; a box of another class is no partner.
             distances = np.maximum(scores / SCORE_TOLERANCE, corners / PIXEL_TOLERANCE)
             distances = np.where(others.class_ids == class_id, distances, np.inf)
             if not (distances <= 1.0).any():

@@ -1,4 +1,4 @@
-"""COCO box AP from stored matches: the figures of pycocotools, many times as fast."""
+"""COCO box AP from stored matches: the same values as pycocotools', computed much faster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PARAMS = Params("bbox")
 THRESHOLDS = _PARAMS.iouThrs
 RECALLS = _PARAMS.recThrs
 MAX_BOXES = _PARAMS.maxDets[-1]
-"""Boxes that count, of each class and image."""
+"""Maximum number of boxes evaluated per class and image."""
 LOWEST_AREA, HIGHEST_AREA = _PARAMS.areaRng[0]
 
 NO_BOXES = "no boxes were found at all: AP is 0"
@@ -44,13 +44,13 @@ class _Objects:
 
 
 class CocoScorer(ApScorer):
-    """Re-creates pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes a class.
+    """Reproduces pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes per class.
 
     Args:
         truth: pycocotools' ``COCO`` of the annotation file.
         catid2clsid: Category id -> class index of the detector.
-        num_images: Take only so many images of the batches that are added. None for all;
-            objects of images that no batch holds, as of missing files, are then missed.
+        num_images: Use only the first ``num_images`` images added. None for all; objects of images
+            that are never added (such as missing files) then count as missed.
 
     Raises:
         DataError: An annotation has no box or area.
@@ -76,40 +76,41 @@ class CocoScorer(ApScorer):
         self._expect(sum(map(self._count, self._annotated.values()), nothing))
 
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the objects of the next images.
+        """Add the objects of the next images.
 
         Args:
-            batch: What ``EvalReader`` gives; ``im_id`` int [batch, 1].
+            batch: Batch of ``EvalReader``; ``im_id`` int [batch, 1].
 
         Raises:
-            DataError: An image is not in the annotation file, or comes twice.
+            DataError: An image is not in the annotation file, or occurs twice.
         """
         for image in np.asarray(batch["im_id"]).reshape(-1).tolist():
             if self._is_full:
                 return
             if image not in self._annotated:
-                wrong = "comes twice" if image in self._ids else "is not in the annotation file"
+                wrong = "occurs twice" if image in self._ids else "is not in the annotation file"
                 raise DataError(f"EvalDataset: image {image} {wrong}; expected each image once")
             objects = self._annotated.pop(image)
             self._ids.append(image)
             self._add(objects, self._count(objects))
 
     def match(self, index: int, found: Detections) -> ImageMatches:
-        """Judge the boxes of one image at 10 IoU thresholds.
+        """Match the detections of one image with its objects at 10 IoU thresholds.
 
-        By falling score, each box takes the free object of its class that it overlaps most, the
-        last of equals; ignored objects come after all others, and a crowd is never used up.
-        Boxes of a negative class are dropped, and those after the 100 best of a class.
+        In order of descending score, each box takes the unmatched object of its class with the
+        highest IoU (the last of ties). Ignored objects come after all others, and a crowd can be
+        matched any number of times. Boxes of a negative class are dropped, as are those after the
+        100 best of a class.
 
         Args:
-            index: The image, in the order in which it was added.
-            found: Its boxes. NaN overlaps nothing.
+            index: Position of the image in the order in which images were added.
+            found: Its detections. NaN overlaps nothing.
 
         Returns:
-            Matches with ten bits, by falling score.
+            Matches with ten bits, by descending score.
 
         Raises:
-            DataError: A box has a class that the annotation file lacks.
+            DataError: A box has a class that the annotation file does not have.
             ValueError: The image was not added.
         """
         objects: _Objects = known_image(self._truth, index)
@@ -126,10 +127,10 @@ class CocoScorer(ApScorer):
     def scores(
         self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
     ) -> ApScores:
-        """Mean AP at IoU 0.50:0.95 over the classes that have objects; 0 where there are none.
+        """Mean AP at IoU 0.50:0.95 over the classes that have objects; 0 if none has.
 
-        The order of the matches makes no difference: equal scores are taken in the order of the
-        image ids, as pycocotools does. For the arguments see `ApScorer.scores`.
+        The order of the matches does not matter: equal scores are taken in the order of the image
+        ids, as in pycocotools. See `ApScorer.scores` for the arguments.
         """
         chosen = image_indices(matches, images, self.num_images)
         ids = np.asarray(self._ids, np.int64)[chosen]
@@ -149,11 +150,11 @@ class CocoScorer(ApScorer):
         )
 
     def _count(self, objects: _Objects) -> np.ndarray:
-        """Objects of every class that a detector has to find."""
+        """Number of objects of each class that are not ignored."""
         return np.bincount(objects.classes[~objects.ignored], minlength=self._num_kinds)
 
     def _best(self, found: Detections) -> Detections:
-        """The boxes that count, by falling score."""
+        """The boxes that are evaluated, by descending score."""
         classes = found.class_ids
         if len(classes) and classes.max() >= self._num_kinds:
             raise DataError(
@@ -170,14 +171,14 @@ class CocoScorer(ApScorer):
 
 
 def recalled_precision(hits: np.ndarray, ignored: np.ndarray, num_objects: int) -> np.ndarray:
-    """Precision of one class at the 10 thresholds and 101 recalls; its mean is AP.
+    """Precision of one class at 10 IoU thresholds and 101 recalls; its mean is AP.
 
     The precision at a recall is the best one at that recall or above, and 0 beyond the last.
 
     Args:
-        hits: uint16 [n], bit t for a true positive at threshold t; by falling score.
-        ignored: uint16 [n], bit t for neither right nor wrong at threshold t.
-        num_objects: Objects of the class, more than 0.
+        hits: uint16 [n], bit t for a true positive at threshold t; by descending score.
+        ignored: uint16 [n], bit t for a box that is ignored at threshold t.
+        num_objects: Number of objects of the class, at least 1.
 
     Returns:
         float64 [10, 101].
@@ -195,10 +196,10 @@ def recalled_precision(hits: np.ndarray, ignored: np.ndarray, num_objects: int) 
 def _assign(
     boxes: np.ndarray, classes: np.ndarray, objects: _Objects
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the xywh boxes, by falling score, hit objects or ignored ones: two bit sets.
+    """Match xywh boxes, sorted by descending score, with objects: the hit and ignored bits.
 
-    A pair is looked at once for all thresholds: the bits of a box that have no object yet meet
-    those of the object that no box has taken.
+    Each pair is visited once for all thresholds: the thresholds at which the box is still
+    unmatched are intersected with those at which the object is.
     """
     hits, ignored = [0] * len(boxes), [0] * len(boxes)
     if len(boxes) and len(objects.boxes):
@@ -210,7 +211,7 @@ def _assign(
         reached = (1 << np.searchsorted(THRESHOLDS, overlap[order], side="right")) - 1
         free, taken = [_ALL] * len(boxes), [0] * len(objects.boxes)
         crowd, left_out = objects.crowd.tolist(), objects.ignored.tolist()
-        # pycocotools takes the id 0 for "no match": the object is used up and nothing gained.
+        # pycocotools takes id 0 for "no match": the object is matched, but yields no hit.
         nameless = (objects.ids == 0).tolist()
         for b, i, bits in zip(box[order].tolist(), item[order].tolist(), reached.tolist()):
             new = bits & free[b] & ~taken[i]

@@ -1,4 +1,4 @@
-"""What a detector finds in an image, and the one parser of what its NMS gives."""
+"""The detections of one image, and the parser of NMS output."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import numpy as np
 from slim_det.core.errors import ExportError
 
 _ROW_LENGTH = 6
-"""Of the rows of an NMS: class, score, xyxy."""
+"""Row length of NMS output: class, score, xyxy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The boxes found in one image, in the detector's order.
+    """The boxes detected in one image, in the detector's order.
 
     Attributes:
         boxes_xyxy: float32 [n, 4], corners in pixels of the original image.
         scores: float32 [n].
-        class_ids: int64 [n]; negative where a box has no class.
+        class_ids: int64 [n]; negative if a box has no class.
 
     Raises:
-        ValueError: The boxes do not have four corners, or there is not one score and one class
-            for each.
+        ValueError: The boxes are not [n, 4], or scores and classes are not [n].
     """
 
     boxes_xyxy: np.ndarray
@@ -45,33 +44,33 @@ class Detections:
 
     @classmethod
     def empty(cls) -> Detections:
-        """An image in which nothing is found."""
+        """Detections of an image in which nothing was found."""
         return cls.from_rows(np.zeros((0, _ROW_LENGTH)))
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> Detections:
-        """Boxes from rows as Paddle's NMS gives them: float [n, 6], class, score, xyxy."""
+        """Detections from the rows of Paddle's NMS: float [n, 6], class, score, xyxy."""
         return cls(rows[:, 2:], rows[:, 1], rows[:, 0])
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> Detections:
-        """Some of the boxes, by a slice, a mask or indices."""
+        """A subset of the boxes, selected by a slice, a mask or indices."""
         return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.class_ids[chosen])
 
 
 Predict = Callable[[dict[str, Any]], "list[Detections]"]
-"""Takes one batch of a ppdet reader; gives what is found in each of its images."""
+"""Maps one batch of a ppdet reader to the detections of each of its images."""
 
 
 def parse_detections(outputs: Mapping[str, Any]) -> list[Detections]:
-    """The boxes of every image of a batch, from what ppdet's models give.
+    """Parse the outputs of a ppdet model into the detections of each image of a batch.
 
     Args:
         outputs: ``bbox`` float [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int [batch]. Where no image of a batch has a box, Paddle's NMS gives one
-            row of a single -1.
+            ``bbox_num`` int [batch]. If no image of the batch has a box, Paddle's NMS returns a
+            single row that holds only -1.
     """
     rows, counts = np.asarray(outputs["bbox"]), np.asarray(outputs["bbox_num"]).ravel()
     if rows.shape[-1] != _ROW_LENGTH:
@@ -81,12 +80,12 @@ def parse_detections(outputs: Mapping[str, Any]) -> list[Detections]:
 
 
 def parse_arrays(arrays: Iterable[Any], source: str) -> list[Detections]:
-    """The same from the outputs of an engine, which have no names of ours.
+    """Parse the unnamed outputs of an inference engine into detections.
 
     Args:
-        arrays: In any order: the boxes, the first array with two axes, and their counts, the
-            first with one.
-        source: What gave them, for the message.
+        arrays: In any order. The first array with two axes holds the boxes, the first with one
+            axis the number of boxes per image.
+        source: What produced them, for the error message.
 
     Raises:
         ExportError: One of the two is missing.
@@ -94,5 +93,5 @@ def parse_arrays(arrays: Iterable[Any], source: str) -> list[Detections]:
     given = [np.asarray(array) for array in arrays]
     rows, counts = (next((a for a in given if a.ndim == axes), None) for axes in (2, 1))
     if rows is None or counts is None:
-        raise ExportError(f"{source} gives no boxes; was it exported with NMS?")
+        raise ExportError(f"{source} outputs no boxes; was it exported with NMS?")
     return parse_detections({"bbox": rows, "bbox_num": counts})

@@ -1,4 +1,4 @@
-"""Evaluation of a detector on the configuration's data, whatever engine runs it."""
+"""Evaluation of a detector on the configured data set, in any engine."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from slim_det.evaluate.widerface.predictions import PredictionFolder
 logger = logging.getLogger("slim_det")
 
 POINTS = 100.0
-"""Points in an AP of 1."""
+"""Points in an AP of 1.0."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found; fractions are 0 to 1.
+    """Result of an evaluation; fractions are 0 to 1.
 
     Attributes:
         metric: ``coco_ap`` (IoU 0.50:0.95), ``voc_map_11point``, ``voc_map_integral`` or
             ``widerface_ap``.
-        ap: Its value; of WIDER FACE the mean of easy, medium and hard.
+        ap: Value of the metric; for WIDER FACE the mean of easy, medium and hard.
         ap50: AP at IoU 0.5.
-        per_class: Class name -> value; classes without objects are left out. Of WIDER FACE
+        per_class: Class name -> value, without classes that have no objects; for WIDER FACE
             easy, medium and hard.
-        num_images: Images evaluated.
+        num_images: Number of images evaluated.
         engine: ``dygraph``, ``dygraph_multi_scale`` or ``paddle_inference``.
-        latency_ms: Median of single-image runs, decoding and NMS included, reading not.
+        latency_ms: Median of single-image runs, including decoding and NMS but not image loading.
         artifact: Folder of the exported model; None for dygraph.
-        bands: Of WIDER FACE: ``official`` settings, or the heights that stand in for them.
+        bands: For WIDER FACE: ``official``, or the height bands used in place of the official
+            settings.
     """
 
     metric: str
@@ -54,18 +55,18 @@ class EvalResult:
     bands: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The result under its JSON keys."""
+        """The result as a dict with its JSON keys."""
         return asdict(self)
 
     def points_below(self, other: EvalResult) -> float:
-        """Points of AP lost against another; of WIDER FACE in the setting that loses most."""
+        """AP points lost relative to another result; for WIDER FACE, in the worst setting."""
         lost = [other.ap - self.ap]
         if self.bands:
             lost += [other.per_class[name] - value for name, value in self.per_class.items()]
         return POINTS * max(lost)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         classes = ", ".join(f"{name} {value:.4f}" for name, value in self.per_class.items())
         bands = f"; {self.bands}" if self.bands else ""
         return (
@@ -82,22 +83,22 @@ def evaluate(
     latency_runs: int = 10,
     save_pred: str | None = None,
 ) -> EvalResult:
-    """Run every image of ``EvalDataset`` through a predictor and score the boxes.
+    """Run every image of ``EvalDataset`` through a predictor and score the detections.
 
     Args:
         cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
         predict: The detector.
-        engine: Its name, for the result.
-        artifact: Folder of the exported model, for the result.
-        latency_runs: Single-image runs whose median is the latency.
-        save_pred: Of WIDER FACE: folder that receives the boxes, one text file an image, when all
-            images have been scored.
+        engine: Name of the engine, stored in the result.
+        artifact: Folder of the exported model, stored in the result.
+        latency_runs: Number of single-image runs whose median is the latency.
+        save_pred: For WIDER FACE: folder that receives the detections, one text file per image,
+            once all images have been scored.
 
     Raises:
-        ConfigError: The metric is none of these, or ``save_pred`` cannot be written to or holds
-            something else.
-        DataError: The ground truth is missing or of other images, or, of WIDER FACE, a box is not
-            finite.
+        ConfigError: The metric is not supported, or ``save_pred`` cannot be written to or holds
+            unrelated files.
+        DataError: The ground truth is missing or does not belong to these images, or a WIDER FACE
+            detection is not finite.
     """
     dataset, loader = eval_reader(cfg)
     scorer = make_scorer(cfg, dataset)
@@ -141,7 +142,7 @@ def dygraph_predictor(model: paddle.nn.Layer) -> Predict:
 
 
 def eval_reader(cfg: Any) -> tuple[Any, Any]:
-    """The evaluation data set and a loader over it, in a fixed order."""
+    """The evaluation data set and a loader that reads it in a fixed order."""
     from ppdet.core.workspace import create
 
     dataset = create("EvalDataset")()
@@ -154,11 +155,11 @@ def eval_reader(cfg: Any) -> tuple[Any, Any]:
 
 
 def class_names(cfg: Any) -> dict[int, str]:
-    """Name of each class index that a detector gives, from ``TestDataset``.
+    """Map each class index of the detector to its name, from ``TestDataset``.
 
     Raises:
-        DataError: There are not ``num_classes`` names. Where ``anno_path`` is missing, ppdet
-            gives those of COCO or VOC.
+        DataError: There are not ``num_classes`` names. If ``anno_path`` is missing, ppdet falls
+            back to the names of COCO or VOC.
     """
     from ppdet.core.workspace import create
     from ppdet.data.source.category import get_categories
@@ -182,7 +183,7 @@ def single_image(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def median_latency_ms(predict: Predict, batch: dict[str, Any], runs: int) -> float:
-    """Median wall-clock time of ``runs`` predictions after two that are not counted."""
+    """Median wall-clock time of ``runs`` predictions, after two warm-up runs."""
     times = []
     for _ in range(runs + 2):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The scorer of the metric that a configuration names."""
+"""Creates the scorer of the configured metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slim_det.evaluate.widerface.truth import faces_of
 
 
 def metric_name(cfg: Any) -> str:
-    """Name of the metric: ``coco_ap``, ``voc_map_11point``, ``voc_map_integral``, ``widerface_ap``.
+    """Metric name: ``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``.
 
     Args:
         cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
@@ -34,9 +34,9 @@ def metric_name(cfg: Any) -> str:
 
 
 def make_scorer(cfg: Any, dataset: Any, num_images: int | None = None) -> ApScorer:
-    """The scorer for the metric that the configuration names.
+    """Create the scorer of the configured metric.
 
-    It knows no image yet: give it every batch of the loader, in order, before anything else::
+    It starts without images. Add every batch of the loader, in order, before matching::
 
         dataset, loader = eval_reader(cfg)
         scorer = make_scorer(cfg, dataset)
@@ -47,13 +47,13 @@ def make_scorer(cfg: Any, dataset: Any, num_images: int | None = None) -> ApScor
 
     Args:
         cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
-        dataset: Its parsed ``EvalDataset``.
-        num_images: Take only the first so many; objects of others then do not count.
+        dataset: The parsed ``EvalDataset``.
+        num_images: Use only the first ``num_images`` images; objects of the others do not count.
 
     Raises:
         ConfigError: The metric or ``map_type`` is unknown.
-        DataError: An annotation has no box or area, or the ground truth of WIDER FACE is missing
-            or of other images.
+        DataError: An annotation has no box or area, or the WIDER FACE ground truth is missing or
+            does not belong to these images.
     """
     metric_name(cfg)
     if cfg.metric == "VOC":

@@ -1,7 +1,8 @@
-"""What the scorers of all metrics have in common.
+"""Base class of the metrics' scorers.
 
 A scorer works in two steps, so that many models can be evaluated on the same images: it matches
-the boxes of each image with its objects, which are prepared once, and computes AP from the matches.
+the detections of each image with its ground truth, which is prepared once, and then computes AP
+from the matches.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from slim_det.evaluate.image_matches import ImageMatches
 
 @dataclass(frozen=True)
 class ApScores:
-    """The figures of one model; fractions are 0 to 1.
+    """Metric values of one model; fractions are 0 to 1.
 
     Attributes:
         ap: The metric itself.
         ap50: AP at IoU 0.5.
-        per_class: Class name -> value, without classes that have no objects; of WIDER FACE the
+        per_class: Class name -> value, without classes that have no objects; for WIDER FACE the
             settings easy, medium and hard.
-        notes: What a person has to know who sees a value of 0.
+        notes: Explanations of values that are 0.
     """
 
     ap: float
@@ -36,15 +37,16 @@ class ApScores:
 
 
 class ApScorer(ABC):
-    """Matches boxes with the objects of known images, and scores the matches.
+    """Matches detections with the ground truth of images, and scores the matches.
 
     Args:
-        num_kinds: Kinds of objects that are counted apart: classes, or settings of WIDER FACE.
-        num_images: Take only so many images of the batches that are added; None for all.
+        num_kinds: Number of kinds of objects counted separately: classes, or settings of WIDER
+            FACE.
+        num_images: Use only the first ``num_images`` images added; None for all.
 
     Attributes:
         name: ``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``.
-        bands: Of WIDER FACE what the settings are, and how many of the images count.
+        bands: For WIDER FACE, how the settings are defined and how many images are evaluated.
     """
 
     name: str
@@ -59,30 +61,33 @@ class ApScorer(ABC):
 
     @property
     def num_images(self) -> int:
-        """Images added so far."""
+        """Number of images added so far."""
         return len(self._truth)
 
     @abstractmethod
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the objects of the next images from a batch of ``EvalReader``."""
+        """Add the ground truth of the images in a batch of ``EvalReader``."""
 
     @abstractmethod
     def match(self, index: int, found: Detections) -> ImageMatches:
-        """Judge the boxes of one image, numbered in the order in which images were added."""
+        """Match the detections of one image with its objects.
+
+        ``index`` is the position of the image in the order in which images were added.
+        """
 
     @abstractmethod
     def scores(
         self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
     ) -> ApScores:
-        """The figures of one model.
+        """Compute the metric values of one model.
 
         Args:
             matches: Matches of one model.
-            images: The image of each of the matches; it may repeat, and its objects then count
-                as often. None for every image, in order.
+            images: Image index of each element of ``matches``. An image may occur several times;
+                its objects then count as often. None for every image, in order.
 
         Raises:
-            ValueError: There is not one image for each of the matches, or one is unknown.
+            ValueError: ``images`` and ``matches`` differ in length, or an image is unknown.
         """
 
     def ap(self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None) -> float:
@@ -90,7 +95,7 @@ class ApScorer(ABC):
         return self.scores(matches, images).ap
 
     def take(self, batch: dict[str, Any], found: Sequence[Detections]) -> list[ImageMatches]:
-        """Add the images of a batch and judge what one model finds in them."""
+        """Add the images of a batch and match one model's detections with them."""
         start = self.num_images
         self.add_batch(batch)
         return [self.match(index, boxes) for index, boxes in enumerate(found, start)]
@@ -100,19 +105,19 @@ class ApScorer(ABC):
         return self._limit is not None and self.num_images >= self._limit
 
     def _expect(self, counts: np.ndarray) -> None:
-        """Count the objects of all images as missed until a batch holds their image."""
+        """Count all objects as missed until a batch contains their image."""
         if self._limit is None:
             self._missed = counts
 
     def _add(self, objects: Any, counts: np.ndarray) -> None:
-        """Take an image: its objects, and how many of each kind count."""
+        """Add an image: its objects, and how many of each kind count."""
         self._truth.append(objects)
         self._counts.append(counts)
         if self._missed is not None:
             self._missed = self._missed - counts
 
     def _num_objects(self, images: np.ndarray) -> list[int]:
-        """How many objects of each kind these images have, and missed ones."""
+        """Number of objects of each kind in these images, plus the missed ones."""
         times = np.bincount(images, minlength=self.num_images)
         counts: np.ndarray = times @ np.reshape(self._counts, (-1, self._num_kinds))
         return [int(n) for n in (counts if self._missed is None else counts + self._missed)]

@@ -1,4 +1,4 @@
-"""How far the tensors of two engines, or of two forms of a model, are apart."""
+"""How much tensors differ between two engines or two forms of a model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 TINY = 1e-30
-"""Stands for the sum of squares of a tensor of zeros."""
+"""Used in place of the sum of squares of an all-zero tensor."""
 
 
 @dataclass(frozen=True)
 class TensorAgreement:
-    """How far some tensors are from their references.
+    """How much tensors differ from their references.
 
     Attributes:
         max_abs: Largest absolute difference.
-        max_relative: Largest absolute difference of a tensor over the largest absolute value of
-            its reference; of a reference of zeros the difference itself.
-        cosine: Worst cosine of a tensor with its reference.
-        fault: Why they cannot be compared; '' where they can. The differences are then infinite
-            and the cosine is 0.
+        max_relative: Largest ratio, over the tensors, of the largest absolute difference to the
+            largest absolute value of the reference (for an all-zero reference, the difference).
+        cosine: Lowest cosine similarity between a tensor and its reference.
+        fault: Why they cannot be compared, '' if they can. With a fault the differences are
+            infinite and the cosine is 0.
     """
 
     max_abs: float = 0.0
@@ -31,7 +31,7 @@ class TensorAgreement:
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> float:
-    """Cosine of the angle between two tensors of one shape; of two that are zero it is 1."""
+    """Cosine similarity of two tensors of the same shape; 1 if they are equal, even if zero."""
     if np.array_equal(left, right):
         return 1.0
     a, b = left.astype(np.float64).ravel(), right.astype(np.float64).ravel()
@@ -42,9 +42,9 @@ def cosine(left: np.ndarray, right: np.ndarray) -> float:
 def compare_tensors(
     found: Sequence[np.ndarray], reference: Sequence[np.ndarray]
 ) -> TensorAgreement:
-    """Compare tensors in pairs.
+    """Compare tensors pairwise.
 
-    A number of tensors or a shape that differs is a fault, and so is a value that is not finite.
+    A different number of tensors, a different shape or a value that is not finite is a fault.
     """
     shapes = [[list(tensor.shape) for tensor in side] for side in (found, reference)]
     if shapes[0] != shapes[1]:
@@ -56,7 +56,7 @@ def compare_tensors(
 
 
 def worst_of(parts: Sequence[TensorAgreement]) -> TensorAgreement:
-    """Several comparisons as one; the first fault is named."""
+    """Combine several comparisons into the worst case, with the first fault."""
     return TensorAgreement(
         max((part.max_abs for part in parts), default=0.0),
         max((part.max_relative for part in parts), default=0.0),
@@ -67,11 +67,11 @@ def worst_of(parts: Sequence[TensorAgreement]) -> TensorAgreement:
 
 @dataclass
 class ErrorEnergy:
-    """Signal and noise of tensors against their references, added up.
+    """Accumulated signal and noise energy of tensors relative to their references.
 
     Attributes:
-        signal: Sum of the squares of the references.
-        noise: Sum of the squares of the differences.
+        signal: Sum of squares of the references.
+        noise: Sum of squares of the differences.
     """
 
     signal: float = 0.0
@@ -85,7 +85,7 @@ class ErrorEnergy:
 
     @property
     def relative(self) -> float:
-        """Noise over signal; 0 only where there is no noise."""
+        """Noise divided by signal; 0 only if there is no noise."""
         return self.noise / max(self.signal, TINY)
 
 

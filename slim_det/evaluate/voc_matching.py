@@ -1,4 +1,4 @@
-"""VOC mAP from stored matches: the figures of ppdet, many times as fast."""
+"""VOC mAP from stored matches: the same values as ppdet's, computed much faster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slim_det.evaluate.image_matches import (
 from slim_det.evaluate.scorer import ApScorer, ApScores
 
 OVERLAP = 0.5
-"""IoU that a box has to exceed."""
+"""IoU that a box must exceed."""
 
 MAP_TYPES = ("11point", "integral")
 
@@ -34,16 +34,16 @@ class _Objects:
 
 
 class VocScorer(ApScorer):
-    """Re-creates ppdet's ``VOCMetric`` with ``DetectionMAP``, difficult objects left out.
+    """Reproduces ppdet's ``VOCMetric`` with ``DetectionMAP``, excluding difficult objects.
 
     Args:
-        num_classes: Classes of the detector.
+        num_classes: Number of classes of the detector.
         map_type: ``11point`` or ``integral``.
-        num_images: Take only so many images of the batches that are added; None for all.
-        names: Class index -> name; default its number.
+        num_images: Use only the first ``num_images`` images added; None for all.
+        names: Class index -> name; by default the index itself.
 
     Raises:
-        ConfigError: There is no such ``map_type``.
+        ConfigError: ``map_type`` is unknown.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class VocScorer(ApScorer):
         self._names = names or {clsid: str(clsid) for clsid in range(num_classes)}
 
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the objects of the next images.
+        """Add the objects of the next images.
 
         Args:
-            batch: What ``EvalReader`` gives with ``collate_batch: false``: ``gt_bbox``,
-                ``gt_class`` and ``difficult`` with one array an image, and ``scale_factor``
+            batch: Batch of ``EvalReader`` with ``collate_batch: false``: ``gt_bbox``,
+                ``gt_class`` and ``difficult`` with one array per image, and ``scale_factor``
                 float [batch, 2] (height, width), by which the reader has scaled the objects.
 
         Raises:
-            DataError: An object has a class that the detector lacks.
+            DataError: An object has a class that the detector does not have.
         """
         scales = np.asarray(batch["scale_factor"])
         columns = (batch["gt_bbox"], batch["gt_class"], batch["difficult"])
         for (height, width), boxes, classes, difficult in zip(scales, *columns):
             if self._is_full:
                 return
-            # Divided in the reader's own precision: these are the numbers that ppdet compares.
+            # Divide in the reader's precision, as ppdet does.
             boxes = np.asarray(boxes) / np.array([width, height, width, height])
             padding = (boxes == 0).all(axis=1)
             count = int(padding.argmax()) if padding.any() else len(boxes)
@@ -88,21 +88,21 @@ class VocScorer(ApScorer):
             self._add(objects, np.bincount(counted, minlength=self._num_kinds))
 
     def match(self, index: int, found: Detections) -> ImageMatches:
-        """Judge the boxes of one image.
+        """Match the detections of one image with its objects.
 
-        A box claims the object of its class that it overlaps most, the first of equals. The
-        first box to claim an object by more than `OVERLAP` is right, later ones are wrong;
-        claims to difficult objects do not count at all.
+        A box is assigned to the object of its class with the highest IoU (the first of ties).
+        The first box assigned to an object with an IoU above `OVERLAP` is a true positive, later
+        ones are false positives; boxes assigned to difficult objects are ignored.
 
         Args:
-            index: The image, in the order in which it was added.
-            found: Its boxes.
+            index: Position of the image in the order in which images were added.
+            found: Its detections.
 
         Returns:
             Matches with one bit, in the order of the boxes.
 
         Raises:
-            DataError: A box has a class that is not of this detector.
+            DataError: A box has a class that the detector does not have.
             ValueError: The image was not added.
         """
         objects: _Objects = known_image(self._truth, index)
@@ -118,21 +118,21 @@ class VocScorer(ApScorer):
             claiming = overlaps[claims, np.arange(len(found))] > OVERLAP
             difficult = objects.difficult[claims]
             ignored[claiming & difficult] = 1
-            # Of the boxes that claim an object, the first is entered last and stays.
+            # In reverse, so that the first box that claims an object is entered last and stays.
             right = np.flatnonzero(claiming & ~difficult)[::-1]
             first = dict(zip(claims[right].tolist(), right.tolist()))
             hits[list(first.values())] = 1
-        # ppdet counts -1 as a miss of the last class: it indexes a list by the class.
+        # ppdet counts class -1 as a false positive of the last class: it indexes a list by class.
         classes = np.where(classes < 0, classes + self._num_kinds, classes).astype(np.int16)
         return ImageMatches(classes, found.scores.copy(), hits, ignored)
 
     def scores(
         self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
     ) -> ApScores:
-        """Mean AP at IoU 0.5 over the classes that have objects; 0 where there are none.
+        """Mean AP at IoU 0.5 over the classes that have objects; 0 if none has.
 
-        The order of the matches makes no difference: equal scores are taken in the order of the
-        images. For the arguments see `ApScorer.scores`.
+        The order of the matches does not matter: equal scores are taken in image order. See
+        `ApScorer.scores` for the arguments.
         """
         chosen = image_indices(matches, images, self.num_images)
         ordered = [matches[i] for i in np.argsort(chosen, kind="stable")]
@@ -158,7 +158,7 @@ def metric_name(map_type: str) -> str:
     """Name of the metric.
 
     Raises:
-        ConfigError: There is no such ``map_type``.
+        ConfigError: ``map_type`` is unknown.
     """
     if map_type not in MAP_TYPES:
         raise ConfigError(f"map_type: '{map_type}' is unknown{nearest(map_type, MAP_TYPES)}")
@@ -166,13 +166,13 @@ def metric_name(map_type: str) -> str:
 
 
 def average_precision(hits: np.ndarray, num_objects: int, map_type: str) -> float:
-    """AP of one class, in the two ways of ppdet's ``DetectionMAP.accumulate``.
+    """AP of one class, computed like ppdet's ``DetectionMAP.accumulate``.
 
     Args:
-        hits: 0 or 1 for every box, by falling score.
-        num_objects: Objects of the class, more than 0.
+        hits: 0 or 1 for every box, by descending score.
+        num_objects: Number of objects of the class, at least 1.
         map_type: ``11point``: mean of the best precisions at recalls of at least 0, 0.1, ... 1
-            (Everingham et al., 2010); ``integral``: precision times gain of recall, summed.
+            (Everingham et al., 2010); ``integral``: sum of precision times recall increment.
     """
     found = np.cumsum(hits, dtype=np.int64)
     precision = found / np.arange(1, len(hits) + 1)
@@ -185,10 +185,10 @@ def average_precision(hits: np.ndarray, num_objects: int, map_type: str) -> floa
 
 
 def ppdet_overlaps(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """IoU of objects with boxes, pair by pair, to the bit as ppdet's ``jaccard_overlap`` has it.
+    """Pairwise IoU of objects and boxes, bit-identical to ppdet's ``jaccard_overlap``.
 
-    Sides are one pixel longer than the difference of the corners. Where both edges of an
-    intersection are the object's, ppdet subtracts in the precision of the objects, otherwise
+    Sides are one pixel longer than the difference of the corners. If both edges of an
+    intersection belong to the object, ppdet subtracts in the precision of the objects, otherwise
     in double precision; it adds the pixel in double precision.
 
     Args:
@@ -196,8 +196,8 @@ def ppdet_overlaps(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
         found: float32 [n, 4], likewise.
 
     Returns:
-        float64 [n]; 0 where an object and a box do not touch, and instead of the negative
-        values that ppdet finds for boxes inside out.
+        float64 [n]; 0 for pairs that do not touch, and where ppdet's value is negative because
+        the corners of a box are swapped.
     """
     object_sides = (objects[:, 2:] - objects[:, :2]).T.astype(np.float64) + 1.0
     corners, found_corners = objects.T.astype(np.float64), found.T.astype(np.float64)

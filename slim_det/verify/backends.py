@@ -1,4 +1,4 @@
-"""The engines that a verification compares, and the limits of each."""
+"""The backends that a verification compares, and their limits."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"
 
 FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
-# Integers differ by one where a sum is close to a half. A wide model still gives 0.9999; a narrow,
-# deep one with signed inputs has more rounding noise, and is judged by that.
+# Integers differ by one where a sum is close to a half. Wide models still reach 0.9999; narrow,
+# deep ones with signed inputs have more rounding noise and are judged by it.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
-# Signed inputs have half as many steps after a ReLU: one point of AP is allowed for them.
+# Signed inputs have half as many steps after a ReLU, so they may lose one point of AP.
 LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
 SURROGATE_LIMITS = Limits(cosine=0.999, ap=None)
-# The engine does not round as the model does: to 255 steps after a ReLU, or not at all.
+# The engine rounds differently from the model: to 255 steps after a ReLU, or not at all.
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
@@ -54,28 +54,28 @@ _SURROGATE = "surrogate"
 _SURROGATE_NOTE = (
     "7-bit x86 surrogate at {}x{}, compared with the same surrogate in "
     "Paddle Inference without oneDNN: "
-    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes wrongly"
+    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes incorrectly"
 )
 
 
 @dataclass
 class Backend:
-    """One engine, and what it has given so far.
+    """One backend and its results so far.
 
     Attributes:
-        name: Of its stage.
-        start: Makes its runner; not called before it is needed.
-        limits: What its outputs must satisfy.
+        name: Name of its stage.
+        start: Creates its runner; called when it is first needed.
+        limits: Limits that its outputs must satisfy.
         reference: Name of the backend that it is compared with.
         noise: Name of the backend that measures the model's rounding noise; '' for none.
-        note: For its stage.
-        is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
-        reader: Prepares its images; None for the artifact's.
-        shown: Whether it is a stage, or only the reference of one.
-        error: Why it failed.
-        skipped: Why it cannot run on this machine.
-        found: Its outputs for the images that are compared.
-        matches: Its boxes against the objects of the evaluation images.
+        note: Note of its stage.
+        is_model: Whether it is the model itself, whose images ``TestReader`` preprocesses.
+        reader: Preprocesses its images; None for the artifact's reader.
+        shown: Whether it has a stage of its own; otherwise it is only the reference of another.
+        error: Why it failed; '' if it did not.
+        skipped: Why it cannot run on this machine; '' if it can.
+        found: Its outputs for the compared images.
+        matches: Matches of its detections with the objects of the evaluation images.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Backend:
 
     @property
     def can_run(self) -> bool:
-        """Whether it has neither failed nor been skipped."""
+        """Whether it has neither failed nor is skipped."""
         return not self.error and not self.skipped
 
     def run(self, batches: Sequence[Batch]) -> list[Found]:
-        """Outputs of some images; nothing from the moment the engine fails."""
+        """Outputs for some images; empty once the backend has failed."""
         if not self.can_run:
             return []
         try:
@@ -116,14 +116,14 @@ class Backend:
 def make_backends(
     model: paddle.nn.Layer, cfg: Any, folder: Path, predictor: Predictor, work: Path
 ) -> list[Backend]:
-    """Every engine for an artifact; the model itself comes first.
+    """Create all backends for an artifact; the model itself comes first.
 
     Args:
         model: The model that was exported.
         cfg: ppdet's configuration.
-        folder: The artifact.
-        predictor: The artifact as it is shipped.
-        work: An existing folder for files of the engines.
+        folder: Folder of the artifact.
+        predictor: Predictor of the artifact.
+        work: An existing folder for temporary files.
     """
     program = DeployProgram.load(folder / "model")
     reference = Backend(
@@ -162,10 +162,10 @@ def _int8_backends(
     folder: Path,
     predictor: Predictor,
 ) -> list[Backend]:
-    """A quantized model's engines on this machine.
+    """Backends of a quantized model.
 
-    After a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
-    Paddle-Lite have signed integers only: their outputs are compared with a model that has too.
+    After a ReLU, Paddle Inference (and so the model) rounds to 0 to 255. Paddle's own operators and
+    Paddle-Lite have only signed integers, so they are compared with the model with signed inputs.
     """
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
@@ -193,7 +193,7 @@ def _int8_backends(
 def _lite_program(
     folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
 ) -> list[Backend]:
-    """The program for Paddle-Lite's converter, run by Paddle; [] if the artifact has none."""
+    """The backend that runs the program for Paddle-Lite in Paddle; [] if the artifact has none."""
     stem = folder / LITE_DIR / "model"
     if not stem.with_suffix(".pdmodel").is_file():
         return []
@@ -210,7 +210,7 @@ def _lite_program(
 
 
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
-    """Which int8 layers of an artifact differ from the model's; '' if none does."""
+    """Describe the int8 layers in which an artifact and the model differ; '' if there are none."""
     expected, found = set(program_scales(model)), set(int8_layers(program))
     wrong = sorted(expected ^ found)
     if not wrong:
@@ -222,7 +222,7 @@ def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
 def _surrogate_backends(
     model: paddle.nn.Layer, cfg: Any, settings: dict[str, Any], work: Path
 ) -> list[Backend]:
-    """Paddle-Lite on x86 for a quantized model, and what it is compared with."""
+    """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
     size_hw = surrogate_size(image_size_hw(cfg))
 
     @functools.cache

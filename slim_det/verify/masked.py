@@ -1,8 +1,8 @@
-"""The proof of a cut: the unpruned model with the same channels at zero gives the same outputs.
+"""Verifies a pruned model against the unpruned model with the removed channels masked to zero.
 
-Channels are zeroed where they are made, after batch norm: filters, bias, scale and shift of
-every removed channel are set to zero. Activations of the declared table keep zero at zero, and
-a group whose channels pass one that does not is never cut, so they are zero after it as well.
+Channels are zeroed where they are produced, after batch norm: filters, bias, scale and shift of
+every removed channel are set to zero. They stay zero after activations, because a group that
+passes through an activation with f(0) != 0 is never pruned.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from slim_det.verify.stages import Stage
 RELATIVE_TOLERANCE = 1e-4
 
 
-def expand_weights(unpruned: paddle.nn.Layer, cut: paddle.nn.Layer, plan: Plan) -> None:
-    """Give an unpruned model the weights of a cut one at the kept channels; the rest stays.
+def expand_weights(unpruned: paddle.nn.Layer, pruned: paddle.nn.Layer, plan: Plan) -> None:
+    """Copy the weights of a pruned model to the kept channels of an unpruned one.
 
     Args:
-        unpruned: Same architecture, not cut; its own values remain at the removed channels.
-        cut: Model that the plan was applied to, trained since or not.
+        unpruned: Unpruned model of the same architecture; its removed channels keep their values.
+        pruned: Model that the plan was applied to, fine-tuned or not.
         plan: The plan.
     """
-    values = {name: param.numpy() for name, param in cut.named_parameters()}
+    values = {name: param.numpy() for name, param in pruned.named_parameters()}
     for name, param in unpruned.named_parameters():
         value = param.numpy().copy()
         axes = plan.slices.get(name, {})
@@ -40,7 +40,7 @@ def expand_weights(unpruned: paddle.nn.Layer, cut: paddle.nn.Layer, plan: Plan) 
 
 
 def zero_removed_channels(unpruned: paddle.nn.Layer, plan: Plan, trace: Trace) -> None:
-    """Force every channel that the plan removes to zero, in a model that is not cut."""
+    """Force the channels that the plan removes to zero in an unpruned model."""
     groups = find_groups(unpruned, trace)
     parameters = dict(unpruned.named_parameters())
     for axis in groups.axes:
@@ -54,30 +54,30 @@ def zero_removed_channels(unpruned: paddle.nn.Layer, plan: Plan, trace: Trace) -
 
 
 def compare_with_masked(
-    cut: paddle.nn.Layer,
+    pruned: paddle.nn.Layer,
     unpruned: paddle.nn.Layer,
     plan: Plan,
     image_size_hw: tuple[int, int],
     seed: int = 0,
 ) -> list[Stage]:
-    """Compare a cut model with the masked unpruned one on every output that boxes come from.
+    """Compare the head outputs of a pruned model with those of the masked unpruned one.
 
     Args:
-        cut: The cut model, with its weights.
-        unpruned: A model of the same architecture, not cut; it receives the cut model's weights at
-            the kept channels and zeros for the others.
-        plan: The plan that ``cut`` was cut by.
-        image_size_hw: Size of the seeded random image.
-        seed: For the image.
+        pruned: The pruned model with its weights.
+        unpruned: Unpruned model of the same architecture; receives the pruned model's weights at
+            the kept channels and zeros at the others.
+        plan: The plan by which ``pruned`` was pruned.
+        image_size_hw: Height and width of the random image, in pixels.
+        seed: Seed of the image.
 
     Returns:
-        One stage for every head output.
+        One stage per head output.
     """
     trace = trace_detector(unpruned, image_size_hw)
     groups = find_groups(unpruned, trace)
-    expand_weights(unpruned, cut, plan)
+    expand_weights(unpruned, pruned, plan)
     zero_removed_channels(unpruned, plan, trace)
-    # What cannot be cut because boxes are made of it: the outputs of the head.
+    # The outputs of the head: they cannot be pruned, because boxes are decoded from them.
     heads = [
         member.parameter.rsplit(".", 1)[0]
         for group in groups.groups.values()
@@ -85,12 +85,12 @@ def compare_with_masked(
         if group.reasons and is_class_output(member.parameter)
     ]
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
-    left, right = (_outputs(model, heads, image) for model in (cut, unpruned))
+    left, right = (_outputs(model, heads, image) for model in (pruned, unpruned))
     return [_stage(name, left[name], right[name]) for name in heads if name in left]
 
 
 def _outputs(model: paddle.nn.Layer, paths: list[str], image: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs for one image of those of the named layers that run."""
+    """Outputs for one image of the given layers, without those that do not run."""
     modules = dict(model.named_sublayers())
     recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
     batch = {**blank_batch((image.shape[2], image.shape[3])), "image": paddle.to_tensor(image)}
@@ -100,9 +100,9 @@ def _outputs(model: paddle.nn.Layer, paths: list[str], image: np.ndarray) -> dic
         return {path: calls[-1] for path, calls in kept.items() if calls}
 
 
-def _stage(name: str, cut: np.ndarray, unpruned: np.ndarray) -> Stage:
-    agreement = compare_tensors([cut], [unpruned])
-    note = f"pruned against masked, {list(cut.shape)}"
+def _stage(name: str, pruned: np.ndarray, unpruned: np.ndarray) -> Stage:
+    agreement = compare_tensors([pruned], [unpruned])
+    note = f"pruned against masked, {list(pruned.shape)}"
     return Stage(
         name=name,
         max_abs=agreement.max_abs,

@@ -1,4 +1,4 @@
-"""The engines that a detector runs in, each as one function from prepared images to outputs."""
+"""The engines that a detector runs in, as functions from preprocessed images to outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Batch = dict[str, np.ndarray]
 Runner = Callable[[Sequence[Batch]], "list[Found]"]
 
 NOISE_STEP = 2e-6
-"""Relative. Sums of float32 that are taken in another order differ by about so much."""
+"""Typical relative difference between float32 sums computed in different orders."""
 
 _heads: weakref.WeakKeyDictionary[paddle.nn.Layer, list[Place]] = weakref.WeakKeyDictionary()
 
@@ -58,7 +58,7 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
 
 
 def signed_runner(model: paddle.nn.Layer) -> Runner:
-    """A quantized model that rounds every input to integers with a sign."""
+    """A quantized model that rounds every input to signed integers."""
     runner = dygraph_runner(model)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
@@ -69,10 +69,11 @@ def signed_runner(model: paddle.nn.Layer) -> Runner:
 
 
 def noisy_runner(model: paddle.nn.Layer) -> Runner:
-    """The same, the input of each quantized layer changed by `NOISE_STEP` of itself at random.
+    """`signed_runner` with random relative noise of `NOISE_STEP` on every quantized layer's input.
 
-    A value that was about to be rounded down is rounded up, the next layers read another integer,
-    and so on: how far the outputs move is the noise that no two engines can be free of.
+    Values close to a rounding boundary then round the other way, and the difference propagates
+    through the following layers. The change of the outputs is the model's rounding noise, which
+    any two engines may differ by.
     """
     runner = signed_runner(model)
 
@@ -82,7 +83,7 @@ def noisy_runner(model: paddle.nn.Layer) -> Runner:
         def perturb(
             layer: Any, received: tuple[paddle.Tensor, ...]
         ) -> tuple[paddle.Tensor, ...] | None:
-            if not paddle.in_dynamic_mode():  # traced, for the names of the head
+            if not paddle.in_dynamic_mode():  # traced to find the head's layers
                 return None
             changes = generator.uniform(-NOISE_STEP, NOISE_STEP, received[0].shape).astype(
                 np.float32
@@ -101,7 +102,7 @@ def noisy_runner(model: paddle.nn.Layer) -> Runner:
 
 
 def program_runner(program: DeployProgram) -> Runner:
-    """A program, operator by operator: neither oneDNN nor fused kernels."""
+    """A program run operator by operator, without oneDNN or fused kernels."""
     raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
 
@@ -128,12 +129,12 @@ def program_runner(program: DeployProgram) -> Runner:
 def engine_runner(
     boxes: Callable[[Batch], list[Detections]], program: DeployProgram, int8: bool
 ) -> Runner:
-    """Paddle Inference, as it is shipped.
+    """Paddle Inference, as in deployment.
 
     Args:
-        boxes: The artifact's predictor.
-        program: The artifact's program, of which the raw outputs are made a model of its own.
-        int8: Whether int8 kernels are used.
+        boxes: Predictor of the artifact.
+        program: Program of the artifact; a separate engine computes its raw outputs.
+        int8: Whether to use int8 kernels.
     """
     heads = network_engine(program, int8)
 
@@ -147,14 +148,14 @@ def engine_runner(
 
 
 def lite_runner(program: DeployProgram, stem: Path) -> Runner:
-    """Paddle-Lite on x86, in processes of its own.
+    """Paddle-Lite on x86, in a separate process.
 
     Args:
-        program: What is converted.
-        stem: Its files, without suffix, in an existing folder.
+        program: Program to convert and run.
+        stem: Path for its files, without suffix, in an existing folder.
 
     Raises:
-        ExportError: It cannot be converted.
+        ExportError: The program cannot be converted.
     """
     raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
@@ -206,7 +207,7 @@ def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list
 
 
 def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:
-    """The outputs of one image."""
+    """Group the outputs for one image into raw outputs and detections."""
     arrays = dict(zip(names, (np.asarray(value) for value in values)))
     others = [array for name, array in arrays.items() if name not in raw]
     return Found([arrays[name] for name in raw], *parse_arrays(others, "the program"))

@@ -1,4 +1,4 @@
-"""How far one engine's outputs are from another's, and what may be."""
+"""Comparison of one engine's outputs with another's, and the limits of their differences."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from slim_det.evaluate.evaluation import POINTS
 from slim_det.evaluate.tensor_agreement import compare_tensors, cosine, worst_of
 
 AP_TOLERANCE = MAX_GAP / POINTS
-"""AP that an exported model may differ by from the model, as when it was exported."""
+"""Largest AP difference between an exported model and its model; the same as in the export."""
 
 NOISE_FACTOR = 2.0
-"""An engine may differ by so many times a model's own rounding noise: both of them round."""
+"""Allowed difference of an engine, in multiples of the model's own rounding noise."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one engine gives for one image.
+    """One engine's outputs for one image.
 
     Attributes:
-        raw: The head's raw outputs, float32, in the order in which they are computed; empty for a
-            detector that has none.
-        boxes: What it finds.
+        raw: The head's raw outputs, float32, in execution order; empty if the detector has none.
+        boxes: The detections.
     """
 
     raw: list[np.ndarray]
@@ -37,12 +36,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine's outputs must satisfy.
+    """Limits that an engine's outputs must satisfy.
 
     Attributes:
-        cosine: Least cosine of a raw output with the reference's.
-        same_boxes: Whether every box has its partner (see `compare_boxes`).
-        ap: Largest difference of AP from the reference's; None: it is not judged.
+        cosine: Least cosine similarity between a raw output and the reference's.
+        same_boxes: Whether every box must have a partner (see `compare_boxes`).
+        ap: Largest AP difference from the reference; None to ignore AP.
     """
 
     cosine: float
@@ -55,14 +54,14 @@ class Stage:
     """One comparison.
 
     Attributes:
-        name: What was compared.
-        max_abs: Largest absolute difference of a raw output; None where none was compared.
-        cosine: Worst cosine of a raw output of one image.
-        ap: AP on the evaluation images, 0 to 1; None where it was not measured.
-        passed: Whether all limits are kept; None where the stage was skipped.
-        note: Context for people, and why it failed.
+        name: Name of what was compared.
+        max_abs: Largest absolute difference of a raw output; None if none was compared.
+        cosine: Lowest cosine similarity of a raw output of one image.
+        ap: AP on the evaluation images, 0 to 1; None if not measured.
+        passed: Whether all limits are met; None if the stage was skipped.
+        note: Context, and the reasons for a failure.
         max_relative: Largest absolute difference over the largest absolute value of the
-            reference; None where it is not what the stage is judged by.
+            reference; None if the stage is not judged by it.
     """
 
     name: str
@@ -75,11 +74,11 @@ class Stage:
 
     @property
     def verdict(self) -> str:
-        """One word for people."""
+        """The outcome in one word."""
         return {True: "pass", False: "FAIL", None: "skip"}[self.passed]
 
     def as_dict(self) -> dict[str, Any]:
-        """The stage under its JSON keys; numbers that are not finite are null."""
+        """The stage as a dict with its JSON keys; numbers that are not finite are None."""
         found = asdict(self)
         if self.max_relative is None:
             del found["max_relative"]
@@ -89,7 +88,7 @@ class Stage:
         return found
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         figures = [
             f"{name} {value:{form}}"
             for name, value, form in (
@@ -103,7 +102,7 @@ class Stage:
 
 
 def distances(found: Sequence[Found], reference: Sequence[Found]) -> list[float]:
-    """How far each raw output is from the reference's: 1 - cosine, over all images at once."""
+    """Cosine distance (1 - cosine) of each raw output from the reference, over all images."""
     pooled = [
         [np.concatenate([t.ravel() for t in images]) for images in zip(*(one.raw for one in side))]
         for side in (found, reference)
@@ -120,17 +119,17 @@ def judge(
     note: str = "",
     noise: Sequence[float] = (),
 ) -> Stage:
-    """Compare what an engine gave for some images with what the reference gave.
+    """Compare an engine's outputs for some images with those of the reference.
 
     Args:
-        name: Of the stage.
-        found: One entry an image.
-        reference: For the same images.
-        limits: What they must satisfy.
-        aps: AP of this engine and of the reference, where they were measured.
-        note: Begins the stage's note.
-        noise: The model's own rounding noise, as `distances` of each raw output: where it is
-            given, an engine below the least cosine may differ by `NOISE_FACTOR` times as much.
+        name: Name of the stage.
+        found: Outputs of the engine, one entry per image.
+        reference: Outputs of the reference for the same images.
+        limits: Limits that the outputs must satisfy.
+        aps: AP of this engine and of the reference; None if not measured.
+        note: Beginning of the stage's note.
+        noise: The model's own rounding noise, as the `distances` of each raw output. If given, an
+            engine below the least cosine passes if it differs by at most `NOISE_FACTOR` times this.
     """
     pairs = list(zip(found, reference))
     compared = worst_of([compare_tensors(a.raw, b.raw) for a, b in pairs])
@@ -141,11 +140,11 @@ def judge(
     notes = [note] if note else []
     if has_raw and not faults and compared.cosine < limits.cosine:
         reason = f"cosine below {limits.cosine}"
-        times = _times_as_far(distances(found, reference), noise) if noise else np.inf
+        times = _largest_ratio(distances(found, reference), noise) if noise else np.inf
         if noise:
             reason += (
                 f", {times:.1f} times the model's own rounding noise (at most {NOISE_FACTOR:g} "
-                "are allowed)"
+                "allowed)"
             )
         (notes if times <= NOISE_FACTOR else faults).append(reason)
     if limits.same_boxes and pairs:
@@ -154,7 +153,7 @@ def judge(
     if limits.ap is not None and None not in aps:
         difference = abs(float(aps[0] or 0.0) - float(aps[1] or 0.0))
         if not difference <= limits.ap:
-            faults.append(f"AP differs by {difference:.4f}, at most {limits.ap} is expected")
+            faults.append(f"AP differs by {difference:.4f}, expected at most {limits.ap}")
     elif pairs and not has_raw and not limits.same_boxes:
         faults.append("there are no raw outputs, boxes or AP to judge by")
     return Stage(
@@ -167,6 +166,6 @@ def judge(
     )
 
 
-def _times_as_far(found: Sequence[float], noise: Sequence[float]) -> float:
+def _largest_ratio(found: Sequence[float], noise: Sequence[float]) -> float:
     ratios = (a / b if b > 0 else np.inf if a > 0 else 0.0 for a, b in zip(found, noise))
     return max(ratios, default=0.0)

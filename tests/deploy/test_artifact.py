@@ -83,7 +83,9 @@ def test_earlier_artifact_is_replaced(
     assert [path.name for path in folder.iterdir()] == ["tiny"]
     (folder / "tiny" / "notes.txt").write_text("mine")
     before = files_below(folder)
-    with pytest.raises(ExportError, match=r"holds files that are not of an artifact \(notes.txt\)"):
+    with pytest.raises(
+        ExportError, match=r"holds files that do not belong to an artifact \(notes.txt\)"
+    ):
         export_model(model, cfg, folder, one)
     assert files_below(folder) == before
 

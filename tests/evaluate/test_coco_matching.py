@@ -180,13 +180,13 @@ def test_objects_of_images_that_are_never_read() -> None:
 
 def test_errors() -> None:
     scorer = scorer_of(annotated([CAT]))
-    with pytest.raises(DataError, match="image 1 comes twice"):
+    with pytest.raises(DataError, match="image 1 occurs twice"):
         scorer.add_batch({"im_id": np.array([[1]])})
     with pytest.raises(DataError, match="image 5 is not in the annotation file"):
         scorer.add_batch({"im_id": np.array([[5]])})
     with pytest.raises(DataError, match="box has class 3; the annotation file has 3 categories"):
         scorer.match(0, boxes((3, 0.9, *ON_CAT)))
-    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
         scorer.match(1, boxes())
     incomplete = annotated([CAT])
     del incomplete.dataset["annotations"][0]["area"]

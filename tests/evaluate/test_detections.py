@@ -69,7 +69,9 @@ def test_arrays_of_an_engine() -> None:
         assert rows_of(found).tolist() == ROWS.tolist()
     assert [len(found) for found in parse_arrays([NOTHING, counts], "x")] == [0]
     for lacking in ([], [ROWS], [counts], [other]):
-        with pytest.raises(ExportError, match="^'m' gives no boxes; was it exported with NMS\\?$"):
+        with pytest.raises(
+            ExportError, match="^'m' outputs no boxes; was it exported with NMS\\?$"
+        ):
             parse_arrays(lacking, "'m'")
 
 

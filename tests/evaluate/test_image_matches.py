@@ -78,7 +78,7 @@ def test_cut_or_lengthened_bytes_are_noticed(matches: ImageMatches, data: st.Dat
 
 
 def test_a_box_cannot_be_right_and_ignored() -> None:
-    with pytest.raises(ValueError, match="both right and ignored"):
+    with pytest.raises(ValueError, match="both a hit and ignored"):
         ImageMatches.from_bytes(of([0], [0.5], [3], [2]).to_bytes())
 
 

@@ -93,7 +93,7 @@ def test_executor_is_the_network(net: Net, program: DeployProgram) -> None:
 
 def test_program_without_boxes(program: DeployProgram) -> None:
     program.fetches = program.raw_outputs
-    with pytest.raises(ExportError, match="gives no boxes"):
+    with pytest.raises(ExportError, match="outputs no boxes"):
         program_runner(program)(pictures(1))
 
 

@@ -1,4 +1,4 @@
-"""WIDER FACE AP from stored matches, for one evaluation or for many on the same images."""
+"""WIDER FACE AP from stored matches, for one or many evaluations on the same images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _BITS = np.uint16(1) << np.arange(len(SETTINGS), dtype=np.uint16)
 
 
 class FaceScorer(ApScorer):
-    """The AP of easy, medium and hard, and their mean.
+    """AP of easy, medium and hard, and their mean.
 
     The three settings take the place of IoU thresholds: bit s of a match belongs to setting s of
-    `SETTINGS`. Scores are stretched to 0 ... 1 over the images that are scored together. Where
-    the ground truth has more images than the data set, those of the data set count.
+    `SETTINGS`. Scores are rescaled to 0 ... 1 over the images that are scored together. If the
+    ground truth has more images than the data set, only those of the data set count.
 
     Args:
-        names: ``event/name`` of every image of the data set, at its ``im_id``.
-        truth: A ground truth that has all of them.
-        num_images: Take only so many images of the batches that are added. None for all; faces of
-            images that no batch holds are then missed.
+        names: ``event/name`` of every image of the data set, indexed by ``im_id``.
+        truth: Ground truth that contains all of these images.
+        num_images: Use only the first ``num_images`` images added. None for all; faces of images
+            that are never added then count as missed.
     """
 
     name = "widerface_ap"
@@ -47,13 +47,13 @@ class FaceScorer(ApScorer):
             self.bands += f", {len(names)} of {len(truth.names)} images"
 
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the faces of the next images.
+        """Add the faces of the next images.
 
         Args:
-            batch: What ``EvalReader`` gives; ``im_id`` int [batch, 1].
+            batch: Batch of ``EvalReader``; ``im_id`` int [batch, 1].
 
         Raises:
-            DataError: An image comes twice.
+            DataError: An image occurs twice.
         """
         for name in self._names_in(batch):
             if self._is_full:
@@ -61,26 +61,26 @@ class FaceScorer(ApScorer):
             annotated = self._annotated.pop(name, None)
             if annotated is None:
                 raise DataError(
-                    f"EvalDataset: image '{name}' comes twice; expected each image once"
+                    f"EvalDataset: image '{name}' occurs twice; expected each image once"
                 )
             self._add(annotated, count_faces([annotated[1]]))
 
     def take(self, batch: dict[str, Any], found: Sequence[Detections]) -> list[ImageMatches]:
-        """Add the images of a batch and judge what one model finds in them.
+        """Add the images of a batch and match one model's detections with them.
 
         Raises:
-            DataError: An image comes twice, or a box or a score is not finite.
+            DataError: An image occurs twice, or a box or a score is not finite.
         """
         for name, boxes in zip(self._names_in(batch), found):
             require_finite(name, np.column_stack((boxes.boxes_xyxy, boxes.scores)))
         return super().take(batch, found)
 
     def match(self, index: int, found: Detections) -> ImageMatches:
-        """Judge the boxes of one image in every setting.
+        """Match the detections of one image with its faces in every setting.
 
         Args:
-            index: The image, in the order in which it was added.
-            found: Its boxes.
+            index: Position of the image in the order in which images were added.
+            found: Its detections.
 
         Returns:
             Matches with a bit for each setting, in the order of the boxes; the class is 0.
@@ -95,7 +95,7 @@ class FaceScorer(ApScorer):
     def scores(
         self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
     ) -> ApScores:
-        """Mean AP of the settings; one in which no face counts has 0. See `ApScorer.scores`."""
+        """Mean AP of the settings; 0 for a setting without faces. See `ApScorer.scores`."""
         faces = self._num_objects(image_indices(matches, images, self.num_images))
         values = score_settings(matches, faces)
         ap = sum(values.values()) / len(values)
@@ -108,7 +108,7 @@ class FaceScorer(ApScorer):
 def match_faces(
     boxes_xywh: np.ndarray, scores: np.ndarray, faces: np.ndarray, counted: np.ndarray
 ) -> ImageMatches:
-    """Judge the detections of one image; the arguments are those of `scoring.judge`."""
+    """Match the detections of one image with its faces; for the arguments see `scoring.judge`."""
     hits, proposals = judge(boxes_xywh, scores, faces, counted)
     return ImageMatches(
         np.zeros(len(scores), np.int16),
@@ -122,8 +122,8 @@ def score_settings(matches: Sequence[ImageMatches], num_faces: Sequence[int]) ->
     """AP of every setting.
 
     Args:
-        matches: Of the images that are scored together, in any order.
-        num_faces: Faces that count in each setting.
+        matches: Matches of the images that are scored together, in any order.
+        num_faces: Number of faces that count in each setting.
     """
     scores, hits, ignored = (
         np.concatenate([np.zeros(0, kind), *(getattr(m, name) for m in matches)])
@@ -136,21 +136,21 @@ def score_settings(matches: Sequence[ImageMatches], num_faces: Sequence[int]) ->
 
 
 def count_faces(counted: Iterable[np.ndarray]) -> np.ndarray:
-    """Faces of several images that count in each setting, from bool [3, n] of each image."""
+    """Number of faces that count in each setting, from bool [3, n] per image."""
     return sum((faces.sum(axis=1) for faces in counted), np.zeros(len(SETTINGS), np.int64))
 
 
 def notes_on(num_faces: Sequence[int]) -> tuple[str, ...]:
-    """What has to be said about settings in which no face counts."""
+    """Notes about settings in which no face counts."""
     empty = [setting for setting, count in zip(SETTINGS, num_faces) if not count]
     return (f"no face counts in {' and '.join(empty)}: AP 0",) if empty else ()
 
 
 def require_finite(image: str, rows: np.ndarray) -> None:
-    """Make sure that every number of the detections of an image is finite.
+    """Check that all boxes and scores of an image are finite.
 
     Raises:
-        DataError: One is not; the first detection.
+        DataError: One is not; the message names the first such detection.
     """
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():

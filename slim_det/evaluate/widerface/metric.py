@@ -1,4 +1,4 @@
-"""AP on WIDER FACE as ppdet's Trainer computes a metric."""
+"""WIDER FACE AP as a metric of ppdet's Trainer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger("slim_det")
 
 
 class FaceMetric(Metric):
-    """Takes the place of ppdet's ``WiderFaceMetric``, which computes no AP.
+    """Replaces ppdet's ``WiderFaceMetric``, which computes no AP.
 
     Args:
         dataset: The parsed ``EvalDataset``.
-        ground_truth: As `faces_of` takes it.
-        detect: Used instead of the boxes that the Trainer gives, for evaluation at several scales.
+        ground_truth: See `faces_of`.
+        detect: Predictor used instead of the Trainer's detections, for multi-scale evaluation.
 
     Raises:
-        DataError: The ground truth is missing or malformed, or is of other images.
+        DataError: The ground truth is missing, malformed or does not belong to these images.
     """
 
     def __init__(
@@ -36,24 +36,24 @@ class FaceMetric(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget boxes and results."""
+        """Discard all matches and results."""
         self._scorer = FaceScorer(self._names, self._truth)
         self._matches: list[ImageMatches] = []
         self._scores: ApScores | None = None
 
     def update(self, data: dict[str, Any], outs: dict[str, Any]) -> None:
-        """Judge the boxes of one batch: what the Trainer gives under ``bbox`` and ``bbox_num``."""
+        """Match the detections of one batch, by default the Trainer's ``bbox`` and ``bbox_num``."""
         found = self._detect(data) if self._detect else parse_detections(outs)
         self._matches += self._scorer.take(data, found)
 
     def accumulate(self) -> None:
-        """Score everything judged since the last reset."""
+        """Score all matches since the last reset."""
         self._scores = self._scorer.scores(self._matches)
         for note in self._scores.notes:
             logger.warning("%s", note)
 
     def log(self) -> None:
-        """One line."""
+        """Log the result in one line."""
         if self._scores is None:
             return
         values = ", ".join(f"{name} {value:.4f}" for name, value in self._scores.per_class.items())
@@ -62,7 +62,7 @@ class FaceMetric(Metric):
         )
 
     def get_results(self) -> dict[str, list[float]]:
-        """``widerface``: mean, easy, medium, hard; fractions."""
+        """AP under ``widerface``: mean, easy, medium, hard; fractions."""
         if self._scores is None:
             return {}
         return {"widerface": [self._scores.ap, *self._scores.per_class.values()]}

@@ -1,4 +1,4 @@
-"""The boxes of an evaluation as files of WIDER FACE's text."""
+"""Saves the detections of an evaluation in WIDER FACE's text format."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger("slim_det")
 
 
 class PredictionFolder:
-    """Keeps the boxes of every image, to be written when all have come.
+    """Collects the detections of every image and writes them at the end.
 
     Args:
-        folder: Made where it does not exist.
-        dataset: ppdet's ``WIDERFaceDataSet``, parsed.
+        folder: Folder to write to; created if missing.
+        dataset: A parsed ppdet ``WIDERFaceDataSet``.
 
     Raises:
-        ConfigError: The folder holds something else than predictions of these images.
+        ConfigError: The folder holds anything other than predictions of these images.
     """
 
     def __init__(self, folder: str | Path, dataset: Any) -> None:
@@ -35,12 +35,12 @@ class PredictionFolder:
         require_own_folder(folder, self._names)
 
     def update(self, batch: dict[str, Any], found: Sequence[Detections]) -> None:
-        """Take the boxes of one batch; ``im_id`` says which images these are."""
+        """Add the detections of one batch; ``im_id`` identifies the images."""
         for image, boxes in zip(np.asarray(batch["im_id"]).ravel(), found):
             self._found[self._names[int(image)]] = boxes
 
     def write(self) -> None:
-        """Write one text file an image, best box first.
+        """Write one text file per image, best box first.
 
         Raises:
             ConfigError: The folder cannot be written to.
@@ -54,10 +54,10 @@ class PredictionFolder:
 
 
 def require_own_folder(folder: str | Path, names: Collection[str]) -> None:
-    """Make sure that a folder holds predictions of these images and nothing else.
+    """Check that a folder holds nothing but predictions of these images.
 
     Raises:
-        ConfigError: It is a file, or holds another one.
+        ConfigError: It is a file, or holds another file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -67,6 +67,6 @@ def require_own_folder(folder: str | Path, names: Collection[str]) -> None:
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in own:
             raise ConfigError(
-                f"--save_pred '{folder}' holds '{name}', which is no prediction of these images; "
+                f"--save_pred '{folder}' holds '{name}', not a prediction of these images; "
                 "expected an empty or new folder"
             )

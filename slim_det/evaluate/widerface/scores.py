@@ -1,4 +1,4 @@
-"""AP on WIDER FACE from files of detections."""
+"""WIDER FACE AP from detection files."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class WiderFaceResult:
         easy: AP of the easy setting.
         medium: AP of the medium setting.
         hard: AP of the hard setting.
-        num_images: Images whose faces were looked for.
-        seconds: Spent on judging and counting, reading of files aside.
-        bands: ``official``, or the heights that stand in for the official lists.
+        num_images: Number of images evaluated.
+        seconds: Time spent on matching and scoring, without reading files.
+        bands: ``official``, or the height bands used in place of the official lists.
     """
 
     easy: float
@@ -48,11 +48,11 @@ class WiderFaceResult:
     bands: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the keys are the attributes."""
+        """The result as a dict with its JSON keys."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         values = ", ".join(f"{setting} {getattr(self, setting):.4f}" for setting in SETTINGS)
         return (
             f"WIDER FACE AP ({self.bands}): {values} on {self.num_images} images; "
@@ -63,17 +63,17 @@ class WiderFaceResult:
 def score_predictions(
     truth: GroundTruth, found: Iterable[tuple[str, np.ndarray]]
 ) -> WiderFaceResult:
-    """AP of the detections of one image after another, in any order.
+    """Compute the AP of detections that are given image by image, in any order.
 
     Args:
-        truth: Every face of it counts; images that never come have no detections.
+        truth: Ground truth; images missing from ``found`` count as images without detections.
         found: ``event/name`` of an image, and float [n, 5]: x y w h in pixels, score.
 
     Returns:
-        The result. A setting in which no face counts has AP 0 and a line in the log.
+        The result. A setting in which no face counts has AP 0 and is logged as a warning.
 
     Raises:
-        DataError: An image is unknown or comes twice, or a number is not finite.
+        DataError: An image is unknown or occurs twice, or a number is not finite.
     """
     annotated = dict(zip(truth.names, zip(truth.faces, truth.counted)))
     matches: dict[str, ImageMatches] = {}
@@ -85,7 +85,7 @@ def score_predictions(
                 f"image '{name}' is not in the ground truth{nearest(name, truth.names)}"
             )
         if name in matches:
-            raise DataError(f"image '{name}' has been given twice; expected each image once")
+            raise DataError(f"image '{name}' is given twice; expected each image once")
         require_finite(name, rows)
         matches[name] = match_faces(rows[:, :4], rows[:, 4].copy(), *annotated[name])
         seconds += time.perf_counter() - start
@@ -101,10 +101,10 @@ def score_predictions(
 
 
 def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderFaceResult:
-    """AP of detections that lie in files.
+    """Compute the AP of detections that are stored in files.
 
     Args:
-        predictions: Folder with `EVENT/NAME.txt`, as `read_predictions` takes it.
+        predictions: Folder with `EVENT/NAME.txt`; see `read_predictions`.
         ground_truth: The official folder of `.mat` files, or a text file.
 
     Raises:

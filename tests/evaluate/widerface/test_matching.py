@@ -117,13 +117,13 @@ def test_only_the_first_images(dataset: WIDERFaceDataSet) -> None:
     scorer = scorer_of(dataset, limit=1)
     assert scorer.num_images == 1
     assert scorer.ap([scorer.match(0, PERFECT[0])]) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
         scorer.match(1, rows())
 
 
 def test_image_that_comes_twice(dataset: WIDERFaceDataSet) -> None:
     scorer = scorer_of(dataset)
-    with pytest.raises(DataError, match="image '0--Street/b' comes twice") as caught:
+    with pytest.raises(DataError, match="image '0--Street/b' occurs twice") as caught:
         scorer.add_batch(ids(1))
     assert "\n" not in str(caught.value)
 

@@ -180,7 +180,7 @@ def test_folder_that_holds_something_else(dataset: WIDERFaceDataSet, tmp_path: P
     folder = tmp_path / "pred"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds 'notes.txt', which is no prediction of these"):
+    with pytest.raises(ConfigError, match="holds 'notes.txt', not a prediction of these"):
         PredictionFolder(str(folder), dataset)
     with pytest.raises(ConfigError, match="notes.txt' is a file; expected a folder"):
         PredictionFolder(str(folder / "notes.txt"), dataset)

@@ -96,7 +96,7 @@ def test_refused() -> None:
     bad = scored((HIT, 0.9), (HIT, np.nan))
     for image, rows, said in (
         ("e/00", NONE, "image 'e/00' is not in the ground truth; did you mean 'e/0'"),
-        ("e/0", NONE, "image 'e/0' has been given twice"),
+        ("e/0", NONE, "image 'e/0' is given twice"),
         ("e/1", bad, "image 'e/1': detection 1 has a box or score that is not finite"),
     ):
         with pytest.raises(DataError, match=said):

@@ -1,7 +1,7 @@
 """Runs the commands of a document and compares what they print with what is shown.
 
-    python tools/check_docs.py README.md            # compare; exit code 1 where something differs
-    python tools/check_docs.py README.md --write    # put today's figures into the document
+    python docs/check_docs.py README.md            # compare; exit code 1 where something differs
+    python docs/check_docs.py README.md --write    # put today's figures into the document
 
 A block of code that is marked ``console`` holds commands (lines that begin with ``$ ``) and what
 they print. Every shown line has to be printed, in this order; ``...`` stands for lines that are

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import ROOT
 
-_SPEC = importlib.util.spec_from_file_location("check_docs", ROOT / "tools" / "check_docs.py")
+_SPEC = importlib.util.spec_from_file_location("check_docs", ROOT / "docs" / "check_docs.py")
 assert _SPEC and _SPEC.loader
 check_docs = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(check_docs)
