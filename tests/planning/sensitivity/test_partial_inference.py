@@ -209,7 +209,7 @@ def test_table_says_what_can_be_masked(small: Any, monkeypatch: pytest.MonkeyPat
         program.partial([name])
     monkeypatch.setitem(OPERATORS, "conv2d", Operator(data="Input", weight="Filter"))
     partial, batch = program.partial([name]), batch_of(1)
-    cached = {**batch, **program.whole(partial.cached)(batch)}
+    cached = {**batch, **program.complete_engine(partial.cached)(batch)}
     masks = {mask_name(name): mask_value(np.zeros(6, bool), 4, 1)}
     found = program.engine(partial)({**cached, **masks})
     assert cached[program.outputs[0]].any() and not found[program.outputs[0]].any()
