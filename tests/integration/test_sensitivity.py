@@ -299,7 +299,7 @@ CONFIG = "CONFIG"
         (["-c", CONFIG, "-o", "weights=missing.pdparams"], "missing.pdparams"),
         (["-c", CONFIG, "-o", "weights="], "no weights are given"),
         (["-c", CONFIG, "-o", "EvalDataset.anno_path=none.json"], "none.json"),
-        (["-c", CONFIG, "--merge", "a.json"], "exclude each other"),
+        (["-c", CONFIG, "--merge", "a.json"], "cannot be combined with"),
         (["--merge", "missing.json"], "'missing.json' does not exist"),
         (["--import_pickle", "missing.data"], "'missing.data' cannot be read"),
     ],
