@@ -12,10 +12,10 @@ PARTIAL := $(VENV)/.partial
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
 WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
 
-.PHONY: help venv demo test slow lint format bench clean
+.PHONY: help venv demo test slow lint format bench docs-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	echo "PYTHON=/path/to/python after 'make' builds .venv with that one (3.9 to 3.11)."
 
 venv: $(STAMP)  ## make .venv and install slim_det in it, once
@@ -34,6 +34,7 @@ lint: $(STAMP)  ## check style, types and spelling; changes nothing
 	$(PY) -m ruff check . || failed=1
 	$(PY) -m ruff format --check . || failed=1
 	$(PY) -m mypy || failed=1
+	$(VENV)/bin/lint-imports --no-logo || failed=1
 	{ git ls-files -z --cached --others --exclude-standard 2>/dev/null || printf '.\0'; } |
 	    xargs -0 $(PY) -m codespell_lib || failed=1
 	exit $$failed
@@ -49,6 +50,9 @@ bench: $(STAMP)  ## run every benchmarks/bm_*.py
 	        $(PY) "$$file"
 	    fi
 	done
+
+docs-check: demo  ## run README's commands and compare what they print with what it shows
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) docs/check_docs.py README.md
 
 clean:  ## remove caches and build files; keeps .venv, dataset/ and output/
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bbox.json

@@ -1,12 +1,12 @@
-"""The sensitivity command against the plain loop: one whole evaluation for every point.
+"""The sensitivity command against the plain loop: one complete evaluation for every point.
 
     python benchmarks/bm_sensitivity.py [--sample 20] [--workers 2]
 
-Both sides run here, one after the other. For each point the plain loop takes the trained model,
-cuts it with the pruner and evaluates it in dygraph on one thread, PaddleSlim's default; only a
-sample of its points is timed, and multiplied. Start-up counts for the command and not for the loop.
-Every sampled point is also compared: the model really cut by the pruner, evaluated from
-scratch, must give the AP that the command found.
+Both run here, one after the other. For each point the plain loop prunes the trained model and
+evaluates it in dygraph on one thread, PaddleSlim's default. Only a sample of its points is timed
+and extrapolated. The start-up time counts for the command and not for the loop. Every sampled point
+is also compared: the model that was really pruned, evaluated from scratch, must have the AP that
+the command found.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def run_command(config: str, workers: int, output: Path) -> tuple[dict, float]:
-    """The public command as a user runs it, start-up included; its result and its seconds."""
+    """Result and seconds of the public command as a user runs it, start-up included."""
     command = [sys.executable, "-m", "slim_det.cli", "sensitivity", "-c", config]
     start = time.perf_counter()
     subprocess.run(
@@ -81,7 +81,7 @@ def run_command(config: str, workers: int, output: Path) -> tuple[dict, float]:
 
 
 def time_plain(config: str, sample: list[tuple[str, float]]) -> list[dict]:
-    """Evaluate each point alone, in one process that has one thread."""
+    """Evaluate each point alone, in one process with one thread."""
     done = subprocess.run(
         [sys.executable, __file__, "-c", config, "--plain", json.dumps(sample)],
         cwd=ROOT,
@@ -99,6 +99,7 @@ def run_plain(config: str, points: list[tuple[str, float]]) -> None:
 
     prepare_process()
     from slim_det.compress.prune.pruner import Pruner
+    from slim_det.compress.strategy import Context
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
     from slim_det.training import session
@@ -109,7 +110,7 @@ def run_plain(config: str, points: list[tuple[str, float]]) -> None:
         session.set_device(cfg)
         start = time.perf_counter()
         model = session.model_with_weights(cfg, cfg.weights)
-        cut = Pruner(pruned_ratios={group: ratio})(model, image_size_hw(cfg))
+        cut = Pruner(pruned_ratios={group: ratio})(model, Context(cfg, image_size_hw(cfg)))
         cut_seconds = time.perf_counter() - start
         result = evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1)
         row = {

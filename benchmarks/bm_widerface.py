@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from slim_det.core.errors import SlimDetError  # noqa: E402
 from slim_det.evaluate.widerface.files import read_predictions, write_prediction  # noqa: E402
-from slim_det.evaluate.widerface.scores import WiderFaceAp  # noqa: E402
+from slim_det.evaluate.widerface.scores import score_predictions  # noqa: E402
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth  # noqa: E402
 from slim_det.version import __version__  # noqa: E402
 
@@ -103,10 +103,9 @@ def through_files(truth: GroundTruth, found: list[np.ndarray]) -> tuple[list[np.
 
 def score(truth: GroundTruth, found: list[np.ndarray]):
     """slim_det's way."""
-    metric = WiderFaceAp(truth)
-    for i, rows in enumerate(found):
-        metric.update_xywh(i, rows)
-    return metric.accumulate(only_updated=True)
+    count = len(found)
+    part = GroundTruth(truth.names[:count], truth.faces[:count], truth.counted[:count], truth.bands)
+    return score_predictions(part, zip(part.names, found))
 
 
 def loop(truth: GroundTruth, found: list[np.ndarray]) -> list[float]:

@@ -1,6 +1,6 @@
 """slim_det: compression of PaddleDetection's YOLOv3 and BlazeFace detectors.
 
-Importing it puts its components behind the names that ppdet's YAML files use, as soon as
+Importing it registers its components with ppdet, under the names used in YAML files, as soon as
 ppdet itself is imported. Nothing heavy is imported here.
 """
 

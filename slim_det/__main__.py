@@ -17,10 +17,10 @@ USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config 
 
 
 def main(argv: list[str]) -> int:
-    """Run a script as if it had been started by itself.
+    """Run a script as if it had been started directly.
 
     Args:
-        argv: The script's path and its arguments.
+        argv: Path of the script and its arguments.
 
     Returns:
         Exit code, as for `slim-det`.
@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    """Look at the script's arguments before it does.
+    """Check the script's arguments before it runs.
 
-    Unsafe files are refused before the script's own loader, which runs any code, sees them; and
-    ``-o`` is remembered, because the script would let its slim file win.
+    Unsafe files are rejected before the script's own loader, which would execute their code, reads
+    them; and ``-o`` is stored, because the script would let its slim file override it.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-c", "--config")

@@ -11,7 +11,6 @@ import paddle
 import yaml
 
 from slim_det.evaluate.evaluation import dygraph_predictor, eval_reader
-from slim_det.evaluate.image_matches import boxes_by_image
 from slim_det.training import session
 from slim_det.training.config import load_config
 from tests.support import ROOT, restored_config
@@ -182,11 +181,11 @@ def lively_blazeface(folder: Path, **changes: Any) -> Path:
         paddle.save(model.state_dict(), str(weights))
         dataset, loader = eval_reader(cfg)
         predict = dygraph_predictor(model)
-        found = [boxes for batch in loader for boxes in boxes_by_image(predict(batch))]
-    least = np.sort(np.concatenate([boxes[:, 1] for boxes in found]))[-3 * len(found)]
+        found = [boxes for batch in loader for boxes in predict(batch)]
+    least = np.sort(np.concatenate([boxes.scores for boxes in found]))[-3 * len(found)]
     lines = []
     for record, boxes in zip(dataset.roidbs, found):
-        best = boxes[boxes[:, 1] >= least, 2:].round().astype(int)
+        best = boxes[boxes.scores >= least].boxes_xyxy.round().astype(int)
         rows = [f"{x} {y} {u - x + 1} {v - y + 1}" for x, y, u, v in best]
         path = Path(record["im_file"])
         lines += [f"{path.parent.name}/{path.name}", str(len(rows)), *(rows or ["0 0 0 0"])]

@@ -75,6 +75,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.yml", shapes)
 
 
+@pytest.fixture
+def tiny_cfg(fresh_config: Any, tiny: Path) -> Any:
+    """The same, loaded: 16 images to train on, 6 to evaluate, 96 pixels square."""
+    from slim_det.training.config import load_config
+
+    return load_config(tiny)
+
+
 @pytest.fixture(scope="session")
 def tiny_voc(tiny: Path, shapes: Path) -> Path:
     """The same detector on the same images, read and measured in the VOC way."""

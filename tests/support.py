@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 import paddle
+import pytest
 from paddle.static import InputSpec
 from paddle.utils import unique_name
 
 import slim_det  # noqa: F401  (before ppdet, as in every command)
+from slim_det.graph.engine import INT8_INSTRUCTIONS, cpu_has_int8
 from slim_det.graph.trace import Trace, trace_layer
+
+SUM_TOLERANCE = 4e-6
+"""Of the largest value: ten times what Paddle, its engines and numpy differ by at most, with oneDNN
+limited to SSE4.1, AVX2 or AVX-512 and MKL to its most compatible kernels."""
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -67,6 +73,38 @@ def fill_with(layer: paddle.nn.Layer, values: dict[str, Any]) -> None:
     for name, value in values.items():
         shape = parameters[name].shape
         parameters[name].set_value(np.broadcast_to(value, shape).astype("float32"))
+
+
+def assert_same_sums(found: Any, expected: Any, what: object = "") -> None:
+    """Two results are the same sums of products in float32, added up in different orders.
+
+    Engines, kernels for different processors, batches of different sizes and numpy all have orders
+    of their own, and every addition rounds by up to 6e-8 of the sum so far. The error therefore has
+    the size of the terms, for which the largest expected value stands, and not that of the single
+    result, which is near zero where its terms cancel each other out.
+
+    Args:
+        found: Array or number.
+        expected: Of the same shape.
+        what: Named in the error.
+    """
+    left, right = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert left.shape == right.shape and np.isfinite(right).all(), what
+    allowed = SUM_TOLERANCE * np.abs(right).max(initial=0.0)
+    difference = np.abs(left - right).max(initial=0.0)
+    assert difference <= allowed, f"{what}: {difference:.3g} apart, at most {allowed:.3g} allowed"
+
+
+def require_int8() -> None:
+    """Skip the rest of a test, which compares the integers of int8 kernels, where there are none.
+
+    Older kernels add pairs of products in 16 bits, which overflows, so their results differ.
+    """
+    if not cpu_has_int8():
+        pytest.skip(
+            f"oneDNN has no int8 instructions ({', '.join(INT8_INSTRUCTIONS)}) on this CPU, or "
+            "DNNL_MAX_CPU_ISA forbids them"
+        )
 
 
 def _copied(value: Any) -> Any:

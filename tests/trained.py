@@ -18,8 +18,8 @@ import paddle
 import yaml
 
 from slim_det.demo import CLASS_NAMES
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import dygraph_predictor, eval_reader
-from slim_det.evaluate.image_matches import boxes_by_image
 from slim_det.training import session
 from slim_det.training.config import load_config
 from tests.support import restored_config
@@ -75,7 +75,7 @@ def make_detector(
     Args:
         folder: A new folder.
         base: Configuration of the detector.
-        data: Folder of the images, in the layout of `slim_det.data.draw_shapes`.
+        data: Folder of the images, in the layout of `slim_det.demo.draw_shapes`.
         prepare: Sets the weights of the model that it is given; by default `enliven`.
         changes: Component name -> settings that replace those of the configuration.
     """
@@ -134,10 +134,10 @@ def _draw_weights(detector: Detector, prepare: Prepare) -> dict[str, list[tuple[
         prepare(model, batches)
         paddle.save(model.state_dict(), str(detector.weights))
         predict = dygraph_predictor(model)
-        found = [boxes for batch in batches for boxes in boxes_by_image(predict(batch))]
+        found = [boxes for batch in batches for boxes in predict(batch)]
     names = [Path(record["im_file"]).name for record in dataset.roidbs]
-    found = [boxes[(boxes[:, 4:] - boxes[:, 2:4]).min(1) >= LEAST_SIDE] for boxes in found]
-    scores = np.sort(np.concatenate([boxes[:, 1] for boxes in found]))
+    found = [boxes[_sides(boxes).min(1) >= LEAST_SIDE] for boxes in found]
+    scores = np.sort(np.concatenate([boxes.scores for boxes in found]))
     least = scores[-OBJECTS * len(found)]
     return {name: _objects(boxes, least) for name, boxes in zip(names, found)}
 
@@ -160,9 +160,14 @@ def enliven(model: paddle.nn.Layer, batches: list[Any]) -> None:
                 parameter.set_value(parameter * _OUTPUT_GAIN)
 
 
-def _objects(boxes: np.ndarray, least: float) -> list[tuple[int, np.ndarray]]:
+def _sides(boxes: Detections) -> np.ndarray:
+    return boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
+
+
+def _objects(boxes: Detections, least: float) -> list[tuple[int, np.ndarray]]:
     """Class and box of every score that is high enough; of the highest in any case."""
-    return [(int(b[0]), b[2:]) for b in boxes if b[1] >= min(least, boxes[:, 1].max())]
+    best = boxes[boxes.scores >= min(least, boxes.scores.max())]
+    return list(zip(best.class_ids.tolist(), best.boxes_xyxy))
 
 
 def _write_coco(root: Path, boxes: dict[str, list[tuple[int, np.ndarray]]]) -> None:

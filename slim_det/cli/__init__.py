@@ -1,4 +1,4 @@
-"""The command line: `slim-det COMMAND`. Nothing heavy is imported before a command runs."""
+"""The command line `slim-det COMMAND`. Heavy modules are imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.version import __version__
 
 COMMANDS = {
-    "train": "train a detector, compressed as --slim_config says",
-    "eval": "measure AP of a checkpoint or of an exported model",
-    "infer": "draw the boxes that a detector finds on pictures",
-    "export": "write a model for Paddle Inference, and check it",
+    "train": "train a detector, with the compression that --slim_config describes",
+    "eval": "measure AP of a checkpoint or an exported model",
+    "infer": "draw detected boxes on images",
+    "export": "export a model for Paddle Inference, and check it",
     "quantize": "make an int8 detector from trained float weights and a few images",
     "inspect": "list what can be pruned and what it would save",
-    "verify": "prove that a cut model, or an exported one, is the model it came from",
-    "sensitivity": "measure how much AP each layer loses at each ratio",
-    "ratios": "choose how much of each layer to cut so that a budget is met",
-    "profile": "measure a latency table of convolutions, and check it on whole models",
+    "verify": "check that a pruned or exported model matches the model it came from",
+    "sensitivity": "measure how much AP is lost when each layer is pruned at each ratio",
+    "ratios": "choose the pruning ratio of each layer to meet a budget",
+    "profile": "measure a latency table of convolutions, and check it on complete models",
     "widerface": "measure AP on WIDER FACE from files of detections",
-    "demo": "run the whole chain on a data set that is drawn on the spot",
+    "demo": "run the complete workflow on a generated data set",
 }
 
 WITHOUT_PADDLE = frozenset({"widerface"})
-"""Commands that start at once, as they only read files."""
+"""Commands that do not need Paddle and therefore start at once."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program's name; default those of the process.
+        argv: Arguments without the program name; by default those of the process.
 
     Returns:
-        Exit code: 0 done, 1 a check failed or something unexpected happened, 2 an error that
-        the user can mend, said in one line.
+        Exit code: 0 for success, 1 if a check failed or an unexpected error occurred, 2 for an
+        error that the user can fix, reported in one line.
     """
     parser, arguments = _parse(sys.argv[1:] if argv is None else argv)
     if arguments.command is None:

@@ -1,4 +1,4 @@
-"""Arguments and small steps that several commands share."""
+"""Arguments and helper functions that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slim_det.core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slim_det.evaluate.evaluation import Predict
+    from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 
@@ -19,27 +19,27 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``-c``, ``-o`` and ``--slim_config``, as in PaddleDetection."""
     parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
     )
-    parser.add_argument("--slim_config", help="what to compress and how; with -c of the detector")
+    parser.add_argument("--slim_config", help="slim file: what to compress and how")
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """``--json FILE``."""
-    parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
 
 
 def add_artifact_arguments(parser: argparse.ArgumentParser) -> None:
     """``--artifact DIR`` and ``--threads N``."""
     parser.add_argument("--artifact", metavar="DIR", help="run this exported model instead")
     parser.add_argument(
-        "--threads", type=positive, help="CPU threads of the exported model (default: all)"
+        "--threads", type=positive, help="CPU threads for the exported model (default: all)"
     )
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """``--infer_img`` and ``--infer_dir``."""
-    parser.add_argument("--infer_img", metavar="FILE", help="one image (wins over --infer_dir)")
+    parser.add_argument("--infer_img", metavar="FILE", help="one image (overrides --infer_dir)")
     parser.add_argument("--infer_dir", metavar="DIR", help="every image of a folder")
 
 
@@ -50,15 +50,15 @@ def add_gap_arguments(parser: argparse.ArgumentParser) -> None:
         type=points,
         default=0.5,
         metavar="P",
-        help="points of AP that may lie between an int8 artifact and the model (default 0.5)",
+        help="largest AP difference in points between an int8 artifact and its model (default 0.5)",
     )
     parser.add_argument(
-        "--no_eval", action="store_true", help="do not measure AP of an int8 model on EvalDataset"
+        "--no_eval", action="store_true", help="skip measuring AP of an int8 model on EvalDataset"
     )
 
 
 def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
-    """Read ``-c``, ``--slim_config`` and ``-o`` (which wins), and select the device."""
+    """Read ``-c``, ``--slim_config`` and ``-o`` (which overrides both), and select the device."""
     from slim_det.training import session
     from slim_det.training.config import apply_overrides, load_config
 
@@ -74,7 +74,7 @@ def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
 def make_predictor(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[Predict, str]:
-    """The detector that a command runs, and the name of its engine."""
+    """Create the predictor of a command, and the name of its engine."""
     if args.artifact:
         from slim_det.deploy.predictor import Predictor
 
@@ -87,10 +87,10 @@ def make_predictor(
 
 
 def check_json_target(args: argparse.Namespace) -> None:
-    """Find out before the work whether the file of ``--json`` can be written.
+    """Check in advance that the ``--json`` file can be written.
 
     Raises:
-        ConfigError: Its folder does not exist or cannot be written to.
+        ConfigError: Its folder does not exist or is not writable.
     """
     target = getattr(args, "json", None)
     if target and not os.access(os.path.dirname(os.path.abspath(target)), os.W_OK):
@@ -98,7 +98,7 @@ def check_json_target(args: argparse.Namespace) -> None:
 
 
 def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Write the figures where ``--json`` says."""
+    """Write the results to the ``--json`` file, if one is given."""
     if args.json:
         from slim_det.core.files import write_json
 
@@ -106,7 +106,7 @@ def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
 
 
 def table_console(width: int = 200) -> Console:
-    """Where tables are printed: as wide as the terminal, or so wide in a file."""
+    """Console for tables, as wide as the terminal; ``width`` if the output is not a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -114,7 +114,7 @@ def table_console(width: int = 200) -> Console:
 
 
 def points(text: str) -> float:
-    """Points of a metric, 0 to 100, for argparse."""
+    """Parse points of a metric, 0 to 100, for argparse."""
     number = float(text)
     if not 0 <= number <= 100:
         raise ValueError(text)
@@ -122,7 +122,7 @@ def points(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
+    """Parse an integer of at least 1, for argparse."""
     number = int(text)
     if number < 1:
         raise ValueError(text)

@@ -1,4 +1,4 @@
-"""`slim-det demo`: the whole chain on a data set that is drawn on the spot."""
+"""`slim-det demo`: the complete workflow on a generated data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the chain and print one table."""
+    """Run the workflow and print one table."""
     from slim_det.core.files import require_writable
     from slim_det.demo.chain import run_demo
 
@@ -43,5 +43,5 @@ def _print(figures: dict[str, Any]) -> None:
     console = table_console(120)
     console.print(table)
     cut_only = figures["cut_only"]
-    print(f"right after the cut, before fine-tuning: AP {cut_only['ap']:.3f}, "
+    print(f"pruned, before fine-tuning: AP {cut_only['ap']:.3f}, "
           f"AP50 {cut_only['ap50']:.3f}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`slim-det eval`: AP of a checkpoint, or of the very file that is shipped."""
+"""`slim-det eval`: AP of a checkpoint or an exported model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slim_det.cli.common import (
 from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from slim_det.evaluate.evaluation import Predict
+    from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 
@@ -29,16 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faces.add_argument(
         "--ground_truth",
         metavar="DIR",
-        help="folder of WIDER FACE's .mat files, for the official easy, medium and hard "
-        "(default: the annotations, with heights instead)",
+        help="folder of WIDER FACE's .mat files, for the official easy, medium and hard settings "
+        "(default: the annotations, with height bands)",
     )
     faces.add_argument(
         "--multi_scale",
         action="store_true",
-        help="look at every image mirrored, smaller and larger as well, and vote (slow)",
+        help="also detect on mirrored, smaller and larger copies of each image, and vote (slow)",
     )
     faces.add_argument(
-        "--save_pred", metavar="DIR", help="write the boxes of each image as WIDER FACE's text"
+        "--save_pred", metavar="DIR", help="write the detections in WIDER FACE's text format"
     )
 
 
@@ -47,24 +47,25 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.core.files import output_folders
     from slim_det.deploy.predictor import Predictor
     from slim_det.evaluate.data.check import check_dataset
-    from slim_det.evaluate.evaluation import evaluate, make_metric
+    from slim_det.evaluate.evaluation import evaluate
     from slim_det.evaluate.images import eval_at
+    from slim_det.evaluate.matching import metric_name
 
     cfg, slim = read_configs(args)
     _check_face_flags(args, cfg)
     if args.ground_truth:
         cfg["widerface_ground_truth"] = args.ground_truth
     check_dataset(cfg, "EvalDataset")
-    metric = make_metric(cfg, args.save_pred)
+    metric_name(cfg)  # raises for an unknown metric before anything is loaded
     predict, engine, latency_runs = _predictor(args, cfg, slim)
     with output_folders(*filter(None, [args.save_pred])):
         if not isinstance(predict, Predictor):
-            result = evaluate(cfg, predict, engine, None, latency_runs, metric)
+            result = evaluate(cfg, predict, engine, None, latency_runs, args.save_pred)
             figures = result.as_dict()
         else:
-            # An artifact is measured at the size that it was exported for.
+            # An artifact is evaluated at the size that it was exported for.
             with eval_at(cfg, predict.image_size_hw):
-                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, metric)
+                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred)
             figures = {**result.as_dict(), "precision": predict.precision}
     print(result)
     save_json(args, figures)
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_face_flags(args: argparse.Namespace, cfg: Any) -> None:
-    """Refuse what needs WIDER FACE, or a model that takes images of any size."""
+    """Check the flags that need WIDER FACE or a model that accepts images of any size."""
     from slim_det.evaluate.multi_scale import require_any_size
 
     for flag in ("ground_truth", "save_pred"):
@@ -84,8 +85,8 @@ def _check_face_flags(args: argparse.Namespace, cfg: Any) -> None:
         require_any_size(cfg)
     if args.artifact and _several_scales(args, cfg):
         raise ConfigError(
-            f"--multi_scale: the artifact '{args.artifact}' takes images of one size; expected a "
-            "checkpoint (-o weights=PATH) and no --artifact"
+            f"--multi_scale: the artifact '{args.artifact}' accepts only one image size; expected "
+            "a checkpoint (-o weights=PATH) and no --artifact"
         )
 
 
@@ -96,7 +97,7 @@ def _several_scales(args: argparse.Namespace, cfg: Any) -> bool:
 def _predictor(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[Predict, str, int]:
-    """The detector, the name of its engine, and how often its latency is measured."""
+    """The predictor, the name of its engine, and the number of latency runs."""
     if not _several_scales(args, cfg):
         return (*make_predictor(args, cfg, slim), 10)
     from slim_det.evaluate.multi_scale import MultiScale

@@ -1,4 +1,4 @@
-"""`slim-det export`: the artifact that is shipped, checked against the model."""
+"""`slim-det export`: writes the artifact to deploy, checked against the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, check and describe."""
+    """Export and check the model."""
     from slim_det.compress.quantize.record import record_of
     from slim_det.core.files import output_folders
     from slim_det.deploy.artifact import export_model

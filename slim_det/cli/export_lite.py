@@ -1,4 +1,4 @@
-"""What `slim-det export --lite` adds to an artifact: files for Paddle-Lite."""
+"""`slim-det export --lite`: adds files for Paddle-Lite to an artifact."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def add_lite_arguments(parser: argparse.ArgumentParser) -> None:
     """``--lite``, ``--fp16`` and ``--paddle_lite_opt``."""
     parser.add_argument(
-        "--lite", choices=("arm", "x86", "both"), help="write files for Paddle-Lite as well"
+        "--lite", choices=("arm", "x86", "both"), help="also write files for Paddle-Lite"
     )
     parser.add_argument(
-        "--fp16", action="store_true", help="half precision in Paddle-Lite on ARM; float models"
+        "--fp16", action="store_true", help="half precision in Paddle-Lite on ARM (float models)"
     )
     parser.add_argument(
         "--paddle_lite_opt",
@@ -29,15 +29,15 @@ def add_lite_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_lite_arguments(args: argparse.Namespace, precision: str) -> None:
-    """Find out before the export whether what is asked of Paddle-Lite can be had.
+    """Check the Paddle-Lite flags before the export.
 
     Args:
-        args: With the flags of `add_lite_arguments`.
+        args: Arguments, including those of `add_lite_arguments`.
         precision: ``float32`` or ``int8``.
 
     Raises:
-        ConfigError: Flags that contradict each other or the model.
-        ExportError: The converter that is named is not there.
+        ConfigError: Flags contradict each other or the model.
+        ExportError: The given converter does not exist.
     """
     from slim_det.deploy.lite.convert import find_converter
 
@@ -56,16 +56,16 @@ def check_lite_arguments(args: argparse.Namespace, precision: str) -> None:
 def export_lite(
     args: argparse.Namespace, model: paddle.nn.Layer, cfg: Any, artifact_dir: str | Path
 ) -> dict[str, Any] | None:
-    """Write ``<artifact_dir>/lite``; the exported model is left as it is.
+    """Write ``<artifact_dir>/lite``; the exported model is unchanged.
 
     Args:
-        args: With the flags of `add_lite_arguments`.
+        args: Arguments, including those of `add_lite_arguments`.
         model: The model that was exported.
         cfg: ppdet's configuration.
-        artifact_dir: The artifact.
+        artifact_dir: Folder of the artifact.
 
     Returns:
-        What `write_lite` entered in the artifact's manifest; None without ``--lite``.
+        The manifest entry from `write_lite`; None without ``--lite``.
     """
     from slim_det.deploy.lite.convert import TARGETS, LiteRequest, find_converter, write_lite
     from slim_det.deploy.lite.forms import lite_form

@@ -1,4 +1,4 @@
-"""`slim-det infer`: boxes on pictures."""
+"""`slim-det infer`: draws detected boxes on images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from slim_det.cli.common import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
+
+    from slim_det.evaluate.detections import Detections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     add_artifact_arguments(parser)
     parser.add_argument(
-        "--beside", metavar="DIR", help="draw the boxes of this exported model at the right"
+        "--beside", metavar="DIR", help="draw the boxes of this exported model on the right"
     )
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="for the pictures")
-    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score drawn")
+    parser.add_argument("--output_dir", default="output", metavar="DIR", help="image folder")
+    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score to draw")
     add_json_argument(parser)
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for path, batch in image_batches(cfg, images):
-        found = [named_boxes(names, predict(batch)) for predict in detectors]
+        found = [named_boxes(names, *predict(batch)) for predict in detectors]
         shown = [[box for box in boxes if box["score"] >= args.draw_threshold] for boxes in found]
         target = folder / Path(path).name
         pictures = [draw_boxes(path, boxes, list(names.values())) for boxes in shown]
@@ -67,27 +68,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def named_boxes(names: dict[int, str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Boxes of one image with class names: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
-    boxes = outputs["bbox"]
-    if boxes.shape[-1] != 6:
-        return []  # Paddle's NMS gives a single -1 where there is no box
+def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]]:
+    """Detections of one image as dicts: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
+    columns = (found.class_ids.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist())
     return [
-        {
-            "label": names[int(box[0])],
-            "score": float(box[1]),
-            "bbox_xyxy": [float(side) for side in box[2:]],
-        }
-        for box in boxes
+        {"label": names[class_id], "score": score, "bbox_xyxy": box}
+        for class_id, score, box in zip(*columns)
     ]
 
 
 def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes and labels on an image, one colour a class.
+    """Draw boxes and labels on an image, one colour per class.
 
     Args:
-        path: Image file.
-        boxes: As `named_boxes` gives them.
+        path: Path of the image file.
+        boxes: Boxes from `named_boxes`.
         labels: All class names, so that a class has the same colour on every image.
     """
     from PIL import Image, ImageDraw, ImageOps
@@ -110,7 +105,7 @@ def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = (
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Pictures of one size from left to right, with a white gap of some pixels."""
+    """Join pictures of the same size from left to right, with a white gap of ``gap`` pixels."""
     from PIL import Image
 
     width, height = pictures[0].size

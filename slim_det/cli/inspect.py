@@ -1,4 +1,4 @@
-"""`slim-det inspect`: what can be cut, what a slim file would cut, and what it saves."""
+"""`slim-det inspect`: what can be pruned, what a slim file would prune, and what it saves."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
     parser.add_argument(
-        "--image_size", type=positive, help="side of a square, in pixels, for the MACs"
+        "--image_size", type=positive, help="side of the square input in pixels, for the MACs"
     )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the model (no data, no weights), list its groups and totals."""
+    """Build the model (without data or weights) and list its groups and totals."""
+    from ppdet.core.workspace import create
+
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.report.inspection import inspect_model
     from slim_det.training import session
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.slim_config:
         slim = session.read_slim(args.slim_config)
         apply_overrides(args.opt)
-        pruner = session.make_pruner() if "Pruner" in slim.strategies else None
+        pruner = create("Pruner") if "Pruner" in slim.strategies else None
     model = session.build_model(cfg)
     result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
     _print(result)

@@ -1,4 +1,4 @@
-"""`slim-det profile`: the latency table of a model's convolutions, and how well it predicts."""
+"""`slim-det profile`: measures a latency table of convolutions and checks its predictions."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the table, as JSON")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file of the table")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     parser.add_argument(
-        "--repeats", type=positive, default=20, help="counted runs of each program (default 20)"
+        "--repeats", type=positive, default=20, help="timed runs of each program (default 20)"
     )
     parser.add_argument(
-        "--widths", metavar="SHARES", help="shares of a width (default 0.1,0.25,0.5,0.75,1.0)"
+        "--widths",
+        metavar="SHARES",
+        help="widths to measure, as shares of a layer's width (default 0.1,0.25,0.5,0.75,1.0)",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare with whole models: uncut, and cut as --slim_config says (default: as the "
-        "presets sensity and r578)",
+        help="compare with complete models: unpruned, and pruned as --slim_config says (default: "
+        "by the presets sensity and r578)",
     )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, write the table, check it; exit code 1 where a prediction is off by over 15 %."""
+    """Measure, write the table, check it; exit code 1 if a prediction is off by more than 15 %."""
     from slim_det.core.files import require_writable
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.planning.profile.grid import DEFAULT_WIDTHS, check_widths
@@ -80,11 +82,11 @@ def _check_flags(args: argparse.Namespace) -> None:
     if Path(args.output).is_dir():
         raise ConfigError(f"--output '{args.output}' is a folder; expected a file, latency.json")
     if args.slim_config and not args.check:
-        raise ConfigError("--slim_config is what --check compares with; add --check")
+        raise ConfigError("--slim_config is only used by --check; add --check")
 
 
 def _weights_are_given(args: argparse.Namespace) -> bool:
-    """The weights that a configuration names by itself need not exist to time a model."""
+    """Whether to load weights: those that the configuration itself names need not exist here."""
     return any(option.startswith("weights=") for option in args.opt)
 
 
@@ -103,7 +105,7 @@ def _check(
         rows = compare(table, models, max(20, args.repeats))
     _print_check(rows)
     if weights is None:
-        print("weights are random: NMS, a part of other_ms, takes another time with trained ones")
+        print("weights are random: the time of NMS (in other_ms) differs from trained weights")
     return rows
 
 
@@ -112,7 +114,7 @@ def _print_table(table: LatencyTable, path: str) -> None:
     origin = table.origin
     print(
         f"{path}: {len(table.entries)} convolutions of a model at {height}x{width}, "
-        f"{table.other_ms or 0.0:.2f} ms for all else; {origin.cpu}, {origin.threads} thread(s), "
+        f"{table.other_ms or 0.0:.2f} ms for the rest; {origin.cpu}, {origin.threads} thread(s), "
         f"Paddle {origin.paddle}"
     )
 

@@ -1,4 +1,4 @@
-"""`slim-det quantize`: an int8 detector from trained float weights and a few images."""
+"""`slim-det quantize`: makes an int8 detector from trained float weights and a few images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--observer", metavar="NAME",
-        help="how ranges are found: abs_max, avg, moving_average, kl, hist (default), mse, emd",
+        help="observer of ranges: abs_max, avg, moving_average, kl, hist (default), mse, emd",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=int, metavar="N",
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight_type", metavar="TYPE", help="channel_wise_abs_max (default) or abs_max"
     )
     parser.add_argument(
-        "--skip", nargs="+", metavar="LAYER", help="names or globs of layers that stay in float"
+        "--skip", nargs="+", metavar="LAYER", help="names or globs of layers to keep in float"
     )
     parser.add_argument(
         "--bias_correction", action="store_true", help="remove the mean error of every channel"
     )
     parser.add_argument(
         "--max_drop", type=float, metavar="P",
-        help="put layers back to float until at most P points of the metric are lost (WIDER FACE: "
+        help="put layers back to float until the metric drops by at most P points (WIDER FACE: "
         "in each of easy, medium and hard)",
     )  # fmt: skip
     add_gap_arguments(parser)
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrate, quantize, search where asked, export, save, describe."""
+    """Calibrate, quantize, put layers back to float if requested, export and save."""
     from slim_det.core.files import output_folders
     from slim_det.evaluate.data.check import check_dataset
 
@@ -93,9 +93,9 @@ def _quantize(
     options: PostOptions,
     stem: Path,
 ) -> dict[str, Any]:
-    """Calibrate, search, export and save; the figures under their JSON keys."""
-    from slim_det.compress.prune.plan import plan_of
+    """Quantize, export and save a model; returns the results with their JSON keys."""
     from slim_det.compress.quantize.ptq import quantize_post
+    from slim_det.compress.steps import steps_of
     from slim_det.deploy.accuracy_control import DeployedMetric, search_float_layers
     from slim_det.deploy.artifact import export_model
     from slim_det.evaluate.evaluation import POINTS
@@ -103,30 +103,29 @@ def _quantize(
     from slim_det.training import checkpoint
 
     metric = None if args.no_eval else DeployedMetric(model, cfg)
-    whole = metric.in_float() if metric else None
-    if whole is not None:
-        print(f"float: {whole}")
+    in_float = metric.in_float() if metric else None
+    if in_float is not None:
+        print(f"float: {in_float}")
     post = quantize_post(model, cfg, settings, options)
-    if args.max_drop is not None and metric and whole:
-        search_float_layers(metric, post, whole, args.max_drop)
+    if args.max_drop is not None and metric and in_float:
+        search_float_layers(metric, post, in_float, args.max_drop)
     rows = layer_rows(model, post.quantization_errors)
     if args.report:
         table_console().print(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
     exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
-    record = _record(model)
-    checkpoint.save_weights(stem, model.state_dict(), plan_of(model), record)
+    checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
     ap = exported.get("ap")
     return {
         **exported,
-        "layers_int8": len(record.layers),
+        "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
         "ap": ap,
-        "ap_float": whole.ap if whole else None,
-        "per_class_float": whole.per_class if whole else None,
-        "drop": POINTS * (whole.ap - ap) if whole and ap is not None else None,
+        "ap_float": in_float.ap if in_float else None,
+        "per_class_float": in_float.per_class if in_float else None,
+        "drop": POINTS * (in_float.ap - ap) if in_float and ap is not None else None,
         "latency_ms": exported.get("latency_ms"),
-        "latency_ms_float": whole.latency_ms if whole else None,
+        "latency_ms_float": in_float.latency_ms if in_float else None,
         "observer": options.observer,
         "images": options.images,
         "layers": [row.as_dict() for row in rows],
@@ -134,24 +133,27 @@ def _quantize(
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Find out before anything is read whether the flags can be.
+    """Check the flags before anything is read.
 
     Raises:
-        ConfigError: One cannot.
+        ConfigError: A flag is invalid.
     """
     if args.max_drop is not None and not 0 <= args.max_drop <= 100:
         raise ConfigError(f"--max_drop {args.max_drop:g}: expected points of the metric, 0 to 100")
     if args.max_drop is not None and args.no_eval:
-        raise ConfigError("--max_drop and --no_eval exclude each other: a drop must be measured")
+        raise ConfigError("--max_drop needs the metric: it cannot be combined with --no_eval")
 
 
 def _prepare(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
-    """The float model, and what is asked for; flags win over the slim file."""
+    """The float model, settings and options; flags override the slim file."""
     from slim_det.compress.quantize.ptq import PostOptions, require_float
-    from slim_det.compress.quantize.settings import WEIGHT_TYPES, QuantSettings, read_choice
-    from slim_det.compress.quantize.strategy import post_quantizer_of
+    from slim_det.compress.quantize.record import QuantRecord
+    from slim_det.compress.quantize.settings import QuantSettings
+    from slim_det.compress.quantize.strategy import PTQ
+    from slim_det.compress.strategy import postponed
+    from slim_det.core.schema import validated
     from slim_det.training import checkpoint, session
 
     if slim is not None and "PTQ" not in slim.strategies:
@@ -167,14 +169,14 @@ def _prepare(
     }
     replace(PostOptions(), **flags).check("--")
     if args.weight_type:
-        read_choice("--weight_type", args.weight_type, WEIGHT_TYPES)
-    if cfg.get("weights") and checkpoint.stored_record(cfg.weights) is not None:
+        validated(QuantSettings, {"weight_type": args.weight_type}, "--")
+    if cfg.get("weights") and checkpoint.stored_step(cfg.weights, QuantRecord) is not None:
         raise QuantError(f"'{cfg.weights}' are quantized already; expected float weights")
     model = session.model_with_weights(cfg, cfg.get("weights"), slim, calibrating=True)
     require_float(model)
-    described = post_quantizer_of(model)
+    described = postponed(model)
     settings, options = QuantSettings(), PostOptions()
-    if described is not None:
+    if isinstance(described, PTQ):
         settings = described.settings
         options = described.options(int(cfg["EvalReader"].get("batch_size", 1)))
     if args.weight_type:
@@ -185,7 +187,7 @@ def _prepare(
 
 
 def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
-    """Find out before the float model is measured whether layers and images are there."""
+    """Check before the float model is measured that layers and images exist."""
     from slim_det.compress.quantize.calibrate import calibration_source
     from slim_det.core.errors import LayerError
     from slim_det.detectors.layer_finder import LayerFinder
@@ -199,14 +201,8 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostO
     calibration_source(options.images)
 
 
-def _record(model: paddle.nn.Layer) -> Any:
-    from slim_det.compress.quantize.record import record_of
-
-    return record_of(model)
-
-
 def _summary(figures: dict[str, Any]) -> str:
-    """Lines for people."""
+    """A human-readable summary."""
     from slim_det.evaluate.evaluation import POINTS
 
     kept = len(figures["layers_float"])

@@ -1,4 +1,4 @@
-"""`slim-det ratios`: from measured losses to a slim file that meets a budget."""
+"""`slim-det ratios`: writes a slim file that meets a budget, from measured sensitivities."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from slim_det.report.budget import Report
 
 TARGETS = {
-    "loss": "largest relative loss of each layer on its own, e.g. 0.05",
+    "loss": "largest relative loss from pruning each layer alone, e.g. 0.05",
     "macs": "share of the MACs to remove, e.g. 0.5",
     "params": "share of the parameters to remove",
     "latency": "share of the latency to remove; needs --table",
-    "latency_ms": "largest latency of an image, in milliseconds; needs --table",
+    "latency_ms": "largest latency per image in milliseconds; needs --table",
 }
 
 
@@ -28,28 +28,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
     )
     parser.add_argument(
-        "--sensitivity", required=True, metavar="FILE", help="what `sensitivity` measured"
+        "--sensitivity", required=True, metavar="FILE", help="result file of `sensitivity`"
     )
-    targets = parser.add_argument_group("target, exactly one")
+    targets = parser.add_argument_group("target (exactly one)")
     for name, text in TARGETS.items():
         targets.add_argument(f"--{name}", type=float, metavar="X", help=text)
-    parser.add_argument("--table", metavar="FILE", help="latency table that `profile` measured")
+    parser.add_argument("--table", metavar="FILE", help="latency table from `profile`")
     parser.add_argument("--output", required=True, metavar="FILE", help="slim file to write")
-    parser.add_argument("--png", metavar="FILE", help="picture of budget against prediction")
+    parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric over budget")
     parser.add_argument(
         "--align", type=positive, default=1, help="widths are multiples of this (default: 1)"
     )
     parser.add_argument(
-        "--max_ratio", type=float, default=0.9, help="of a layer to remove at most (default: 0.9)"
+        "--max_ratio",
+        type=float,
+        default=0.9,
+        help="largest share of a layer's channels to remove (default: 0.9)",
     )
     parser.add_argument(
-        "--min_channels", type=positive, default=1, help="of a layer to keep at least (default: 1)"
+        "--min_channels",
+        type=positive,
+        default=1,
+        help="least number of channels to keep in a layer (default: 1)",
     )
     parser.add_argument(
-        "--image_size", type=positive, help="side of a square, in pixels, for the MACs"
+        "--image_size", type=positive, help="side of the square input in pixels, for the MACs"
     )
     parser.add_argument(
         "--no_measure", action="store_true", help="do not evaluate the pruned model; seconds only"
@@ -58,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve, check, measure, and only then write."""
+    """Solve, check and measure, and write the files only then."""
     from slim_det.compress.prune.pruner import Pruner
     from slim_det.core.files import sha256_of, write_atomically
     from slim_det.planning.budget.plan import check_pruner, ratios_of
@@ -101,18 +107,18 @@ def _limits(args: argparse.Namespace) -> Limits:
 
     if not 0.0 < args.max_ratio < 1.0:
         raise ConfigError(
-            f"--max_ratio {args.max_ratio:g} is not valid; expected a share between 0 and 1, "
-            "both excluded"
+            f"--max_ratio {args.max_ratio:g} is not valid; expected a share between 0 and 1 "
+            "(exclusive)"
         )
     return Limits(args.align, args.max_ratio, args.min_channels)
 
 
 def _check_files(args: argparse.Namespace, latency: bool) -> None:
-    """Find out before the work whether every file can be read or written."""
+    """Check in advance that every file can be read or written."""
     from slim_det.core.errors import ConfigError
 
     if latency and not args.table:
-        raise ConfigError("a latency target needs --table FILE, a table that `profile` measured")
+        raise ConfigError("a latency target needs --table FILE, a latency table from `profile`")
     for flag, path, endings in (
         ("--output", args.output, (".yml", ".yaml")),
         ("--png", args.png, (".png",)),
@@ -127,11 +133,11 @@ def _check_files(args: argparse.Namespace, latency: bool) -> None:
 
 
 def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, TracedModel]:
-    """The model, with weights where they are needed."""
+    """The configuration and the traced model, with weights if they are needed."""
     from slim_det.compress.prune.groups import find_groups
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.data.check import check_dataset
-    from slim_det.evaluate.evaluation import make_metric
+    from slim_det.evaluate.matching import metric_name
     from slim_det.graph.trace import trace_detector
     from slim_det.planning.budget.costs import TracedModel
     from slim_det.planning.budget.prepare import check_same_model, losses_by_group, needs_weights
@@ -152,7 +158,7 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
             return cfg, unpruned
     else:
         check_dataset(cfg, "EvalDataset")
-        _check_metric(make_metric(cfg).name, result, args.sensitivity)
+        _check_metric(metric_name(cfg), result, args.sensitivity)
     return cfg, traced(session.model_with_weights(cfg, cfg.get("weights")))
 
 
@@ -161,17 +167,16 @@ def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
 
     if result.metric not in (name, "unknown"):
         raise SensitivityError(
-            f"'{source}' is about {result.metric}, the configuration measures {name}; expected "
+            f"'{source}' holds {result.metric}, but the configuration measures {name}; expected "
             "the configuration that it was measured with, or --no_measure"
         )
 
 
 def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
     """Prune the model and evaluate it."""
-    from slim_det.compress.prune.pruner import DEFAULT_IMAGE_SIZE_HW
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
-    cut = pruner(traced.model, traced.trace.image_size_hw or DEFAULT_IMAGE_SIZE_HW)
+    cut = pruner.cut(traced.model, traced.trace, traced.groups)
     return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
 
 

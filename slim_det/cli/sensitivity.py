@@ -1,4 +1,4 @@
-"""`slim-det sensitivity`: how much AP each layer loses at each ratio; merges and imports too."""
+"""`slim-det sensitivity`: how much AP is lost by cutting each layer at each ratio."""
 
 from __future__ import annotations
 
@@ -17,44 +17,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("-c", "--config", help="configuration file of the detector")
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of it"
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
     )
     parser.add_argument(
         "--params", nargs="+", metavar="LAYER",
-        help="names or globs (default: the 18 layers of a YOLOv3 head, else every group)",
+        help="names or globs (default: the 18 layers of a YOLOv3 head, otherwise every group)",
     )  # fmt: skip
     parser.add_argument(
         "--ratios", nargs="+", default=["0.1:0.9:0.1"], metavar="R",
         help="shares to remove: start:end:step or a list (default 0.1:0.9:0.1)",
     )  # fmt: skip
-    parser.add_argument("--criterion", default="l1_norm", help="which channels go (l1_norm)")
+    parser.add_argument("--criterion", default="l1_norm", help="what is removed (default l1_norm)")
     parser.add_argument("--metric", help="ap (default), or the map_type of VOC: 11point, integral")
     parser.add_argument("--num_images", type=positive, help="evaluate on the first N images")
     parser.add_argument(
         "--output", default="sensitivity.json", metavar="FILE",
-        help="the result; a picture and the journal of finished points lie beside it",
+        help="the result; a plot and the journal of finished points are written beside it",
     )  # fmt: skip
     parser.add_argument("--workers", type=positive, default=1, help="processes on this machine")
-    parser.add_argument("--shard", metavar="I/N", help="measure the I-th of N parts only")
+    parser.add_argument("--shard", metavar="I/N", help="measure only the I-th of N parts")
     parser.add_argument(
         "--cache_mb", type=positive, default=1000,
-        help="memory for intermediate results, each process (default 1000)",
+        help="memory for cached activations, each process (default 1000)",
     )  # fmt: skip
     parser.add_argument(
         "--bootstrap", type=positive, default=0, metavar="K",
         help="confidence bands from K resamplings of the images",
     )  # fmt: skip
     parser.add_argument(
-        "--merge", nargs="+", metavar="FILE", help="unite the results of shards; measures nothing"
+        "--merge",
+        nargs="+",
+        metavar="FILE",
+        help="merge results of shards; measures nothing",
     )
     parser.add_argument(
-        "--import_pickle", metavar="FILE", help="convert an old sensitivities.data instead"
+        "--import_pickle", metavar="FILE", help="convert a sensitivities.data of PaddleSlim instead"
     )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, merge or import; print the table, write the result and its picture."""
+    """Measure, merge or import; print the table; write the result and its plot."""
     from slim_det.core.files import require_writable
     from slim_det.planning.sensitivity.result import write_result
     from slim_det.report.sensitivity_plot import plot_losses
@@ -110,16 +113,18 @@ def _merged(args: argparse.Namespace) -> SensitivityResult:
     from slim_det.planning.sensitivity.result import read_result
 
     if args.config:
-        raise ConfigError("-c and --merge or --import_pickle exclude each other: leave -c out")
+        raise ConfigError("-c cannot be combined with --merge or --import_pickle: leave -c out")
     if args.import_pickle:
         if args.merge:
-            raise ConfigError("--merge and --import_pickle exclude each other: run them in turn")
+            raise ConfigError(
+                "--merge and --import_pickle cannot be combined: run one after the other"
+            )
         return read_paddleslim_pickle(args.import_pickle)
     return merge_results([read_result(path) for path in args.merge], args.merge)
 
 
 def _metric_overrides(metric: str | None, cfg: Any) -> list[str]:
-    """What ``--metric`` changes in the configuration."""
+    """Overrides of the configuration for ``--metric``."""
     if metric in (None, "ap"):
         return []
     if cfg.metric == "VOC" and metric in ("11point", "integral"):
@@ -136,7 +141,7 @@ def _shard(args: argparse.Namespace) -> tuple[int, int] | None:
 
 
 def _launched_shard() -> str | None:
-    """The part of this process among those that Paddle's launcher started."""
+    """The part of this process if Paddle's launcher has started several."""
     count = os.environ.get("PADDLE_TRAINERS_NUM", "1")
     if not count.isdigit() or int(count) < 2:
         return None
@@ -144,7 +149,7 @@ def _launched_shard() -> str | None:
 
 
 def _output(args: argparse.Namespace) -> str:
-    """``--output``; launched processes each get a file of their own."""
+    """``--output``; each process of Paddle's launcher gets its own file."""
     shard = None if args.shard or args.merge or args.import_pickle else _launched_shard()
     if not shard:
         return str(args.output)
@@ -153,7 +158,6 @@ def _output(args: argparse.Namespace) -> str:
 
 
 def _print(result: SensitivityResult) -> None:
-
     from slim_det.planning.sensitivity.result import loss_table
 
     table_console().print(loss_table(result))

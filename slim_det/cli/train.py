@@ -1,4 +1,4 @@
-"""`slim-det train`: ppdet's training, on a model that is cut before the Trainer exists."""
+"""`slim-det train`: ppdet's training, on a model that is compressed before the Trainer exists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of PaddleDetection's training script."""
     add_config_arguments(parser)
     parser.add_argument("--eval", action="store_true", help="evaluate after every snapshot")
-    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="go on from a checkpoint")
-    parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="resume from a checkpoint")
+    parser.add_argument("--seed", type=int, help="seed of weights, data order and augmentation")
     parser.add_argument(
-        "--enable_ce", action="store_true", help="the same as --seed 0, for PaddleDetection's users"
+        "--enable_ce", action="store_true", help="the same as --seed 0, as in PaddleDetection"
     )
     parser.add_argument(
-        "--skip_teacher_eval", action="store_true", help="distil without measuring the teacher"
+        "--skip_teacher_eval", action="store_true", help="do not evaluate the teacher first"
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
     parser.add_argument("--fleet", action="store_true", help="train with paddle's fleet")
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; nothing is written before everything that can be wrong has been looked at."""
+    """Train; nothing is written before all inputs have been checked."""
     from slim_det.core.files import require_writable
 
     cfg, slim = read_configs(args)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     folder = os.path.join(cfg.save_dir, cfg.filename)
     _check_data(args, cfg)
     _init_processes(args, cfg)
-    # ppdet writes its boxes to the working folder otherwise.
+    # Otherwise ppdet writes its detections to the working directory.
     cfg.setdefault("output_eval", folder)
     trainer = _make_trainer(args, cfg, slim)
     require_writable(folder)
@@ -66,7 +66,7 @@ def _init_processes(args: argparse.Namespace, cfg: Any) -> None:
     if cfg.get("fleet"):
         init_fleet_env(cfg.get("find_unused_parameters", False))
     elif dist.get_world_size() > 1:
-        # For a single process it only prints a banner.
+        # With a single process it would only print a banner.
         init_parallel_env()
     if args.enable_ce or args.seed is not None:
         set_random_seed(args.seed or 0)
@@ -82,29 +82,29 @@ def _make_trainer(args: argparse.Namespace, cfg: Any, slim: SlimConfig | None) -
     trainer = Trainer(cfg, mode="train")
     if len(trainer.loader) == 0:
         raise DataError(
-            f"TrainDataset has {len(trainer.dataset)} images, less than one batch for each process "
+            f"TrainDataset has {len(trainer.dataset)} images, less than one batch per process "
             f"(TrainReader.batch_size is {cfg['TrainReader']['batch_size']}, drop_last is true)"
         )
     if args.resume:
         trainer.resume_weights(args.resume)
     if trainer.start_epoch >= cfg.epoch:
         raise ConfigError(
-            f"'{args.resume}' has {trainer.start_epoch} epochs and epoch is {cfg.epoch}: nothing "
-            "is left to train; add -o epoch=N with a larger N"
+            f"'{args.resume}' was trained for {trainer.start_epoch} epochs and epoch is "
+            f"{cfg.epoch}: nothing is left to train; add -o epoch=N with a larger N"
         )
     return trainer
 
 
 def _evaluate_before(cfg: Any) -> None:
-    """Say what the cut alone costs, before any fine-tuning."""
+    """Log the metric of the compressed model before fine-tuning."""
     import logging
 
     import paddle.distributed as dist
 
-    from slim_det.compress.distill.distiller import distiller_of
+    from slim_det.compress.strategy import hooks_of
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
-    # Where there is a teacher, its hook measures the student as well.
-    if dist.get_rank() == 0 and distiller_of(cfg["model"]) is None:
+    is_measured = any(hook.measures_start for hook in hooks_of(cfg["model"]))
+    if dist.get_rank() == 0 and not is_measured:
         result = evaluate(cfg, dygraph_predictor(cfg["model"]), "dygraph", latency_runs=1)
         logging.getLogger("slim_det").info("before fine-tuning: %s", result)

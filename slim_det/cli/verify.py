@@ -1,4 +1,4 @@
-"""`slim-det verify`: a cut model against the whole one, or an artifact in each of its engines."""
+"""`slim-det verify`: a pruned model against the unpruned one, or an artifact against its model."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_config_arguments(parser)
-    parser.add_argument("--image_size", type=positive, help="side of a square, in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="of the image")
+    parser.add_argument("--image_size", type=positive, help="side of the square input in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random image")
     parser.add_argument(
         "--artifact",
         metavar="DIR",
-        help="compare this exported model, in every engine, with the weights it came from",
+        help="compare this exported model, in every engine, with the model it came from",
     )
     add_image_arguments(parser)
     parser.add_argument(
         "--images",
         nargs="+",
         metavar="PATH",
-        help="with --artifact: image files or a folder (default: the first of EvalDataset)",
+        help="with --artifact: image files or folders (default: the first of EvalDataset)",
     )
     parser.add_argument("--no_eval", action="store_true", help="do not measure AP")
     parser.add_argument(
-        "--eval_images", type=positive, metavar="N", help="measure AP on the first N images only"
+        "--eval_images", type=positive, metavar="N", help="measure AP only on the first N images"
     )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, print every stage; exit code 1 where one fails."""
-    return _verify_artifact(args) if args.artifact else _verify_cut(args)
+    """Compare and print every stage; exit code 1 if one fails."""
+    return _verify_artifact(args) if args.artifact else _verify_pruned(args)
 
 
-def _verify_cut(args: argparse.Namespace) -> int:
-    """Compare a cut model with the masked whole one on every output of the head."""
+def _verify_pruned(args: argparse.Namespace) -> int:
+    """Compare the head outputs of a pruned model with those of the masked unpruned one."""
     from slim_det.compress.prune.plan import plan_of
     from slim_det.compress.prune.pruner import describe_cost
     from slim_det.core.errors import ConfigError, PlanError
@@ -59,17 +59,18 @@ def _verify_cut(args: argparse.Namespace) -> int:
 
     for flag in ("infer_img", "infer_dir", "images", "no_eval", "eval_images"):
         if getattr(args, flag):
-            raise ConfigError(f"--{flag} compares an exported model; add --artifact DIR")
+            raise ConfigError(f"--{flag} is for exported models; add --artifact DIR")
     cfg, slim = read_configs(args)
     size_hw = image_size_hw(cfg, args.image_size)
-    cut = session.model_with_weights(cfg, cfg.get("weights"), slim)
-    plan = plan_of(cut)
+    pruned = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    plan = plan_of(pruned)
     if plan is None:
         raise PlanError(
-            f"'{cfg.weights}' are of a whole model: there is nothing to verify; add --slim_config, "
-            "or name the weights of a pruned model, or an exported one with --artifact"
+            f"'{cfg.weights}' are the weights of an unpruned model: there is nothing to verify; "
+            "add --slim_config, or give the weights of a pruned model, or an exported model with "
+            "--artifact"
         )
-    stages = compare_with_masked(cut, session.build_model(cfg), plan, size_hw, args.seed)
+    stages = compare_with_masked(pruned, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
         print(stage)
     passed = bool(stages) and all(stage.passed for stage in stages)
@@ -79,7 +80,7 @@ def _verify_cut(args: argparse.Namespace) -> int:
 
 
 def _verify_artifact(args: argparse.Namespace) -> int:
-    """Compare an artifact with the model in each engine."""
+    """Compare an artifact with its model in every engine."""
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.training import session
     from slim_det.verify.artifact import verify_artifact
@@ -100,7 +101,7 @@ def _verify_artifact(args: argparse.Namespace) -> int:
 
 
 def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
-    """The image files that are named, or the first of the evaluation images."""
+    """The given image files, or the first evaluation images."""
     from pathlib import Path
 
     from slim_det.core.errors import ConfigError
@@ -108,7 +109,7 @@ def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
     from slim_det.evaluate.images import eval_images
 
     if args.images and (args.infer_img or args.infer_dir):
-        raise ConfigError("--images is another name for --infer_img and --infer_dir; give one")
+        raise ConfigError("--images cannot be combined with --infer_img or --infer_dir; give one")
     if args.infer_img or args.infer_dir:
         return find_images(args.infer_img, args.infer_dir)
     if not args.images:
@@ -124,7 +125,7 @@ def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
 
 
 def _print(stages: list[Stage]) -> None:
-    """A table for people."""
+    """Print the stages as a table."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -132,7 +133,6 @@ def _print(stages: list[Stage]) -> None:
         numeric = name in ("max abs", "cosine", "AP")
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "note")
     for stage in stages:
-        verdict = {True: "pass", False: "FAIL", None: "skip"}[stage.passed]
         figures = [
             "-" if value is None else form.format(value)
             for value, form in (
@@ -141,5 +141,5 @@ def _print(stages: list[Stage]) -> None:
                 (stage.ap, "{:.4f}"),
             )
         ]
-        table.add_row(stage.name, *figures, verdict, stage.note)
+        table.add_row(stage.name, *figures, stage.verdict, stage.note)
     table_console().print(table)

@@ -1,4 +1,4 @@
-"""`slim-det widerface`: AP on WIDER FACE from files of detections."""
+"""`slim-det widerface`: WIDER FACE AP from detection files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from slim_det.cli.common import add_json_argument, save_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "--pred", required=True, metavar="DIR", help="detections: EVENT/NAME.txt, one file an image"
+        "--pred", required=True, metavar="DIR", help="detections, one EVENT/NAME.txt per image"
     )
     parser.add_argument(
         "--ground_truth",
         required=True,
         metavar="DIR_OR_TXT",
-        help="folder of the official .mat files, or wider_face_val_bbx_gt.txt (bands of height)",
+        help="folder of the official .mat files, or wider_face_val_bbx_gt.txt (height bands)",
     )
     add_json_argument(parser)
 

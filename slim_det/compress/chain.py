@@ -1,6 +1,6 @@
 """The strategies of a slim file: PaddleDetection's joint names written out, and their order.
 
-Functions of what a file says only; nothing is built or merged here.
+Functions of what a file and the strategies say only; nothing is built or merged here.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slim_det.compress.strategy import in_order, registered_strategies
 from slim_det.core.errors import ConfigError, nearest
-
-ORDER = ("Pruner", "Distill", "QAT", "PTQ")
-"""A cut needs weights in float and whole, and a student is distilled as it is quantized."""
 
 JOINT = {"DistillPrune": ("Pruner", "Distill"), "PrunerQAT": ("Pruner", "QAT")}
 """PaddleDetection's names for two at once."""
@@ -39,7 +37,7 @@ def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
         path: The file, for messages.
 
     Raises:
-        ConfigError: One is named twice or comes too late, or `QAT` and `PTQ` are both there.
+        ConfigError: One is named twice or comes too late, or two exclude each other.
     """
     found: list[str] = []
     for name in names:
@@ -47,21 +45,19 @@ def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
     for name in found:
         if found.count(name) > 1:
             raise ConfigError(f"{path}: slim: '{name}' is named twice")
-    if {"QAT", "PTQ"} <= {*found}:
-        raise ConfigError(
-            f"{path}: slim: 'QAT' and 'PTQ' exclude each other: one trains the int8 model, the "
-            "other calibrates it; leave one out"
-        )
-    if {"Distill", "PTQ"} <= {*found}:
-        raise ConfigError(
-            f"{path}: slim: 'PTQ' does not train; distil first, then quantize those weights"
-        )
-    known = [name for name in ORDER if name in found]
-    given = [name for name in found if name in ORDER]
-    for late, name in zip(given, known):
+    kinds = registered_strategies()
+    for name in found:
+        for other, reason in kinds[name].excludes.items():
+            if other in found:
+                raise ConfigError(
+                    f"{path}: slim: '{other}' and '{name}' exclude each other: {reason}"
+                )
+    ordered = in_order(found)
+    for late, name in zip(found, ordered):
         if late != name:
             raise ConfigError(
-                f"{path}: slim: '{name}' comes after '{late}'; expected slim: [{', '.join(known)}]"
+                f"{path}: slim: '{name}' comes after '{late}'; expected slim: "
+                f"[{', '.join(ordered)}]"
             )
     return tuple(found)
 

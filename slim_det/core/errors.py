@@ -43,7 +43,7 @@ class ExportError(SlimDetError):
 
 
 class LatencyError(SlimDetError):
-    """A latency table is unreadable, or does not reach the convolution that is asked for."""
+    """A latency table is unreadable, or does not cover the convolution that is asked for."""
 
 
 class TrainingError(SlimDetError):

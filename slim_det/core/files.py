@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,44 @@ def write_atomically(files: dict[Path, Callable[[str], None]]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def staged_folder(target: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Fill a temporary folder, which then takes the place of ``target`` in two renames.
+
+    If the block fails, ``target`` stays as it was. A process killed between the two renames
+    leaves no ``target``, and the old one complete in a hidden folder.
+
+    Args:
+        target: A folder that may exist already.
+        beside: The temporary folders are made next to this one, with its name after a dot; by
+            default next to ``target``. On the same file system as ``target``.
+
+    Yields:
+        The temporary folder; it is removed in any case.
+    """
+    beside = beside or target
+
+    def temporary(kind: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f".{beside.name}.{kind}", dir=beside.parent))
+
+    folders = [temporary("")]
+    try:
+        yield folders[0]
+        folders[0].chmod(0o755)
+        if target.exists():
+            folders.append(temporary("old."))
+            os.replace(target, folders[1] / target.name)
+        try:
+            os.replace(folders[0], target)
+        except OSError:
+            if len(folders) == 2:
+                os.replace(folders[1] / target.name, target)
+            raise
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write one text file atomically (see `write_atomically`)."""
 
@@ -85,7 +124,7 @@ def read_json(
         pairs: Makes a mapping from its items; a dict by default.
 
     Returns:
-        The whole file.
+        The complete file.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)

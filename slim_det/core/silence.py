@@ -23,6 +23,13 @@ def silenced() -> Iterator[None]:
         _release_loggers(noise)
 
 
+@contextlib.contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Swallow what libraries print inside; errors still raise."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
 def _release_loggers(noise: io.StringIO) -> None:
     """Give loggers that took hold of the silenced stream, as ppdet's do, the real one."""
     for name in list(logging.root.manager.loggerDict):

@@ -1,4 +1,4 @@
-"""The artifact: written, checked before it is published, run, and converted for Paddle-Lite."""
+"""Artifacts: exporting, checking, running and converting them for Paddle-Lite."""
 
-# First, because importing it registers modules of this folder.
+# First, because importing ppdet registers modules of this folder.
 import ppdet  # noqa: F401

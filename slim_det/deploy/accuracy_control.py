@@ -1,12 +1,10 @@
-"""Puts as few layers back to float as a stated loss of the metric needs."""
+"""Accuracy control: keeps as few layers in float as a limit on the metric drop requires."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,28 +18,31 @@ from slim_det.compress.quantize.ptq import PostResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
-from slim_det.graph.engine import Engine
+from slim_det.evaluate.tensor_agreement import ErrorEnergy
+from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import last_convolutions, trace_program
-from slim_det.graph.trace import Trace
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import last_convolutions
+from slim_det.graph.trace import Trace, trace_program
 
 logger = logging.getLogger("slim_det")
 
 RANKED_IMAGES = 4
-"""Images that the layers' errors are ranked on."""
+"""Number of images on which the layers are ranked by error."""
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """One measurement.
+    """One measurement of a search.
 
     Attributes:
-        layers_float: Layers that were put back to float, of those that were quantized.
+        layers_float: Number of quantized layers that were put back to float.
         ap: Metric of the int8 program, 0 to 1.
-        drop: Points below the float program, as `EvalResult.points_below` counts them.
+        drop: Points below the float program (see `EvalResult.points_below`).
     """
 
     layers_float: int
@@ -51,13 +52,13 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        kept: Module paths that are back in float.
-        steps: Every measurement, in order.
-        errors: Module path -> relative squared error of the raw outputs when this layer alone has
-            integers; empty where nothing had to be put back.
+        kept: Module paths of the layers put back to float.
+        steps: All measurements, in order.
+        errors: Module path -> relative squared error of the raw outputs when only this layer is
+            quantized; empty if no layer had to be put back.
     """
 
     kept: list[str]
@@ -66,22 +67,22 @@ class SearchResult:
 
 
 def search_float_layers(
-    metric: DeployedMetric, post: PostResult, whole: EvalResult, max_drop: float
+    metric: DeployedMetric, post: PostResult, in_float: EvalResult, max_drop: float
 ) -> SearchResult:
-    """Put layers back to float until the int8 program loses no more than is allowed.
+    """Put layers back to float until the drop of the int8 program is at most ``max_drop``.
 
-    Layers are ranked by the error that each alone brings into the raw outputs. The worst 1, 2, 4,
-    ... are put back until the drop is small enough; then halving finds the fewest of this order.
+    Layers are ranked by the error that each alone causes in the raw outputs. The worst 1, 2, 4,
+    ... are put back until the drop is small enough; then bisection finds the smallest number.
 
     Args:
-        metric: Of the model that was quantized by ``post``; in that model the layers that were
-            found are float afterwards.
-        post: What the quantization did.
-        whole: Metric of the float program in Paddle Inference.
-        max_drop: Points of the metric, 0 to 100, that may be lost; of WIDER FACE in each setting.
+        metric: Metric of the model that was quantized; the layers found are put back to float in
+            that model.
+        post: Result of its quantization.
+        in_float: Metric of the float program in Paddle Inference.
+        max_drop: Allowed drop in points of the metric, 0 to 100; for WIDER FACE in each setting.
 
     Raises:
-        QuantError: Even with one layer left in int8 the drop is larger; the model is unchanged.
+        QuantError: Even with only one layer in int8 the drop is larger; the model is unchanged.
     """
     model = metric.model
     corrections = post.quantization_errors if post.record.origin.get("bias_correction") else {}
@@ -93,7 +94,7 @@ def search_float_layers(
         if count and not errors:
             errors.update(output_errors(model, post.trace, metric.cfg, post.images[:RANKED_IMAGES]))
         found = metric.in_int8(_worst(errors, count), corrections)
-        steps.append(SearchStep(count, found.ap, found.points_below(whole)))
+        steps.append(SearchStep(count, found.ap, found.points_below(in_float)))
         logger.info(
             "%d of %d layers back in float: %s %.4f, %.2f points below float",
             count,
@@ -109,7 +110,7 @@ def search_float_layers(
         raise QuantError(
             f"--max_drop {max_drop:g} cannot be met: with {steps[-1].layers_float} of {len(names)} "
             f"layers in float the metric is still {steps[-1].drop:.2f} points below float, and "
-            "nothing is left to try"
+            "there is nothing left to try"
         )
     kept = _worst(errors, count)
     if kept:
@@ -121,15 +122,15 @@ def search_float_layers(
 
 
 def fewest(drop_of: Callable[[int], float], most: int, limit: float) -> int | None:
-    """The smallest count whose drop is within a limit, if drops fall as counts rise.
+    """The smallest count whose drop is within a limit, assuming drops decrease with the count.
 
     Args:
-        drop_of: Measures a count; called once for each.
-        most: The largest count.
-        limit: Of the drop.
+        drop_of: Measures the drop of a count; called at most once per count.
+        most: Largest count to try.
+        limit: Largest allowed drop.
 
     Returns:
-        The count; None where not even ``most`` is enough.
+        The count; None if not even ``most`` is enough.
     """
     if drop_of(0) <= limit:
         return 0
@@ -153,56 +154,43 @@ def fewest(drop_of: Callable[[int], float], most: int, limit: float) -> int | No
 def output_errors(
     model: paddle.nn.Layer, trace: Trace, cfg: Any, images: list[str]
 ) -> dict[str, float]:
-    """How much each layer alone changes what the last convolutions give.
+    """How much quantizing each layer alone changes the outputs of the last convolutions.
 
     Args:
-        model: A quantized model; left as it was.
-        trace: Its operators.
+        model: A quantized model; left unchanged.
+        trace: Its trace.
         cfg: ppdet's configuration.
         images: Paths of image files.
 
     Returns:
-        Module path -> sum of squared differences divided by the sum of squares of the float
-        outputs, over all images, added over the outputs.
+        Module path -> sum of squared differences over the sum of squares of the float output, over
+        all images; summed over the outputs.
     """
-    outputs: list[np.ndarray] = []
     modules = dict(model.named_sublayers())
-    handles = [
-        modules[trace.parameters[op.input("Filter")].rpartition(".")[0]].register_forward_post_hook(
-            lambda layer, inputs, output: outputs.append(output.numpy())
-        )
-        for op in last_convolutions(trace.ops)
-    ]
+    weights = [trace.parameters[weight_of(op)] for op in last_convolutions(trace.ops)]
+    paths = [weight.rpartition(".")[0] for weight in weights]
+    recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
 
     def run(batches: list[Any], names: Sequence[str]) -> list[list[np.ndarray]]:
-        found = []
-        with only_quantized(model, names):
+        """The outputs of each last convolution on all batches."""
+        with only_quantized(model, names), recorder.recording() as kept:
             for batch in batches:
-                outputs.clear()
                 model(batch)
-                found.append(list(outputs))
-        return found
+            return [list(calls) for calls in kept.values()]
 
-    try:
-        with deployed_mode(model, cfg), paddle.no_grad():
-            batches = [batch for _, batch in image_batches(cfg, images)]
-            exact = run(batches, ())
-            layers = tqdm(
-                quantized_layers(model), "ranking", unit="layer", disable=None, leave=False
-            )
-            return {name: _relative_error(exact, run(batches, [name])) for name in layers}
-    finally:
-        for handle in handles:
-            handle.remove()
+    with deployed_mode(model, cfg), paddle.no_grad():
+        batches = [batch for _, batch in image_batches(cfg, images)]
+        exact = run(batches, ())
+        layers = tqdm(quantized_layers(model), "ranking", unit="layer", disable=None, leave=False)
+        return {name: _relative_error(exact, run(batches, [name])) for name in layers}
 
 
 class DeployedMetric:
-    """The metric of a detector in Paddle Inference, again and again; it is traced once.
+    """Measures the metric of a detector in Paddle Inference repeatedly, tracing it only once.
 
     Args:
-        model: A detector, in float or quantized; what a post-training quantization does to it
-            later is followed.
-        cfg: ppdet's configuration; ``EvalDataset`` gives the metric.
+        model: A float or quantized detector; if it is quantized later, measurements follow.
+        cfg: ppdet's configuration; the metric is measured on ``EvalDataset``.
     """
 
     def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
@@ -211,23 +199,23 @@ class DeployedMetric:
         self._program = trace_program(model, image_size_hw(cfg))
 
     def in_float(self) -> EvalResult:
-        """The metric as a float program."""
+        """The metric of the float program."""
         return self._measure(None)
 
     def in_int8(
         self, back: Sequence[str] = (), corrections: Mapping[str, QuantizationError] | None = None
     ) -> EvalResult:
-        """The metric as an int8 program; the model, which is quantized, is left as it was.
+        """The metric of the int8 program; the quantized model is left unchanged.
 
         Args:
             back: Module paths of layers that are float in this measurement.
-            corrections: What was corrected in biases, and layers in float must not have.
+            corrections: Bias corrections by module path; they are undone in float layers.
         """
         with uncorrected(self.model, corrections or {}, back):
             return self._measure(back)
 
     def _measure(self, back: Sequence[str] | None) -> EvalResult:
-        """The metric with integers except in ``back``; with None in float."""
+        """The metric in int8 except for the layers ``back``; entirely in float if it is None."""
         program = self._program.copy()
         layers = quantized_layers(self.model)
         for parameter in map(shift_of, layers.values()):
@@ -238,31 +226,25 @@ class DeployedMetric:
             gone = {layers[name].weight.name for name in back}
             scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
             write_int8(program, scales)
-        with tempfile.TemporaryDirectory(prefix="slim_det_metric_") as folder:
-            stem = Path(folder) / "model"
-            program.save(stem)
-            engine = Engine(f"{stem}.pdmodel", f"{stem}.pdiparams", int8=back is not None)
+        engine = program.engine(int8=back is not None)
 
-        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-            found = list(engine(batch).values())
-            return {
-                "bbox": next(array for array in found if array.ndim == 2),
-                "bbox_num": next(array for array in found if array.ndim == 1),
-            }
+        def predict(batch: dict[str, Any]) -> list[Detections]:
+            return parse_arrays(engine(batch).values(), "the program")
 
         with eval_at(self.cfg, image_size_hw(self.cfg)):
             return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
 
 
 def _worst(errors: dict[str, float], count: int) -> list[str]:
-    """The layers of the largest errors."""
+    """The layers with the largest errors."""
     return sorted(errors, key=lambda name: -errors[name])[:count]
 
 
 def _relative_error(exact: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> float:
     total = 0.0
-    for left, right in zip(zip(*exact), zip(*found)):
-        squares = sum(float(np.square(a, dtype=np.float64).sum()) for a in left)
-        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(left, right))
-        total += noise / max(squares, 1e-30)
+    for references, outputs in zip(exact, found):
+        error = ErrorEnergy()
+        for reference, output in zip(references, outputs):
+            error.add(output, reference)
+        total += error.relative
     return total

@@ -1,11 +1,8 @@
-"""Writes an artifact for Paddle Inference, checked before it is published."""
+"""Writes an artifact for Paddle Inference and checks it before it is published."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,21 +15,21 @@ from ppdet.engine import export_utils
 from slim_det.compress.quantize.model import program_scales
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ConfigError, ExportError
-from slim_det.core.files import require_writable
+from slim_det.core.files import require_writable, staged_folder
+from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
 from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE, Predictor
 from slim_det.detectors.image_size import image_size_hw
-from slim_det.evaluate.evaluation import class_names, median_latency_ms, quiet_stdout
+from slim_det.evaluate.evaluation import class_names, median_latency_ms
 from slim_det.evaluate.images import eval_images
 from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.integers import LayerScales
-from slim_det.graph.program import trace_program
-from slim_det.graph.tracing import save_detector
+from slim_det.graph.trace import save_detector, trace_program
 
 logger = logging.getLogger("slim_det")
 
@@ -44,24 +41,24 @@ _KNOWN_FILES = {MODEL_FILE, PARAMS_FILE, INFER_CFG, MANIFEST_FILE, "model.pdipar
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An artifact and what was measured on it.
+    """An artifact and its measurements.
 
     Attributes:
-        artifact: Its folder.
+        artifact: Folder of the artifact.
         precision: ``int8`` or ``float32``.
-        size_mb: Bytes of model and parameters on disk, in megabytes (10^6 bytes).
+        size_mb: Size of model and parameters on disk, in megabytes (10^6 bytes).
         macs: Multiply-accumulates at the artifact's image size.
-        params: Parameters, running statistics of batch norm included.
+        params: Number of parameters, including batch norm's running statistics.
         image_size_hw: Height and width in pixels.
-        latency_ms: Median of single-image runs on all cores; decoding and NMS included.
+        latency_ms: Median of single-image runs on all cores, including decoding and NMS.
         ap: AP of the artifact on ``EvalDataset``, fraction 0 to 1; None if not measured.
-        per_class: Class, or setting of WIDER FACE -> AP; None likewise.
+        per_class: Class or WIDER FACE setting -> AP; None likewise.
         layers_float: Layers of an int8 model that stay in float.
-        images_checked: Images whose boxes were compared with the model in training's engine, or,
-            of an int8 model, that both were evaluated on.
-        boxes: Boxes compared.
-        max_score_difference: Largest difference of a score; None where no boxes were compared.
-        max_pixel_difference: Largest difference of a corner, in pixels; None likewise.
+        images_checked: For a float model, images on which both engines' boxes were compared; for
+            an int8 model, images on which both were evaluated.
+        boxes: Number of boxes compared.
+        max_score_difference: Largest score difference; None if no boxes were compared.
+        max_pixel_difference: Largest coordinate difference in pixels; None likewise.
     """
 
     artifact: str
@@ -80,11 +77,11 @@ class ExportResult:
     max_pixel_difference: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The result under its JSON keys."""
+        """The result as a dict with its JSON keys."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """One or two lines for people."""
+        """One or two human-readable lines."""
         line = (
             f"exported {self.artifact} ({self.precision}, {self.size_mb:.2f} MB, {self.macs} MACs "
             f"at {self.image_size_hw[0]}x{self.image_size_hw[1]}, {self.latency_ms:.1f} ms)"
@@ -108,26 +105,27 @@ def export_model(
     images: list[str] | None = None,
     max_gap: float | None = MAX_GAP,
 ) -> ExportResult:
-    """Export a detector and publish it only if it is the model it came from.
+    """Export a detector, and publish the artifact only if it matches the model.
 
-    A float model must give the same boxes in both engines; a quantized one nearly the same AP,
-    from the very layers that its record names.
+    For a float model both engines must find the same boxes. For a quantized model the same layers
+    must be int8, and AP must be nearly the same.
 
     Args:
         model: A detector with trained weights, float or quantized.
-        cfg: ppdet's configuration; ``TestReader`` says how images are prepared.
-        output_dir: The artifact goes to a folder with the configuration's name below it.
-        images: Photographs to compare the engines of a float model on; by default the first of
+        cfg: ppdet's configuration; ``TestReader`` defines the preprocessing.
+        output_dir: The artifact goes to a subfolder with the configuration's name.
+        images: Images to compare the engines of a float model on; by default the first of
             ``EvalDataset``.
-        max_gap: Points of AP between a quantized model and its artifact; None: AP is not measured.
+        max_gap: Largest AP difference in points between a quantized model and its artifact; None
+            to skip measuring AP.
 
     Raises:
         ExportError: The artifact differs from the model, or the images cannot be read.
         QuantError: The model has lost its scales.
-        DataError: The names of the classes are missing or do not fit.
+        DataError: The class names are missing or do not match ``num_classes``.
         ConfigError: The folder cannot be written to.
     """
-    class_names(cfg)  # ppdet would write others where these cannot be read
+    class_names(cfg)  # ppdet would write other names if these cannot be read
     record = record_of(model)
     scales = None if record is None else program_scales(model)
     target = require_writable(output_dir) / cfg.filename
@@ -135,8 +133,7 @@ def export_model(
     size_hw = image_size_hw(cfg)
     model.eval()
     model.load_meanstd(cfg["TestReader"]["sample_transforms"])
-    staging = Path(tempfile.mkdtemp(prefix=f".{cfg.filename}.", dir=output_dir))
-    try:
+    with staged_folder(target) as staging:
         _write(model, cfg, staging, size_hw, scales)
         if scales is None:
             found, metric = _checked_float(model, cfg, staging, images), None
@@ -158,9 +155,6 @@ def export_model(
         )
         measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
         write_manifest(model, staging, measured, metric.as_dict() if metric else None)
-        _publish(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     logger.info("%s", result)
     return result
 
@@ -168,7 +162,7 @@ def export_model(
 def _checked_float(
     model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
 ) -> dict[str, Any]:
-    """Compare shapes, size and boxes; what was found under the keys of the result."""
+    """Check shapes, size and boxes of a float artifact; returns fields of `ExportResult`."""
     check_parameters(model, folder)
     agreement, checked = check_boxes(model, cfg, Predictor(folder), images or eval_images(_REMEDY))
     return {
@@ -186,9 +180,9 @@ def _checked_int8(
     scales: Mapping[str, LayerScales],
     max_gap: float | None,
 ) -> MetricCheck | None:
-    """Compare layers, size and AP; None where AP was not to be measured."""
+    """Check layers, size and AP of an int8 artifact; None if AP is not measured."""
     check_integers(model, folder, scales)
-    write_manifest(model, folder)  # the predictor reads the engine's settings from there
+    write_manifest(model, folder)  # the predictor reads the engine settings from it
     if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
         return None
@@ -218,7 +212,7 @@ def _write(
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
     level = export_utils.logger.level
     try:
-        export_utils.logger.setLevel(logging.WARNING)  # it names the folder of the staging
+        export_utils.logger.setLevel(logging.WARNING)  # its messages name the temporary folder
         with quiet_stdout():
             export_utils._dump_infer_config(
                 cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model
@@ -228,23 +222,11 @@ def _write(
 
 
 def _require_replaceable(target: Path) -> None:
-    """An earlier artifact may be replaced; a folder with anything else in it may not."""
+    """Refuse to replace a folder that holds anything but an earlier artifact."""
     found = target.iterdir() if target.exists() else ()
     others = sorted(path.name for path in found if path.name not in _KNOWN_FILES)
     if others:
         raise ExportError(
-            f"'{target}' holds files that are not of an artifact ({others[0]}); "
+            f"'{target}' holds files that do not belong to an artifact ({others[0]}); "
             "choose another --output_dir"
         )
-
-
-def _publish(staging: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, in two renames."""
-    os.chmod(staging, 0o755)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        os.replace(target, old / "artifact")
-        os.replace(staging, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(staging, target)

@@ -1,4 +1,4 @@
-"""What an artifact has to keep before it is published."""
+"""Checks that an artifact must pass before it is published."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from slim_det.graph.program import DeployProgram
 
 _STEM = Path(MODEL_FILE).stem
 _HEADER_BYTES = 256
-"""At most, of one tensor in the file of parameters."""
+"""Upper limit of one tensor's header in the parameters file."""
 
 
 def check_parameters(model: paddle.nn.Layer, folder: Path) -> None:
-    """Every parameter of a float model is in the file, with its shape, and nothing else is.
+    """Check that the file holds exactly the parameters of a float model, with their shapes.
 
     Raises:
-        ExportError: One is missing or has another shape, or the file has another size.
+        ExportError: A parameter is missing or has another shape, or the file size is wrong.
     """
     program = DeployProgram.load(folder / _STEM)
     found = {name: tuple(program.block.var(name).shape) for name in program.parameters}
@@ -40,16 +40,16 @@ def check_parameters(model: paddle.nn.Layer, folder: Path) -> None:
 
 
 def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[str]) -> None:
-    """Exactly the quantized convolutions are int8 in the file, with the shapes of the model.
+    """Check that exactly the quantized convolutions are int8 in the file, with the model's shapes.
 
     Args:
         model: The quantized model.
-        folder: The artifact.
-        quantized: Names of the weights that are to be int8.
+        folder: Folder of the artifact.
+        quantized: Names of the weights that must be int8.
 
     Raises:
-        ExportError: A layer is float that should be int8, or the other way round; a weight has
-            another shape, or the file has another size.
+        ExportError: A layer is float that should be int8, or vice versa; a weight has another
+            shape, or the file size is wrong.
     """
     program = DeployProgram.load(folder / _STEM)
     integers, floats = set(int8_layers(program)), set(float_layers(program))
@@ -77,7 +77,7 @@ def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[s
 
 
 def _check_size(program: DeployProgram, folder: Path) -> None:
-    """The file of parameters holds the program's tensors and little else."""
+    """Check that the parameters file holds the program's tensors and nothing else."""
     arrays = [program.value(name) for name in program.parameters]
     expected = sum(array.nbytes for array in arrays)
     size = (folder / PARAMS_FILE).stat().st_size
@@ -91,10 +91,10 @@ def _check_size(program: DeployProgram, folder: Path) -> None:
 def check_boxes(
     model: paddle.nn.Layer, cfg: Any, deployed: Predictor, images: list[str]
 ) -> tuple[BoxAgreement, int]:
-    """Compare the boxes of both engines on real images.
+    """Compare the boxes of the model and its artifact on real images.
 
     Returns:
-        How far they are apart on all images, and the number of images.
+        The agreement over all images, and the number of images.
 
     Raises:
         ExportError: A box has no partner.
@@ -102,17 +102,8 @@ def check_boxes(
     trained = dygraph_predictor(model)
     agreements = []
     for path, batch in image_batches(cfg, images):
-        left, right = deployed(dict(batch)), trained(dict(batch))
-        agreement = compare_boxes(left["bbox"], right["bbox"])
+        agreement = compare_boxes(*deployed(dict(batch)), *trained(dict(batch)))
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)
-    return (
-        BoxAgreement(
-            sum(a.boxes for a in agreements),
-            0,
-            max(a.max_score for a in agreements),
-            max(a.max_pixels for a in agreements),
-        ),
-        len(agreements),
-    )
+    return BoxAgreement.of_images(agreements), len(agreements)

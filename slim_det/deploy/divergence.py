@@ -1,43 +1,40 @@
-"""Where an int8 artifact begins to differ from the model that simulates it."""
+"""Finds the layer at which an int8 artifact begins to differ from the model that simulates it."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
-from slim_det.graph.engine import Engine, cpu_has_int8
+from slim_det.evaluate.tensor_agreement import ErrorEnergy
+from slim_det.graph.activations import ActivationRecorder, output_array
+from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.layer_names import layer_names
 from slim_det.graph.program import DeployProgram
 
 THRESHOLD = 0.05
-"""Relative error below which a layer is never blamed: two engines round the same integers."""
+"""Relative error up to which a layer is never blamed: engines round slightly differently."""
 
 JUMP = 3.0
-"""Errors grow from layer to layer; one at fault is at least so many times all before it."""
+"""A faulty layer's error exceeds this multiple of every earlier layer's (errors accumulate)."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The layer to look at first.
+    """The layer to inspect first.
 
     Attributes:
-        name: Its module path.
-        error: Norm of the difference of its outputs over the norm of the model's output, of all
-            images together.
-        jump: Whether its error is above `THRESHOLD` and `JUMP` times every one before; else no
-            layer's is, and it is the one with the largest.
+        name: Module path of the layer.
+        error: Norm of the output difference over the norm of the model's output, over all images.
+        jump: Whether its error exceeds `THRESHOLD` and `JUMP` times every earlier error. If no
+            layer has such an error, this is the layer with the largest.
     """
 
     name: str
@@ -45,7 +42,7 @@ class Divergence:
     jump: bool
 
     def __str__(self) -> str:
-        """Half a line for people."""
+        """A human-readable clause."""
         if self.jump:
             return (
                 f"the first layer that differs is '{self.name}' (relative error {self.error:.2f})"
@@ -57,10 +54,10 @@ class Divergence:
 
 
 def pick_layer(errors: Mapping[str, float]) -> Divergence:
-    """The first layer whose error jumps, else the one with the largest.
+    """Pick the first layer whose error jumps, otherwise the layer with the largest error.
 
     Args:
-        errors: Module path -> relative error, in the order of execution; not empty.
+        errors: Module path -> relative error, in execution order; not empty.
     """
     largest = 0.0
     for name, error in errors.items():
@@ -74,13 +71,13 @@ def pick_layer(errors: Mapping[str, float]) -> Divergence:
 def first_divergence(
     model: paddle.nn.Layer, p: DeployProgram, cfg: Any, images: list[str]
 ) -> Divergence:
-    """Compare what every convolution gives in Paddle Inference and in the model.
+    """Compare every convolution's output in Paddle Inference with the model's.
 
     Args:
         model: A quantized model.
-        p: Its program with integers, batch norm folded.
+        p: Its int8 program, batch norm folded.
         cfg: ppdet's configuration.
-        images: Image files.
+        images: Paths of image files.
 
     Raises:
         ExportError: No convolution of the model is in the program, or there is no image.
@@ -96,39 +93,37 @@ def layer_errors(
 ) -> dict[str, float]:
     """Relative error of every convolution's output, after its batch norm or bias.
 
-    Left out are float convolutions with a batch norm: a record does not name it, and what they
-    do wrong is seen in the next layer.
+    Float convolutions with batch norm are left out: the record does not name their batch norm, and
+    their errors show up in the next layer.
 
     Args:
         model: A quantized model.
-        p: Its program with integers, batch norm folded.
-        batches: As ppdet's readers give them.
+        p: Its int8 program, batch norm folded.
+        batches: Batches of a ppdet reader.
 
     Returns:
-        Module path -> norm of the difference over norm of the model's output, of all batches, in
-        the order of execution.
+        Module path -> norm of the difference over the norm of the model's output, over all
+        batches, in execution order.
     """
     layers = _compared_layers(model)
     tensors = {name: tensor for name, tensor in _outputs(model, p).items() if name in layers}
     if not tensors:
         return {}
-    signal, noise = (dict.fromkeys(tensors, 0.0) for _ in range(2))
-    predict = dygraph_predictor(model)
-    engine = _engine(p, list(tensors.values()))
+    errors = {name: ErrorEnergy() for name in tensors}
+    recorder = ActivationRecorder({name: layers[name] for name in tensors}, output_array)
+    model.eval()
+    engine = p.engine(fetches=list(tensors.values()), int8=cpu_has_int8())
     for batch in batches:
         found = engine(batch)
-        with _outputs_kept({name: layers[name] for name in tensors}) as expected:
-            predict(dict(batch))
-        for name, tensor in tensors.items():
-            values = expected[name].astype(np.float64)
-            signal[name] += float(np.square(values).sum())
-            noise[name] += float(np.square(found[tensor] - values).sum())
-    # A layer that gives nothing but zeros has no relative error unless the other does not.
-    return {name: float(np.sqrt(noise[name] / max(signal[name], 1e-300))) for name in tensors}
+        with recorder.recording() as expected, paddle.no_grad():
+            model(dict(batch))
+            for name, tensor in tensors.items():
+                errors[name].add(found[tensor], expected[name][-1])
+    return {name: math.sqrt(error.relative) for name, error in errors.items()}
 
 
 def _compared_layers(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
-    """Module path of a convolution -> layer whose output is compared."""
+    """Map the module path of each convolution to the layer whose output is compared."""
     record = record_of(model)
     if record is None:
         raise ExportError("the model is not quantized")
@@ -143,7 +138,7 @@ def _compared_layers(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
 
 
 def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
-    """Module path of a convolution -> the variable that its layer gives."""
+    """Map the module path of each convolution to the variable that its layer outputs."""
     parameters, paths = dict(model.named_parameters()), layer_names(model)
     record = record_of(model)
     folded = {layer.name for layer in record.layers if layer.norm} if record else set()
@@ -153,39 +148,8 @@ def _outputs(model: paddle.nn.Layer, p: DeployProgram) -> dict[str, str]:
         path = weights.get(p.stored_weight(op))
         if path is None:
             continue
-        output = op.output("Output")[0]
-        added = [r for r in p.readers(output) if p.adds_parameter(r)]
-        has_norm = any(r.input("Y")[0].endswith(".folded_bias") for r in added)
+        added = p.bias_addition(op)
+        has_norm = added is not None and added.input("Y").endswith(".folded_bias")
         if has_norm == (path in folded):
-            found[path] = added[0].output("Out")[0] if added else output
+            found[path] = p.with_bias(op)
     return found
-
-
-def _engine(p: DeployProgram, outputs: list[str]) -> Engine:
-    with tempfile.TemporaryDirectory(prefix="slim_det_divergence_") as folder:
-        stem = Path(folder) / "layers"
-        p.save(stem, fetches=outputs)
-        return Engine(
-            stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), int8=cpu_has_int8()
-        )
-
-
-@contextlib.contextmanager
-def _outputs_kept(layers: dict[str, paddle.nn.Layer]) -> Iterator[dict[str, np.ndarray]]:
-    """While active, each layer's last output is in the mapping, by the same name."""
-    kept: dict[str, np.ndarray] = {}
-    hooks = []
-
-    def keep(name: str) -> Any:
-        def hook(layer: Any, inputs: Any, output: Any) -> None:
-            kept[name] = output.numpy()
-
-        return hook
-
-    try:
-        for name, layer in layers.items():
-            hooks.append(layer.register_forward_post_hook(keep(name)))
-        yield kept
-    finally:
-        for handle in hooks:
-            handle.remove()

@@ -1,8 +1,7 @@
-"""Latency of exported models, measured in turns so that a drift of the machine hits all alike."""
+"""Latency of exported models, measured alternately so that machine drift affects all alike."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ class Latency:
     """Single-image latency of one exported model.
 
     Attributes:
-        artifact: Its folder.
+        artifact: Folder of the artifact.
         latency_ms: Median.
-        p10_ms: A tenth of the runs was faster.
-        p90_ms: A tenth of the runs was slower.
-        speedup: Median of the first model over this one's, of the same rounds.
-        precision: Of its kernels, ``int8`` or ``float32``.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        speedup: Median over the rounds of the first model's time divided by this model's.
+        precision: Precision of its kernels, ``int8`` or ``float32``.
     """
 
     artifact: str
@@ -47,19 +46,19 @@ def compare_latency(
     seed: int = 0,
     network_only: bool = False,
 ) -> list[Latency]:
-    """Time exported models in turns: one run of each, again and again.
+    """Time exported models alternately: each round runs every model once.
 
     Args:
-        artifacts: Folders of exported models; the first is the one others are compared to.
-        runs: Counted rounds, after five that are not.
-        threads: CPU threads.
-        seed: Of the random image, float32 [1, 3, H, W] at each model's own size.
-        network_only: Up to the head's raw outputs: what decoding and NMS take depends on how many
-            boxes an image has.
+        artifacts: Folders of exported models; the others are compared to the first.
+        runs: Number of measured rounds, after five warm-up rounds.
+        threads: Number of CPU threads.
+        seed: Seed of the random image, float32 [1, 3, H, W] at each model's own size.
+        network_only: Measure only up to the head's raw outputs; the time of decoding and NMS
+            depends on the number of boxes in an image.
 
     Returns:
-        One entry a model, in order. Reading images is not included; decoding and NMS are, unless
-        for ``network_only``.
+        One entry per model, in order. Image loading is not included; decoding and NMS are, unless
+        ``network_only`` is set.
 
     Raises:
         ExportError: An artifact cannot be loaded, or has no raw outputs before its boxes.
@@ -89,18 +88,17 @@ def compare_latency(
 
 
 def _network(predictor: Predictor, threads: int) -> Engine:
-    """An exported model without what turns raw outputs into boxes."""
+    """An engine for an exported model without decoding and NMS."""
     int8 = predictor.precision == "int8"
     program = for_kernels(DeployProgram.load(predictor.folder / "model"), int8)
-    with tempfile.TemporaryDirectory(prefix="slim_det_network_") as work:
-        engine = network_engine(program, Path(work) / "network", int8, threads)
+    engine = network_engine(program, int8, threads)
     if engine is None:
         raise ExportError(f"artifact '{predictor.folder}' has no raw outputs before its boxes")
     return engine
 
 
 def random_batch(image_size_hw: tuple[int, int], seed: int = 0) -> dict[str, np.ndarray]:
-    """One image of noise as a detector takes it: image float32 [1, 3, H, W], sizes [1, 2]."""
+    """A detector's input batch with one image of noise: float32 [1, 3, H, W], sizes [1, 2]."""
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
     return {
         "image": image,

@@ -1,4 +1,4 @@
-"""``slim_det.json`` of an artifact: what it is, where it is from, how it is to be run."""
+"""The manifest ``slim_det.json`` of an artifact: its content, origin and engine settings."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def write_manifest(
 
     Args:
         model: The model that was exported.
-        folder: The artifact.
-        measured: What was measured on it.
+        folder: Folder of the artifact.
+        measured: Measurements of the artifact.
         metric: AP of an int8 artifact and of its model; None if not measured.
     """
     plan, quantized = plan_of(model), record_of(model) is not None
@@ -57,7 +57,7 @@ def write_manifest(
 
 
 def _versions() -> dict[str, str]:
-    """Of everything that shapes the file or the pictures that it is given."""
+    """Versions of everything that affects the exported file or the preprocessing."""
     found = {
         "slim_det": __version__,
         "python": platform.python_version(),
@@ -67,7 +67,7 @@ def _versions() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # imported from a checkout
+            continue  # not installed, but imported from a checkout
     return found
 
 

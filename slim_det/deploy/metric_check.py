@@ -1,4 +1,4 @@
-"""Whether an int8 artifact is as good as the model that simulates it."""
+"""Checks that an int8 artifact reaches the AP of the model that simulates it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slim_det.graph.program import DeployProgram
 logger = logging.getLogger("slim_det")
 
 MAX_GAP = 0.5
-"""Points of AP between two engines of the same integers."""
+"""Largest AP difference in points between an int8 artifact and its model."""
 
 NO_EVAL = "add --no_eval to export without measuring AP"
 
@@ -29,11 +29,11 @@ class MetricCheck:
     """AP of a quantized model and of its artifact on ``EvalDataset``, fractions 0 to 1.
 
     Attributes:
-        name: As in `slim_det.evaluate.evaluation.EvalResult`.
-        model: AP of the model that simulates integers.
-        artifact: AP of the exported file in Paddle Inference.
-        num_images: Images evaluated.
-        per_class: Class, or setting of WIDER FACE -> AP of the exported file.
+        name: Name of the metric (see `slim_det.evaluate.evaluation.EvalResult`).
+        model: AP of the model with simulated quantization.
+        artifact: AP of the artifact in Paddle Inference.
+        num_images: Number of images evaluated.
+        per_class: Class or WIDER FACE setting -> AP of the artifact.
     """
 
     name: str
@@ -43,11 +43,11 @@ class MetricCheck:
     per_class: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures under their JSON keys."""
+        """The result as a dict with its JSON keys."""
         return asdict(self)
 
     def of_artifact(self) -> dict[str, Any]:
-        """The artifact's figures under their names in an `ExportResult`."""
+        """The artifact's values, by field of `ExportResult`."""
         return {
             "ap": self.artifact,
             "per_class": self.per_class,
@@ -55,7 +55,7 @@ class MetricCheck:
         }
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         return (
             f"{self.name} {self.artifact:.4f} in Paddle Inference and {self.model:.4f} in the "
             f"model, on {self.num_images} images"
@@ -74,13 +74,13 @@ def check_metric(
     Args:
         model: The quantized model.
         cfg: ppdet's configuration.
-        folder: The artifact.
-        image_size_hw: Height and width that it was exported for.
-        max_gap: Points of AP that may lie between the two.
+        folder: Folder of the artifact.
+        image_size_hw: Exported height and width in pixels.
+        max_gap: Largest allowed AP difference in points.
 
     Raises:
-        ExportError: ``EvalDataset`` cannot be read, or AP differs by more; the
-            first layer that differs is then named.
+        ExportError: ``EvalDataset`` cannot be read, or AP differs by more than ``max_gap``; the
+            message then names the first layer that differs.
     """
     images = eval_images(NO_EVAL)
     deployed = Predictor(folder)

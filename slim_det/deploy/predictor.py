@@ -1,20 +1,17 @@
-"""Runs an exported model through Paddle Inference with the settings that make it fast."""
+"""Runs an artifact in Paddle Inference, with the settings that make it fast."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
+from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.graph.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
 from slim_det.graph.int8_program import for_kernels
 from slim_det.graph.program import DeployProgram
@@ -34,15 +31,15 @@ class Predictor:
     """An exported detector.
 
     Args:
-        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``; the
-            engine's settings are in ``slim_det.json``, where there is one.
-        threads: CPU threads; default all cores.
+        folder: Folder with ``model.pdmodel``, ``model.pdiparams`` and ``infer_cfg.yml``; engine
+            settings are read from ``slim_det.json`` if it exists.
+        threads: Number of CPU threads; by default all cores.
 
     Attributes:
         folder: The folder.
-        precision: ``int8`` or ``float32``, of the kernels: an int8 model is run in float, with
-            its rounded weights, where the CPU has no int8 instructions.
-        settings: Of ``infer_cfg.yml``.
+        precision: Precision of the kernels, ``int8`` or ``float32``. An int8 model is run in
+            float, with its rounded weights, if the CPU has no int8 instructions.
+        settings: Content of ``infer_cfg.yml``.
 
     Raises:
         ExportError: A file is missing or damaged, or the model cannot be loaded.
@@ -58,67 +55,58 @@ class Predictor:
         wanted = _runs_int8(self.folder)
         int8 = wanted and cpu_has_int8()
         self.precision = "int8" if int8 else "float32"
-        with contextlib.ExitStack() as stack:
-            stem = self.folder / _STEM
-            if wanted and not int8:
-                stem = stack.enter_context(_without_int8(stem))
-            self._engine = Engine(
-                stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8
-            )
+        stem = self.folder / _STEM
+        if wanted and not int8:
+            self._engine = _float_engine(stem, threads)
+        else:
+            self._engine = Engine(stem, threads, int8)
         self.settings = infer_settings(self.folder)
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
-        """Height and width that images are resized to, from the reader's settings."""
+        """Height and width in pixels that images are resized to, from ``infer_cfg.yml``."""
         for step in self.settings["Preprocess"]:
             if step["type"] == "Resize":
                 height, width = step["target_size"]
                 return int(height), int(width)
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, Any]) -> list[Detections]:
         """Detect on one batch.
 
         Args:
             batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32
-                [B, 2], as ppdet's readers give them.
+                [B, 2], from a ppdet reader.
 
         Returns:
-            ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int32 [B].
+            The detections of each image.
+
+        Raises:
+            ExportError: The model outputs no boxes.
         """
-        outputs = list(self._engine(batch).values())
-        boxes = next((o for o in outputs if o.ndim == 2), None)
-        counts = next((o for o in outputs if o.ndim == 1), None)
-        if boxes is None or counts is None:
-            raise ExportError(f"artifact '{self.folder}' gives no boxes; was it exported with NMS?")
-        return {"bbox": boxes, "bbox_num": counts}
+        return parse_arrays(self._engine(batch).values(), f"artifact '{self.folder}'")
 
 
-def network_engine(
-    program: DeployProgram, stem: Path, int8: bool, threads: int | None = None
-) -> Engine | None:
-    """An engine for a detector's raw outputs alone, without decoding and NMS.
+def network_engine(program: DeployProgram, int8: bool, threads: int | None = None) -> Engine | None:
+    """Create an engine that computes only a detector's raw outputs, without decoding and NMS.
 
     Args:
-        program: An artifact's program.
-        stem: The files that are written for it, without suffix; not needed after loading.
-        int8: Whether int8 kernels are used.
-        threads: CPU threads; default all cores.
+        program: The program of an artifact.
+        int8: Whether to use int8 kernels.
+        threads: Number of CPU threads; by default all cores.
 
     Returns:
-        Its input is ``image``; None for a program whose boxes are all that it gives.
+        The engine, whose input is ``image``; None if the program has no raw outputs.
     """
     if not program.raw_outputs:
         return None
-    program.save(stem, ["image"], program.raw_outputs)
-    return Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), threads, int8)
+    return program.engine(["image"], program.raw_outputs, threads=threads, int8=int8)
 
 
 def _runs_int8(folder: Path) -> bool:
-    """Whether the model is to be run with int8 kernels; what was exported must be unchanged.
+    """Whether the model runs with int8 kernels, after checking that its files are unchanged.
 
-    Paddle may crash on a damaged file, so its checksum is compared first.
+    Paddle may crash on a damaged file, so the checksums are compared first.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -138,25 +126,21 @@ def _runs_int8(folder: Path) -> bool:
     return bool(int8)
 
 
-@contextlib.contextmanager
-def _without_int8(stem: Path) -> Iterator[Path]:
-    """The same network in float, in files that are there for as long as it is loaded."""
+def _float_engine(stem: Path, threads: int | None) -> Engine:
+    """Create an engine that runs an int8 model in float."""
     logger.info(
         "this CPU has no int8 instructions (%s): '%s' runs in float",
         ", ".join(INT8_INSTRUCTIONS),
         stem.parent,
     )
-    program = for_kernels(DeployProgram.load(stem), int8=False)
-    with tempfile.TemporaryDirectory(prefix="slim_det_float_") as folder:
-        program.save(Path(folder) / stem.name)
-        yield Path(folder) / stem.name
+    return for_kernels(DeployProgram.load(stem), int8=False).engine(threads=threads)
 
 
 def infer_settings(folder: str | Path) -> dict[str, Any]:
     """Read ``infer_cfg.yml`` of an exported model.
 
     Raises:
-        ExportError: It is missing or not what PaddleDetection's deploy code reads.
+        ExportError: It is missing or malformed.
     """
     path = Path(folder) / INFER_CFG
     try:

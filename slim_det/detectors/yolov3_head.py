@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _BLOCK_LAYERS = (
     "conv_module.conv0",
@@ -56,3 +58,20 @@ def from_historical(name: str) -> str:
 def is_class_output(parameter: str) -> bool:
     """Whether a parameter's shape depends on the number of classes, as in any fine-tuning."""
     return "head" in parameter.split(".")[0]
+
+
+def class_hint(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Words for an error where weights are of another number of classes; '' where they are not.
+
+    Args:
+        model: A detector.
+        shapes: State-dict name -> shape, of the weights.
+    """
+    head = getattr(model, "yolo_head", None)
+    name = "yolo_head.yolo_output.0.bias"
+    if head is None or name not in shapes or not hasattr(head, "num_classes"):
+        return ""
+    classes = shapes[name][0] // len(head.anchors[0]) - 5
+    if classes == head.num_classes:
+        return ""
+    return f"; the file is of {classes} classes, num_classes is {head.num_classes}"

@@ -1,4 +1,4 @@
-"""COCO box AP from stored matches: pycocotools' numbers, many times as fast."""
+"""COCO box AP from stored matches: the same values as pycocotools', computed much faster."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import Params
 
 from slim_det.core.errors import DataError
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.image_matches import (
-    AddedImages,
     ImageMatches,
     image_indices,
     known_image,
     pool_by_class,
 )
+from slim_det.evaluate.scorer import ApScorer, ApScores
 
 _PARAMS = Params("bbox")
 THRESHOLDS = _PARAMS.iouThrs
 RECALLS = _PARAMS.recThrs
 MAX_BOXES = _PARAMS.maxDets[-1]
-"""Boxes that count, of each class and image."""
+"""Maximum number of boxes evaluated per class and image."""
 LOWEST_AREA, HIGHEST_AREA = _PARAMS.areaRng[0]
+
+NO_BOXES = "no boxes were found at all: AP is 0"
 
 _ALL = (1 << len(THRESHOLDS)) - 1
 
@@ -40,14 +43,14 @@ class _Objects:
     ids: np.ndarray
 
 
-class CocoScorer(AddedImages):
-    """Re-creates pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes a class.
+class CocoScorer(ApScorer):
+    """Reproduces pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes per class.
 
     Args:
         truth: pycocotools' ``COCO`` of the annotation file.
         catid2clsid: Category id -> class index of the detector.
-        num_images: Take only so many images of the batches that are added. None for all;
-            objects of images that no batch holds, as of missing files, are then missed.
+        num_images: Use only the first ``num_images`` images added. None for all; objects of images
+            that are never added (such as missing files) then count as missed.
 
     Raises:
         DataError: An annotation has no box or area.
@@ -58,123 +61,127 @@ class CocoScorer(AddedImages):
     def __init__(
         self, truth: Any, catid2clsid: dict[int, int], num_images: int | None = None
     ) -> None:
-        super().__init__(num_images)
-        self._num_classes = max(catid2clsid.values(), default=-1) + 1
+        super().__init__(max(catid2clsid.values(), default=-1) + 1, num_images)
         self._annotated = {
             image: _read_objects(truth, image, catid2clsid) for image in truth.getImgIds()
         }
         self._ids: list[int] = []
-        self._missed = np.zeros(self._num_classes, np.int64)
-        if num_images is None:
-            for objects in self._annotated.values():
-                self._missed += self._count(objects)
+        with_objects = {entry["category_id"] for entry in truth.anns.values()}
+        self._names = {
+            clsid: truth.cats[catid]["name"]
+            for catid, clsid in catid2clsid.items()
+            if catid in with_objects
+        }
+        nothing = np.zeros(self._num_kinds, np.int64)
+        self._expect(sum(map(self._count, self._annotated.values()), nothing))
 
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the objects of the next images.
+        """Add the objects of the next images.
 
         Args:
-            batch: What ``EvalReader`` gives; ``im_id`` int [batch, 1].
+            batch: Batch of ``EvalReader``; ``im_id`` int [batch, 1].
 
         Raises:
-            DataError: An image is not in the annotation file, or comes twice.
+            DataError: An image is not in the annotation file, or occurs twice.
         """
         for image in np.asarray(batch["im_id"]).reshape(-1).tolist():
             if self._is_full:
                 return
             if image not in self._annotated:
-                wrong = "comes twice" if image in self._ids else "is not in the annotation file"
+                wrong = "occurs twice" if image in self._ids else "is not in the annotation file"
                 raise DataError(f"EvalDataset: image {image} {wrong}; expected each image once")
             objects = self._annotated.pop(image)
-            counts = self._count(objects)
             self._ids.append(image)
-            self._add(objects, counts)
-            if self._limit is None:
-                self._missed -= counts
+            self._add(objects, self._count(objects))
 
-    def match(self, index: int, boxes: np.ndarray) -> ImageMatches:
-        """Judge the boxes of one image at 10 IoU thresholds.
+    def match(self, index: int, found: Detections) -> ImageMatches:
+        """Match the detections of one image with its objects at 10 IoU thresholds.
 
-        By falling score, each box takes the free object of its class that it overlaps most, the
-        last of equals; ignored objects come after all others, and a crowd is never used up.
-        Boxes of a negative class are dropped, and those after the 100 best of a class.
+        In order of descending score, each box takes the unmatched object of its class with the
+        highest IoU (the last of ties). Ignored objects come after all others, and a crowd can be
+        matched any number of times. Boxes of a negative class are dropped, as are those after the
+        100 best of a class.
 
         Args:
-            index: The image, in the order in which it was added.
-            boxes: float32 [n, 6]: class, score, xyxy in pixels. NaN overlaps nothing.
+            index: Position of the image in the order in which images were added.
+            found: Its detections. NaN overlaps nothing.
 
         Returns:
-            Matches with ten bits, by falling score.
+            Matches with ten bits, by descending score.
 
         Raises:
-            DataError: A box has a class that the annotation file lacks.
+            DataError: A box has a class that the annotation file does not have.
             ValueError: The image was not added.
         """
         objects: _Objects = known_image(self._truth, index)
-        boxes = np.asarray(boxes, np.float32).reshape(-1, 6)
-        boxes = self._best(boxes)
-        classes, scores = boxes[:, 0].astype(np.int16), boxes[:, 1].copy()
-        sides = boxes[:, 2:].astype(np.float64)
+        found = self._best(found)
+        classes = found.class_ids.astype(np.int16)
+        sides = found.boxes_xyxy.astype(np.float64)
         sides[:, 2:] -= sides[:, :2]
         hits, ignored = _assign(sides, classes, objects)
         area = sides[:, 2] * sides[:, 3]
         outside = (area < LOWEST_AREA) | (area > HIGHEST_AREA)
         ignored[outside] |= _ALL & ~hits[outside]
-        return ImageMatches(classes, scores, hits, ignored)
+        return ImageMatches(classes, found.scores, hits, ignored)
 
-    def ap(self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None) -> float:
-        """Mean AP at IoU 0.50:0.95 over the classes that have objects; 0 where there are none.
+    def scores(
+        self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
+    ) -> ApScores:
+        """Mean AP at IoU 0.50:0.95 over the classes that have objects; 0 if none has.
 
-        Args:
-            matches: Matches of one model.
-            images: The image of each of the matches; it may repeat, and its objects then
-                count as often. None for every image, in order. The order makes no difference:
-                equal scores are taken in the order of the image ids, as pycocotools does.
-
-        Raises:
-            ValueError: There is not one image for each of the matches, or one is unknown.
+        The order of the matches does not matter: equal scores are taken in the order of the image
+        ids, as in pycocotools. See `ApScorer.scores` for the arguments.
         """
         chosen = image_indices(matches, images, self.num_images)
-        times = np.bincount(chosen, minlength=self.num_images)
-        objects = self._missed + times @ np.reshape(self._counts, (-1, self._num_classes))
         ids = np.asarray(self._ids, np.int64)[chosen]
         ordered = [matches[i] for i in np.argsort(ids, kind="stable")]
-        values = [
-            average_precision(hits, ignored, int(count))
-            for (hits, ignored), count in zip(pool_by_class(ordered, self._num_classes), objects)
+        pooled = pool_by_class(ordered, self._num_kinds)
+        precisions = {
+            clsid: recalled_precision(hits, ignored, count)
+            for clsid, ((hits, ignored), count) in enumerate(zip(pooled, self._num_objects(chosen)))
             if count
-        ]
-        return float(np.mean(values)) if values else 0.0
+        }
+        values = {clsid: float(np.mean(table)) for clsid, table in precisions.items()}
+        return ApScores(
+            ap=float(np.mean(list(values.values()))) if values else 0.0,
+            ap50=float(np.mean([table[0] for table in precisions.values()])) if values else 0.0,
+            per_class={name: values.get(clsid, 0.0) for clsid, name in self._names.items()},
+            notes=() if any(len(m.scores) for m in matches) else (NO_BOXES,),
+        )
 
     def _count(self, objects: _Objects) -> np.ndarray:
-        """Objects of every class that a detector has to find."""
-        return np.bincount(objects.classes[~objects.ignored], minlength=self._num_classes)
+        """Number of objects of each class that are not ignored."""
+        return np.bincount(objects.classes[~objects.ignored], minlength=self._num_kinds)
 
-    def _best(self, boxes: np.ndarray) -> np.ndarray:
-        """The boxes that count, by falling score."""
-        classes = boxes[:, 0].astype(np.int64)
-        if len(classes) and classes.max() >= self._num_classes:
+    def _best(self, found: Detections) -> Detections:
+        """The boxes that are evaluated, by descending score."""
+        classes = found.class_ids
+        if len(classes) and classes.max() >= self._num_kinds:
             raise DataError(
                 f"the detector: a box has class {classes.max()}; the annotation file has "
-                f"{self._num_classes} categories"
+                f"{self._num_kinds} categories"
             )
-        order = np.argsort(-boxes[:, 1], kind="stable")
+        order = np.argsort(-found.scores, kind="stable")
         order = order[classes[order] >= 0]
         if len(order) > MAX_BOXES:
             ranked = classes[order]
             kept = [np.flatnonzero(ranked == c)[:MAX_BOXES] for c in np.unique(ranked)]
             order = order[np.sort(np.concatenate(kept))]
-        return boxes[order]
+        return found[order]
 
 
-def average_precision(hits: np.ndarray, ignored: np.ndarray, num_objects: int) -> float:
-    """AP of one class: mean over the thresholds of the precision at 101 recalls.
+def recalled_precision(hits: np.ndarray, ignored: np.ndarray, num_objects: int) -> np.ndarray:
+    """Precision of one class at 10 IoU thresholds and 101 recalls; its mean is AP.
 
     The precision at a recall is the best one at that recall or above, and 0 beyond the last.
 
     Args:
-        hits: uint16 [n], bit t for a true positive at threshold t; by falling score.
-        ignored: uint16 [n], bit t for neither right nor wrong at threshold t.
-        num_objects: Objects of the class, more than 0.
+        hits: uint16 [n], bit t for a true positive at threshold t; by descending score.
+        ignored: uint16 [n], bit t for a box that is ignored at threshold t.
+        num_objects: Number of objects of the class, at least 1.
+
+    Returns:
+        float64 [10, 101].
     """
     bits = np.arange(len(THRESHOLDS))[:, None]
     right = np.cumsum(hits >> bits & 1, axis=1).astype(np.float64)
@@ -183,16 +190,16 @@ def average_precision(hits: np.ndarray, ignored: np.ndarray, num_objects: int) -
     best = np.zeros((len(bits), len(hits) + 1))
     best[:, :-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = right / num_objects
-    return float(np.mean([b[np.searchsorted(r, RECALLS)] for b, r in zip(best, recall)]))
+    return np.stack([b[np.searchsorted(r, RECALLS)] for b, r in zip(best, recall)])
 
 
 def _assign(
     boxes: np.ndarray, classes: np.ndarray, objects: _Objects
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the xywh boxes, by falling score, hit objects or ignored ones: two bit sets.
+    """Match xywh boxes, sorted by descending score, with objects: the hit and ignored bits.
 
-    A pair is looked at once for all thresholds: the bits of a box that have no object yet meet
-    those of the object that no box has taken.
+    Each pair is visited once for all thresholds: the thresholds at which the box is still
+    unmatched are intersected with those at which the object is.
     """
     hits, ignored = [0] * len(boxes), [0] * len(boxes)
     if len(boxes) and len(objects.boxes):
@@ -204,7 +211,7 @@ def _assign(
         reached = (1 << np.searchsorted(THRESHOLDS, overlap[order], side="right")) - 1
         free, taken = [_ALL] * len(boxes), [0] * len(objects.boxes)
         crowd, left_out = objects.crowd.tolist(), objects.ignored.tolist()
-        # pycocotools takes the id 0 for "no match": the object is used up and nothing gained.
+        # pycocotools takes id 0 for "no match": the object is matched, but yields no hit.
         nameless = (objects.ids == 0).tolist()
         for b, i, bits in zip(box[order].tolist(), item[order].tolist(), reached.tolist()):
             new = bits & free[b] & ~taken[i]

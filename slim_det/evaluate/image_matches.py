@@ -1,4 +1,4 @@
-"""What matching has found out about the boxes of one image, and pooling it over images."""
+"""Match results of one image's detections, and pooling them over images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# The bytes of one image: mark, CRC-32 of all that follows, number of boxes, then every column.
+# Layout of one image: magic bytes, CRC-32 of all that follows, number of boxes, the columns.
 _MARK = b"SDM1"
 _HEADER = struct.Struct("<4sII")
 _COLUMNS = {"classes": "<i2", "scores": "<f4", "hits": "<u2", "ignored": "<u2"}
@@ -19,15 +19,16 @@ _BYTES_A_BOX = sum(np.dtype(kind).itemsize for kind in _COLUMNS.values())
 
 @dataclass(frozen=True, eq=False)
 class ImageMatches:
-    """The boxes that one model found in one image, judged at up to 16 IoU thresholds.
+    """One model's detections in one image, matched at up to 16 IoU thresholds.
 
-    Boxes of equal score keep the order in which the detector gave them.
+    Boxes with equal scores keep the detector's order.
 
     Attributes:
         classes: int16 [n], class indices.
         scores: float32 [n].
-        hits: uint16 [n]; bit t is set where the box is a true positive at threshold t.
-        ignored: uint16 [n]; bit t is set where it is neither right nor wrong at threshold t.
+        hits: uint16 [n]; bit t is set if the box is a true positive at threshold t.
+        ignored: uint16 [n]; bit t is set if the box counts as neither true nor false positive at
+            threshold t.
     """
 
     classes: np.ndarray
@@ -36,7 +37,7 @@ class ImageMatches:
     ignored: np.ndarray
 
     def to_bytes(self) -> bytes:
-        """The matches in 12 bytes and 10 more a box, for `from_bytes`."""
+        """Serialize to 12 bytes plus 10 per box; `from_bytes` reads them."""
         columns = [np.asarray(getattr(self, name), kind) for name, kind in _COLUMNS.items()]
         body = struct.pack("<I", len(self.classes)) + b"".join(c.tobytes() for c in columns)
         return _MARK + struct.pack("<I", zlib.crc32(body)) + body
@@ -46,7 +47,7 @@ class ImageMatches:
         """Read what `to_bytes` wrote.
 
         Raises:
-            ValueError: The bytes are cut short, changed, or something else.
+            ValueError: The bytes are truncated, damaged or of another format.
         """
         if len(data) < _HEADER.size or data[: len(_MARK)] != _MARK:
             raise ValueError("these bytes are not the matches of an image")
@@ -64,107 +65,63 @@ class ImageMatches:
             columns[name] = stored.astype(stored.dtype.newbyteorder("="))
             offset += stored.nbytes
         if (columns["hits"] & columns["ignored"]).any():
-            raise ValueError("the matches of an image have a box that is both right and ignored")
+            raise ValueError("the matches of an image have a box that is both a hit and ignored")
         return cls(**columns)
-
-
-class AddedImages:
-    """What a scorer knows of the images that were added to it, in their order.
-
-    Args:
-        limit: Take only so many; None for all.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._truth: list[Any] = []
-        self._counts: list[np.ndarray] = []
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-        return len(self._truth)
-
-    @property
-    def _is_full(self) -> bool:
-        return self._limit is not None and self.num_images >= self._limit
-
-    def _add(self, objects: Any, counts: np.ndarray) -> None:
-        """Take an image: its objects, and how many of each kind count."""
-        self._truth.append(objects)
-        self._counts.append(counts)
-
-
-def boxes_by_image(outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Split a detector's output into the boxes of every image of the batch.
-
-    Args:
-        outputs: ``bbox`` float [N, 6] and ``bbox_num`` int [batch]. Paddle's NMS gives one row
-            of a single -1 where a whole batch has no box.
-
-    Returns:
-        For every image float32 [n, 6]: class, score, xyxy in pixels.
-    """
-    boxes, counts = np.asarray(outputs["bbox"], np.float32), np.asarray(outputs["bbox_num"])
-    if boxes.shape[-1] != 6:
-        boxes, counts = np.zeros((0, 6), np.float32), 0 * counts
-    ends = np.cumsum(counts)
-    return [boxes[end - count : end] for end, count in zip(ends, counts)]
 
 
 def image_indices(
     matches: Sequence[ImageMatches], images: Sequence[int] | None, num_images: int
 ) -> np.ndarray:
-    """The image of each of the matches, as int [len(matches)].
+    """Image index of each element of ``matches``, as int [len(matches)].
 
     Args:
         matches: Matches of one model.
-        images: Which image each belongs to, 0 to ``num_images - 1``; None for all in order.
-        num_images: Images that are known.
+        images: The indices, 0 to ``num_images - 1``; None for all images in order.
+        num_images: Number of known images.
 
     Raises:
-        ValueError: There is not one image for each of the matches, or one is unknown.
+        ValueError: ``images`` and ``matches`` differ in length, or an image is unknown.
     """
     chosen = np.arange(num_images) if images is None else np.asarray(images, dtype=np.int64)
     if len(chosen) != len(matches):
         raise ValueError(f"matches of {len(matches)} images given for {len(chosen)} images")
     if len(chosen) and not (0 <= chosen.min() and chosen.max() < num_images):
         raise ValueError(
-            f"images {chosen.min()} to {chosen.max()} asked for; valid: 0 to {num_images - 1}"
+            f"images {chosen.min()} to {chosen.max()} requested; valid: 0 to {num_images - 1}"
         )
     return chosen
 
 
 def known_image(truth: Sequence[Any], index: int) -> Any:
-    """What is known of an image.
+    """The ground truth of an image.
 
     Raises:
-        ValueError: No batch has held it yet.
+        ValueError: The image has not been added.
     """
     if not 0 <= index < len(truth):
-        raise ValueError(f"image {index} asked for; {len(truth)} images were added")
+        raise ValueError(f"image {index} requested; {len(truth)} images were added")
     return truth[index]
 
 
 def pool_by_class(
     matches: Sequence[ImageMatches], num_classes: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Put the boxes of many images together.
+    """Pool the matches of many images by class.
 
     Args:
         matches: Matches of one model.
-        num_classes: Classes to give; boxes of others are left out.
+        num_classes: Number of classes; boxes of other classes are left out.
 
     Returns:
-        For every class hits and ignored, uint16 [boxes of the class] each, by falling score.
-        Equal scores keep the order of ``matches``, and within an image that of the detector.
+        For every class hits and ignored, uint16 [boxes of the class] each, by descending score.
+        Equal scores keep the order of ``matches``, and within an image the detector's order.
     """
     if not matches:
         nothing = np.zeros(0, np.uint16)
         return [(nothing, nothing)] * num_classes
     classes = np.concatenate([m.classes for m in matches])
     scores = np.concatenate([m.scores for m in matches])
-    order = np.lexsort((-scores, classes))  # as stable as mergesort
+    order = np.lexsort((-scores, classes))  # stable
     hits = np.concatenate([m.hits for m in matches])[order]
     ignored = np.concatenate([m.ignored for m in matches])[order]
     bounds = np.searchsorted(classes[order], np.arange(num_classes + 1)).tolist()

@@ -1,4 +1,4 @@
-"""The images that an export is checked on."""
+"""Reading the images that an exported model is checked on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ppdet.core.workspace import create
 
 from slim_det.core.errors import ExportError
-from slim_det.evaluate.evaluation import quiet_stdout
+from slim_det.core.silence import quiet_stdout
 
 logger = logging.getLogger("slim_det")
 
@@ -19,11 +18,13 @@ CHECKED_IMAGES = 8
 
 
 def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read images one by one as ``TestReader`` prepares them.
+    """Read images one at a time, preprocessed by ``TestReader``.
 
     Yields:
         (path, batch of one image).
     """
+    from ppdet.core.workspace import create
+
     dataset = create("TestDataset")()
     dataset.set_images(images)
     with quiet_stdout():
@@ -34,14 +35,16 @@ def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, 
 
 
 def eval_images(remedy: str) -> list[str]:
-    """The first images of ``EvalDataset``.
+    """Paths of the first `CHECKED_IMAGES` images of ``EvalDataset``.
 
     Args:
-        remedy: What the user can do where it cannot be read.
+        remedy: What the user can do if it cannot be read, for the error message.
 
     Raises:
-        ExportError: It cannot be read.
+        ExportError: ``EvalDataset`` cannot be read.
     """
+    from ppdet.core.workspace import create
+
     try:
         dataset = create("EvalDataset")()
         dataset.parse_dataset()
@@ -54,9 +57,9 @@ def eval_images(remedy: str) -> list[str]:
 
 @contextlib.contextmanager
 def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
-    """While active, ``EvalReader`` resizes to the size that a model was exported for.
+    """Make ``EvalReader`` resize to the input size of an exported model inside the context.
 
-    A reader that gives images at their own size resizes as ``TestReader`` does.
+    A reader without ``Resize`` gets that of ``TestReader``.
 
     Args:
         cfg: ppdet's configuration.
@@ -67,7 +70,7 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
     if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
         logger.info(
-            "EvalReader %s; the model was exported for %dx%d and is evaluated there",
+            "EvalReader %s; the model was exported for %dx%d and is evaluated at that size",
             f"resizes to {sizes[0]}" if sizes else "does not resize",
             *image_size_hw,
         )
@@ -81,7 +84,7 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
 
 
 def _resized(steps: list[Any], image_size_hw: tuple[int, int], cfg: Any) -> list[Any]:
-    """The steps of a reader, with this size in every ``Resize``, or in one after ``Decode``."""
+    """The transforms with this size in every ``Resize``, or in a new one after ``Decode``."""
     size = {"target_size": list(image_size_hw)}
     if any(step.get("Resize") for step in steps):
         return [

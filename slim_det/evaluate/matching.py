@@ -1,76 +1,67 @@
-"""AP in two steps, for evaluating many models on the same images: match each image, then score.
-
-`slim_det.evaluate.evaluation` gives the same AP; there the truth is read anew and every pair of
-boxes is looked at in Python. Here the truth is prepared once.
-"""
+"""Creates the scorer of the configured metric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from slim_det.core.errors import ConfigError
+from slim_det.core.silence import quiet_stdout
+from slim_det.evaluate import voc_matching
 from slim_det.evaluate.coco_matching import CocoScorer
-from slim_det.evaluate.evaluation import quiet_stdout
-from slim_det.evaluate.image_matches import ImageMatches, boxes_by_image
+from slim_det.evaluate.scorer import ApScorer
 from slim_det.evaluate.voc_matching import VocScorer
 from slim_det.evaluate.widerface.matching import FaceScorer
+from slim_det.evaluate.widerface.truth import faces_of
 
-__all__ = ["ApScorer", "ImageMatches", "boxes_by_image", "make_scorer"]
 
+def metric_name(cfg: Any) -> str:
+    """Metric name: ``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``.
 
-class ApScorer(Protocol):
-    """Matches boxes with the objects of known images, and scores the matches."""
+    Args:
+        cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
 
-    name: str
-    """``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``."""
-
-    @property
-    def num_images(self) -> int:
-        """Images added so far."""
-
-    def add_batch(self, batch: dict[str, Any]) -> None:
-        """Take the objects of the next images from a batch of ``EvalReader``."""
-
-    def match(self, index: int, boxes: np.ndarray) -> ImageMatches:
-        """Judge the boxes of one image: float32 [n, 6], class, score, xyxy in pixels."""
-
-    def ap(self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None) -> float:
-        """AP of the matches of these images, 0 to 1; an image may come more than once."""
+    Raises:
+        ConfigError: The metric or ``map_type`` is unknown.
+    """
+    if cfg.metric == "VOC":
+        return voc_matching.metric_name(cfg.get("map_type", "11point"))
+    names = {"COCO": CocoScorer.name, "WiderFace": FaceScorer.name}
+    if cfg.metric not in names:
+        raise ConfigError(
+            f"metric: '{cfg.metric}' cannot be evaluated; expected COCO, VOC or WiderFace"
+        )
+    return names[cfg.metric]
 
 
 def make_scorer(cfg: Any, dataset: Any, num_images: int | None = None) -> ApScorer:
-    """The scorer for the metric that the configuration names; its AP is that of `evaluate`.
+    """Create the scorer of the configured metric.
 
-    It knows no image yet: give it every batch of the loader, in order, before anything else::
+    It starts without images. Add every batch of the loader, in order, before matching::
 
         dataset, loader = eval_reader(cfg)
         scorer = make_scorer(cfg, dataset)
         for batch in loader:
             scorer.add_batch(batch)
-        matches = [scorer.match(i, boxes) for i, boxes in enumerate(boxes_of_a_model)]
+        matches = [scorer.match(i, found) for i, found in enumerate(found_by_a_model)]
         scorer.ap(matches)
 
     Args:
         cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
-        dataset: Its parsed ``EvalDataset``.
-        num_images: Take only the first so many; objects of others then do not count.
+        dataset: The parsed ``EvalDataset``.
+        num_images: Use only the first ``num_images`` images; objects of the others do not count.
 
     Raises:
         ConfigError: The metric or ``map_type`` is unknown.
-        DataError: An annotation has no box or area, or the ground truth of WIDER FACE is missing
-            or of other images.
+        DataError: An annotation has no box or area, or the WIDER FACE ground truth is missing or
+            does not belong to these images.
     """
+    metric_name(cfg)
     if cfg.metric == "VOC":
-        return VocScorer(cfg.num_classes, cfg.get("map_type", "11point"), num_images)
+        names = {clsid: name for name, clsid in dataset.cname2cid.items()}
+        return VocScorer(cfg.num_classes, cfg.get("map_type", "11point"), num_images, names)
     if cfg.metric == "WiderFace":
-        return FaceScorer(dataset, cfg.get("widerface_ground_truth"), num_images)
-    if cfg.metric != "COCO":
-        raise ConfigError(
-            f"metric: '{cfg.metric}' cannot be evaluated; expected COCO, VOC or WiderFace"
-        )
+        names_and_truth = faces_of(dataset, cfg.get("widerface_ground_truth"))
+        return FaceScorer(*names_and_truth, num_images)
     from pycocotools.coco import COCO
 
     with quiet_stdout():

@@ -1,9 +1,9 @@
-"""Detection of faces at several sizes of an image, voted into one set of boxes.
+"""Multi-scale face detection with box voting.
 
 The test-time procedure of published face detectors (S3FD, PyramidBox, PaddleDetection's BlazeFace):
-the image itself, its mirror image, and a row of smaller and larger copies. A smaller copy is
-trusted for large faces, a larger one for small faces. Boxes that overlap become their mean,
-weighted by score.
+the image itself, its mirror image, and several smaller and larger copies. Smaller copies contribute
+only large faces, larger ones only small faces. Overlapping boxes are replaced by their
+score-weighted mean.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from ppdet.core.workspace import create
 from ppdet.data.transform.operators import Decode, NormalizeImage
 
 from slim_det.core.errors import ConfigError
-from slim_det.evaluate.widerface.metric import image_boxes
+from slim_det.evaluate.detections import Detections, parse_detections
 from slim_det.evaluate.widerface.scoring import overlaps
 
 ARCHITECTURES = ("BlazeFace",)
-"""Detectors that take an image of any size."""
+"""Detectors that accept images of any size."""
 
 MAX_PIXELS = 678 * 1024 * 4
-"""Area of the largest copy, before the allowance that `max_scale` takes off."""
+"""Area of the largest copy in pixels, before `max_scale` subtracts an allowance."""
 
 ALLOWANCES = ((5, 50), (4, 40), (3, 30), (2, 20), (1.5, 10))
-"""Hundredths taken off a largest scale of at least so much, after the 30 of every image."""
+"""(largest scale, hundredths): what `max_scale` subtracts above that scale, in addition to 30."""
 
 PYRAMID = (0.75, 1.25, 1.5, 1.75)
 LARGE_PX = 30
-"""A copy that is smaller than the image keeps boxes whose longer side is above this."""
+"""Copies smaller than the image keep boxes whose longer side exceeds this."""
 SMALL_PX = 100
-"""A copy that is larger keeps boxes whose shorter side is below this."""
+"""Copies larger than the image keep boxes whose shorter side is below this."""
 
 VOTE_OVERLAP = 0.3
-MOST_BOXES = 750
-LEAST_SCORE = 0.01
+MAX_BOXES = 750
+MIN_SCORE = 0.01
 
 
 @dataclass(frozen=True)
 class View:
-    """One look at an image.
+    """One resized, possibly mirrored copy of an image.
 
     Attributes:
-        scale: Of height and width.
-        flip: Whether left and right change places.
-        by_size: Whether only boxes are kept for which this scale is good.
+        scale: Scale factor of height and width.
+        flip: Whether the copy is mirrored left to right.
+        by_size: Whether only boxes of a size that suits this scale are kept.
     """
 
     scale: float
@@ -59,14 +59,15 @@ class View:
 
 
 def max_scale(height: int, width: int) -> float:
-    """The largest scale at which an image is looked at; below 1 for a very large one.
+    """The largest scale of an image; below 1 for a very large image.
 
-    The square root of `MAX_PIXELS` over the area, cut to hundredths, less 0.3 and what `ALLOWANCES`
-    takes off; at least 0.1. Counted in whole hundredths, so that no limit falls to a rounding.
+    The square root of `MAX_PIXELS` over the area, truncated to hundredths, minus 0.3 and minus the
+    allowance of `ALLOWANCES`; at least 0.1. Computed in integer hundredths, so that rounding does
+    not decide at a limit.
 
     Args:
-        height: In pixels.
-        width: In pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
     """
     largest = Decimal(repr(math.sqrt(MAX_PIXELS / (height * width))))
     hundredths = int(largest * 100) - 30
@@ -78,13 +79,13 @@ def max_scale(height: int, width: int) -> float:
 
 
 def views(limit: float) -> tuple[View, ...]:
-    """The looks at an image.
+    """The views of an image.
 
-    Itself and its mirror image, half of it, twice of it and so on to the limit, and the scales of
-    the pyramid that do not exceed the limit; a quarter is always among them.
+    The image and its mirror image, half the size, doublings up to the limit, and the scales of the
+    pyramid that do not exceed the limit; one quarter is always included.
 
     Args:
-        limit: Largest scale, as `max_scale` gives it.
+        limit: Largest scale, from `max_scale`.
     """
     base = min(limit, 1.0)
     half = 0.5 if limit >= 0.75 else 0.5 * limit
@@ -94,16 +95,16 @@ def views(limit: float) -> tuple[View, ...]:
             larger.append(2 * larger[-1])
         larger.append(limit)
     pyramid = [0.25, *(scale for scale in PYRAMID if scale <= limit)]
-    whole = (View(base, by_size=False), View(base, flip=True, by_size=False))
-    return (*whole, *(View(scale) for scale in (half, *larger, *pyramid)))
+    first = (View(base, by_size=False), View(base, flip=True, by_size=False))
+    return (*first, *(View(scale) for scale in (half, *larger, *pyramid)))
 
 
 def keep_by_size(boxes: np.ndarray, scale: float) -> np.ndarray:
-    """Of the boxes found at a scale, those whose size the scale is good for.
+    """Keep the boxes whose size suits the scale at which they were found.
 
     Args:
         boxes: float [n, 5]: xyxy in pixels of the original image, score.
-        scale: What is above 1 is for small faces, everything else for large ones.
+        scale: Above 1 small faces are kept, otherwise large ones.
     """
     sides = boxes[:, 2:4] - boxes[:, :2] + 1
     good = sides.min(axis=1) < SMALL_PX if scale > 1 else sides.max(axis=1) > LARGE_PX
@@ -111,11 +112,11 @@ def keep_by_size(boxes: np.ndarray, scale: float) -> np.ndarray:
 
 
 def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Boxes of a mirror image in the coordinates of the image.
+    """Map boxes of the mirrored image to the coordinates of the original.
 
     Args:
         boxes: float [n, 5]: xyxy in pixels, score.
-        width: Of the image, in the same pixels.
+        width: Width of the image, in the same pixels.
     """
     flipped = boxes.copy()
     flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
@@ -123,26 +124,26 @@ def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
 
 
 def vote(boxes: np.ndarray) -> np.ndarray:
-    """Make one box of those that overlap (box voting, Gidaris and Komodakis, ICCV 2015).
+    """Merge overlapping boxes (box voting, Gidaris and Komodakis, ICCV 2015).
 
-    The best box gathers every box with an IoU of at least `VOTE_OVERLAP`; together they become
-    their mean, weighted by score, with the best score. So on with the rest. A box alone stays as it
-    is.
+    The best box is grouped with every box that overlaps it with an IoU of at least `VOTE_OVERLAP`.
+    The group is replaced by its score-weighted mean with the best score; then the rest is
+    processed likewise. A box without overlaps is unchanged.
 
     Args:
         boxes: float [n, 5]: xyxy in pixels, score.
 
     Returns:
-        float64 [m, 5], best first: at most `MOST_BOXES`, of scores from `LEAST_SCORE`.
+        float64 [m, 5], best first: at most `MAX_BOXES`, with scores of at least `MIN_SCORE`.
     """
     rest = np.asarray(boxes, np.float64).reshape(-1, 5)
     rest = rest[np.argsort(-rest[:, 4], kind="stable")]
     voted: list[np.ndarray] = []
-    while len(rest) and len(voted) < MOST_BOXES and rest[0, 4] >= LEAST_SCORE:
+    while len(rest) and len(voted) < MAX_BOXES and rest[0, 4] >= MIN_SCORE:
         together = overlaps(_xywh(rest[:1]), _xywh(rest))[0] >= VOTE_OVERLAP
         together[0] = True
         group = rest[together]
-        # As a shift of the best box, which is exactly zero for a box alone.
+        # Averaged as shifts from the best box, which are exactly zero for a single box.
         shift = np.average(group[:, :4] - rest[0, :4], axis=0, weights=group[:, 4])
         voted.append(np.append(rest[0, :4] + shift, rest[0, 4]))
         rest = rest[~together]
@@ -150,18 +151,18 @@ def vote(boxes: np.ndarray) -> np.ndarray:
 
 
 class MultiScale:
-    """Looks at the images of ``EvalDataset`` at several scales; takes a batch as a detector does.
+    """Predictor that runs a detector on the images of ``EvalDataset`` at several scales.
 
-    Image files are read again at their own size, whatever ``EvalReader`` resizes to; mean and
-    deviation are those of its ``NormalizeImage``.
+    Image files are read again at their original size, whatever ``EvalReader`` resizes to; mean and
+    standard deviation are those of its ``NormalizeImage``.
 
     Args:
-        model: Detector of `ARCHITECTURES`.
+        model: Detector of one of `ARCHITECTURES`.
         cfg: ppdet's configuration.
 
     Raises:
-        ConfigError: The architecture does not take images of any size, or ``EvalReader`` does not
-            normalise.
+        ConfigError: The architecture does not accept images of any size, or ``EvalReader`` does not
+            normalize.
     """
 
     def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
@@ -173,24 +174,16 @@ class MultiScale:
         dataset.parse_dataset()
         self._paths = [record["im_file"] for record in dataset.roidbs]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Detect on one batch.
-
-        Args:
-            batch: ``im_id`` is used.
-
-        Returns:
-            ``bbox`` float32 [N, 6] (class, score, xyxy in pixels of the original image) and
-            ``bbox_num`` int32 [batch].
-        """
+    def __call__(self, batch: dict[str, Any]) -> list[Detections]:
+        """Detect on one batch; only ``im_id`` is used."""
         paths = [self._paths[int(image)] for image in np.asarray(batch["im_id"]).ravel()]
         found = [self.detect(Decode().apply({"im_file": path})["image"]) for path in paths]
-        rows = np.concatenate(found)[:, [4, 4, 0, 1, 2, 3]].astype(np.float32)
-        rows[:, 0] = 0
-        return {"bbox": rows, "bbox_num": np.array([len(boxes) for boxes in found], np.int32)}
+        return [
+            Detections(boxes[:, :4], boxes[:, 4], np.zeros(len(boxes), np.int64)) for boxes in found
+        ]
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        """Boxes of one image, voted.
+        """Boxes of one image after voting.
 
         Args:
             image: uint8 [height, width, 3], RGB.
@@ -199,9 +192,9 @@ class MultiScale:
             float64 [n, 5]: xyxy in pixels, score; best first.
         """
         limit = max_scale(*image.shape[:2])
-        return vote(np.concatenate([self._look(image, view) for view in views(limit)]))
+        return vote(np.concatenate([self._detect_view(image, view) for view in views(limit)]))
 
-    def _look(self, image: np.ndarray, view: View) -> np.ndarray:
+    def _detect_view(self, image: np.ndarray, view: View) -> np.ndarray:
         """Boxes of one view, in pixels of the original image."""
         height, width = image.shape[:2]
         size_hw = [max(1, int(side * view.scale)) for side in (height, width)]
@@ -218,7 +211,8 @@ class MultiScale:
                     "scale_factor": paddle.to_tensor([scale_hw], "float32"),
                 }
             )
-        boxes = image_boxes(outputs)[0]
+        (found,) = parse_detections(outputs)
+        boxes = np.column_stack((found.boxes_xyxy, found.scores))
         if view.flip:
             boxes = flip_boxes(boxes, width)
         return keep_by_size(boxes, view.scale) if view.by_size else boxes
@@ -228,7 +222,7 @@ def require_any_size(cfg: Any) -> None:
     """Make sure that a detector can be evaluated at several scales.
 
     Raises:
-        ConfigError: The data set is no WIDER FACE, or the detector takes a fixed size.
+        ConfigError: The metric is not WiderFace, or the detector needs a fixed image size.
     """
     if cfg.metric != "WiderFace":
         raise ConfigError(
@@ -236,13 +230,14 @@ def require_any_size(cfg: Any) -> None:
         )
     if cfg.architecture not in ARCHITECTURES:
         raise ConfigError(
-            f"--multi_scale needs a detector for images of any size ({', '.join(ARCHITECTURES)}); "
+            f"--multi_scale needs a detector that accepts images of any size "
+            f"({', '.join(ARCHITECTURES)}); "
             f"the configuration has architecture: {cfg.architecture}"
         )
 
 
 def normalization(cfg: Any) -> NormalizeImage:
-    """The operator that ``EvalReader`` normalises images with.
+    """The ``NormalizeImage`` operator of ``EvalReader``.
 
     Raises:
         ConfigError: It has none.
@@ -252,7 +247,7 @@ def normalization(cfg: Any) -> NormalizeImage:
         for step in reader.get(key) or []:
             if "NormalizeImage" in step:
                 return NormalizeImage(**step["NormalizeImage"])
-    raise ConfigError("EvalReader has no NormalizeImage; --multi_scale needs mean and std of it")
+    raise ConfigError("EvalReader has no NormalizeImage; --multi_scale needs its mean and std")
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:

@@ -1,28 +1,20 @@
-"""The declared operators: how each one moves channel identities.
-
-An operator that is not here freezes whatever it reads. A new one is one small function, or
-a name in one of the sets below, and one line in `RULES`.
-"""
+"""Rules of operators that compute: how each one moves channel identities."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from slim_det.graph.channels import ChannelGraph, Rule, Tracked
-from slim_det.graph.shape_ops import REARRANGING
-from slim_det.graph.trace import Op
+from slim_det.graph.channels import ChannelGraph, Tracked
+from slim_det.graph.op import Op
 
 
-def propagate(graph: ChannelGraph) -> None:
-    """Run every operator of the trace through its rule, then freeze the model's outputs."""
-    for op in graph.trace.ops:
-        rule = RULES.get(op.type)
-        if rule is not None:
-            rule(graph, op)
-        elif op.type not in READS_ONLY_SHAPES:
-            graph.freeze_inputs(op)
-    for variable in graph.trace.outputs:
-        graph.freeze(graph.get(variable), "it is an output of the model")
+def unknown(graph: ChannelGraph, op: Op) -> None:
+    """Nothing is known of what it does with its channels."""
+    graph.freeze_inputs(op)
+
+
+def reads_only_shapes(graph: ChannelGraph, op: Op) -> None:
+    """Its output depends on the shape of its input alone, which is traced anew after a cut."""
 
 
 def _channel_axis(op: Op) -> int:
@@ -44,7 +36,8 @@ def _read(graph: ChannelGraph, variable: str, axis: int, reader: str) -> np.ndar
     return tracked.ids
 
 
-def _convolution(graph: ChannelGraph, op: Op) -> None:
+def convolution(graph: ChannelGraph, op: Op) -> None:
+    """Gives its output channels fresh identities and hands those of its input to its weight."""
     source, weight, output = op.input("Input"), op.input("Filter"), op.output("Output")
     axis, groups = _channel_axis(op), int(op.attrs.get("groups", 1))
     deformable_groups = int(op.attrs.get("deformable_groups", 1))
@@ -84,7 +77,8 @@ def _depthwise(
     return Tracked.made(axis, out)
 
 
-def _transposed_convolution(graph: ChannelGraph, op: Op) -> None:
+def transposed_convolution(graph: ChannelGraph, op: Op) -> None:
+    """Like a convolution, but with the axes of its weight the other way round."""
     source, weight, output = op.input("Input"), op.input("Filter"), op.output("Output")
     axis, name = _channel_axis(op), graph.parameter_name(op.input("Filter"))
     if not name or int(op.attrs.get("groups", 1)) != 1:
@@ -96,7 +90,8 @@ def _transposed_convolution(graph: ChannelGraph, op: Op) -> None:
     graph.set(output, Tracked.made(axis, out))
 
 
-def _matrix_product(graph: ChannelGraph, op: Op) -> None:
+def matrix_product(graph: ChannelGraph, op: Op) -> None:
+    """A linear layer: reads and makes the last axis."""
     source, weight, output = op.input("X"), op.input("Y"), op.output()
     name, rank = graph.parameter_name(weight), len(graph.shape(source))
     if not name or op.attrs.get("trans_x") or len(graph.shape(weight)) != 2:
@@ -109,7 +104,8 @@ def _matrix_product(graph: ChannelGraph, op: Op) -> None:
     graph.set(output, Tracked.made(len(graph.shape(output)) - 1, out))
 
 
-def _batch_norm(graph: ChannelGraph, op: Op) -> None:
+def batch_norm(graph: ChannelGraph, op: Op) -> None:
+    """Passes channels on; its scale, bias and statistics follow them."""
     source, scale = op.input("X"), op.input("Scale")
     tracked, axis, name = graph.get(source), _channel_axis(op), graph.parameter_name(scale)
     if tracked is not None and tracked.axis != axis:
@@ -127,12 +123,13 @@ def _batch_norm(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output("Y"), Tracked.made(axis, ids))
 
 
-def _same(graph: ChannelGraph, op: Op) -> None:
+def same(graph: ChannelGraph, op: Op) -> None:
+    """Maps every number by itself, and zero to zero."""
     graph.set(op.output(), graph.get(op.input("X")))
 
 
-def _gate(graph: ChannelGraph, op: Op) -> None:
-    """Functions that do not map zero to zero: a product with a zero channel restores it."""
+def gate(graph: ChannelGraph, op: Op) -> None:
+    """Maps every number by itself, zero to another: a product with a zero channel restores it."""
     graph.set(op.output(), _without_zero(graph.get(op.input("X"))))
 
 
@@ -140,18 +137,21 @@ def _without_zero(tracked: Tracked | None) -> Tracked | None:
     return None if tracked is None else tracked.without_zero()
 
 
-def _scale(graph: ChannelGraph, op: Op) -> None:
+def scale(graph: ChannelGraph, op: Op) -> None:
+    """Maps zero to zero where it adds nothing."""
     tracked = graph.get(op.input("X"))
     graph.set(op.output(), _without_zero(tracked) if op.attrs.get("bias") else tracked)
 
 
-def _clip(graph: ChannelGraph, op: Op) -> None:
+def clip(graph: ChannelGraph, op: Op) -> None:
+    """Maps zero to zero where zero lies within its limits."""
     low, high = op.attrs.get("min", 0.0), op.attrs.get("max", 0.0)
     tracked = graph.get(op.input("X"))
     graph.set(op.output(), tracked if low <= 0.0 <= high else _without_zero(tracked))
 
 
-def _prelu(graph: ChannelGraph, op: Op) -> None:
+def prelu(graph: ChannelGraph, op: Op) -> None:
+    """Passes channels on; slopes of its own for each channel follow them."""
     tracked, alpha = graph.get(op.input("X")), op.input("Alpha")
     if tracked is not None and op.attrs.get("mode") == "channel":
         axis = int(np.argmax(graph.shape(alpha)))
@@ -161,7 +161,7 @@ def _prelu(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output(), tracked)
 
 
-def _spatial(graph: ChannelGraph, op: Op) -> None:
+def spatial(graph: ChannelGraph, op: Op) -> None:
     """Pooling and resizing: every channel for itself."""
     tracked = graph.get(op.input("X"))
     if tracked is not None and tracked.axis != _channel_axis(op):
@@ -169,14 +169,16 @@ def _spatial(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output(), tracked)
 
 
-def _pad(graph: ChannelGraph, op: Op) -> None:
+def pad(graph: ChannelGraph, op: Op) -> None:
+    """Every channel for itself; zero stays zero where zeros are put around it."""
     tracked = graph.get(op.input("X"))
-    _spatial(graph, op)
+    spatial(graph, op)
     if float(op.attrs.get("value", op.attrs.get("pad_value", 0.0)) or 0.0) != 0.0:
         graph.set(op.output(), _without_zero(tracked))
 
 
-def _elementwise(graph: ChannelGraph, op: Op) -> None:
+def elementwise(graph: ChannelGraph, op: Op) -> None:
+    """Ties the channels of two tensors; parameters and single channels are spread over many."""
     names = [op.input("X"), op.input("Y")]
     sides = [graph.get(name) for name in names]
     if sides[0] is None and sides[1] is None:
@@ -260,41 +262,3 @@ def _zero_after(graph: ChannelGraph, op: Op, result: Tracked, rank: int) -> np.n
     if op.type == "elementwise_div":
         return zero[0]
     return (zero[0] | vectors[0]) & (zero[1] | vectors[1])
-
-
-READS_ONLY_SHAPES = {"shape", "feed", "fetch", "fill_any_like", "prior_box"}
-
-_ZERO_TO_ZERO = (
-    "relu relu6 leaky_relu elu selu gelu swish silu hard_swish mish tanh softsign "
-    "hard_shrink softshrink abs square sqrt sign assign cast dropout"
-).split()
-_ZERO_TO_OTHER = "sigmoid hard_sigmoid softplus exp".split()
-_POOL_AND_RESIZE = (
-    "pool2d max_pool2d_with_index nearest_interp_v2 nearest_interp bilinear_interp_v2 "
-    "bilinear_interp bicubic_interp_v2"
-).split()
-_ELEMENTWISE = (
-    "elementwise_add elementwise_sub elementwise_mul elementwise_div elementwise_max "
-    "elementwise_min"
-).split()
-
-RULES: dict[str, Rule] = {
-    "conv2d": _convolution,
-    "depthwise_conv2d": _convolution,
-    "deformable_conv": _convolution,
-    "deformable_conv_v1": _convolution,
-    "conv2d_transpose": _transposed_convolution,
-    "matmul_v2": _matrix_product,
-    "mul": _matrix_product,
-    "batch_norm": _batch_norm,
-    "sync_batch_norm": _batch_norm,
-    "scale": _scale,
-    "clip": _clip,
-    "prelu": _prelu,
-    "pad3d": _pad,
-    **REARRANGING,
-    **dict.fromkeys(_ZERO_TO_ZERO, _same),
-    **dict.fromkeys(_ZERO_TO_OTHER, _gate),
-    **dict.fromkeys(_POOL_AND_RESIZE, _spatial),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-}

@@ -7,12 +7,12 @@ to a parameter axis (the next convolution's input), or freezes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from slim_det.graph.trace import Op, Trace
+from slim_det.graph.op import Op
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class ChannelGraph:
     """The state of the propagation, and its result.
 
     Attributes:
+        shapes: Variable -> its shape at the traced image size.
+        parameters: Variable -> its name in the state dict.
         axes: (parameter, axis) -> its identities.
         producers: In execution order; a weight used twice appears once.
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
@@ -91,7 +93,8 @@ class ChannelGraph:
         biases: Variables that are bias vectors on their way to an addition.
     """
 
-    trace: Trace
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: Mapping[str, str]
     axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     producers: dict[str, Producer] = field(default_factory=dict)
     depthwise: dict[str, int] = field(default_factory=dict)
@@ -132,7 +135,7 @@ class ChannelGraph:
     def freeze_inputs(self, op: Op) -> None:
         """Declare that nothing is known of what an operator does with its channels."""
         reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
-        for variable in (name for names in op.inputs.values() for name in names):
+        for variable in op.input_arg_names:
             self.freeze(self.get(variable), reason)
 
     def get(self, variable: str) -> Tracked | None:
@@ -148,11 +151,11 @@ class ChannelGraph:
 
     def parameter_name(self, variable: str) -> str:
         """Name in the state dict; '' where the variable is not a parameter."""
-        return self.trace.parameters.get(variable, "")
+        return self.parameters.get(variable, "")
 
     def shape(self, variable: str) -> tuple[int, ...]:
         """Shape of a variable at the traced image size."""
-        return self.trace.shapes[variable]
+        return self.shapes[variable]
 
     def bind(self, variable: str, axis: int, ids: np.ndarray, *, makes: bool) -> np.ndarray:
         """Hand identities to a parameter axis; a second use ties both.

@@ -9,12 +9,13 @@ counted. FLOPs, where printed, are 2 x MACs. Parameters are counted trainable an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import paddle
 
-from slim_det.graph.trace import Op, Trace, trace_detector
+from slim_det.graph.operators import data_of, declared, result_of, weight_of
+from slim_det.graph.trace import Trace, trace_detector
 
 BYTES_PER_FLOAT = 4
 
@@ -102,51 +103,11 @@ def macs_by_parameter(
 
     counts: dict[str, int] = {}
     for op in trace.ops:
-        rule = _RULES.get(op.type)
-        if rule is None:
+        uses = declared(op).macs
+        if uses is None:
             continue
-        weight, macs = rule(op, trace, shape_of)
+        weight = weight_of(op)
+        shapes = (trace.shapes[name] for name in (data_of(op), weight, result_of(op)))
         name = trace.parameters.get(weight, weight)
-        counts[name] = counts.get(name, 0) + macs
+        counts[name] = counts.get(name, 0) + uses(op, *shapes) * math.prod(shape_of(weight))
     return counts
-
-
-ShapeOf = Callable[[str], "tuple[int, ...]"]
-
-
-def _convolution(op: Op, trace: Trace, shape_of: ShapeOf) -> tuple[str, int]:
-    """Every output pixel multiplies each weight once."""
-    weight = op.input("Filter")
-    pixels = _pixels(trace.shapes[op.output("Output")], op)
-    return weight, pixels * math.prod(shape_of(weight))
-
-
-def _transposed_convolution(op: Op, trace: Trace, shape_of: ShapeOf) -> tuple[str, int]:
-    """Every input pixel multiplies each weight once."""
-    weight = op.input("Filter")
-    pixels = _pixels(trace.shapes[op.input("Input")], op)
-    return weight, pixels * math.prod(shape_of(weight))
-
-
-def _matrix_product(op: Op, trace: Trace, shape_of: ShapeOf) -> tuple[str, int]:
-    """Each row of the left operand multiplies each weight of the right one once."""
-    right = op.input("Y")
-    shape = trace.shapes[right]
-    columns = 1 if len(shape) == 1 else shape[-2 if op.attrs.get("trans_y") else -1]
-    rows = math.prod(trace.shapes[op.output()]) // columns
-    return right, rows * math.prod(shape_of(right)[-2:])
-
-
-def _pixels(shape: tuple[int, ...], op: Op) -> int:
-    return math.prod(shape[1:3] if op.attrs.get("data_format") == "NHWC" else shape[2:])
-
-
-_RULES: dict[str, Callable[[Op, Trace, ShapeOf], tuple[str, int]]] = {
-    "conv2d": _convolution,
-    "depthwise_conv2d": _convolution,
-    "deformable_conv": _convolution,
-    "deformable_conv_v1": _convolution,
-    "conv2d_transpose": _transposed_convolution,
-    "matmul_v2": _matrix_product,
-    "mul": _matrix_product,
-}

@@ -7,18 +7,26 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from paddle import inference
 from paddle.base import core
+from paddle.base.data_feeder import convert_dtype
 
 from slim_det.core.errors import ExportError
 
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Flags of CPUs whose int8 products are faster than float ones."""
+
+_INT8_WITHIN = {
+    **dict.fromkeys(("sse41", "avx", "avx2", "avx512_core"), ()),
+    **dict.fromkeys(("avx2_vnni", "avx2_vnni_2"), ("avx_vnni",)),
+}
+"""Limit of oneDNN's instruction sets -> what is left of the flags; every other limit leaves all."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -27,8 +35,7 @@ class Engine:
     """A loaded program.
 
     Args:
-        model_file: ``.pdmodel``; not needed after loading.
-        params_file: ``.pdiparams``; not needed after loading.
+        stem: ``.pdmodel`` and ``.pdiparams`` without suffix; not needed after loading.
         threads: CPU threads; default all cores.
         int8: Run what is quantized in the program with int8 kernels.
         onednn: Use oneDNN; programs in Paddle-Lite's form run only without.
@@ -43,64 +50,79 @@ class Engine:
 
     def __init__(
         self,
-        model_file: str | Path,
-        params_file: str | Path,
+        stem: str | Path,
         threads: int | None = None,
         int8: bool = False,
         onednn: bool = True,
     ) -> None:
-        config = engine_config(
-            model_file, params_file, threads or os.cpu_count() or 1, int8, onednn
-        )
         try:
-            _require_program(Path(model_file))
+            config = _configured(stem, threads or os.cpu_count() or 1, int8, onednn)
+            program = _read_program(Path(f"{stem}.pdmodel"))
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
             reason = " ".join(str(error).split())[-160:]
-            raise ExportError(f"'{model_file}' cannot be loaded: {reason}") from error
+            raise ExportError(f"'{stem}.pdmodel' cannot be loaded: {reason}") from error
         self.inputs: list[str] = list(self._predictor.get_input_names())
         self.outputs: list[str] = list(self._predictor.get_output_names())
+        block = program.block(0)
+        self._types = {
+            name: convert_dtype(block.find_var(name.encode()).dtype()) for name in self.inputs
+        }
+
+    @classmethod
+    def of(
+        cls, save: Callable[[Path], object], folder: Path | None = None, **settings: Any
+    ) -> Engine:
+        """Load a program whose files are of no further use.
+
+        Args:
+            save: Writes the program; is given the files without suffix.
+            folder: Where they are meanwhile; by default with the system's temporary files.
+            settings: Of the engine.
+        """
+        with tempfile.TemporaryDirectory(prefix="slim_det_engine_", dir=folder) as work:
+            stem = Path(work) / "model"
+            save(stem)
+            return cls(stem, **settings)
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once.
 
         Args:
-            feeds: At least the inputs of the program, by name; taken as float32.
+            feeds: At least the inputs of the program, by name; taken as the types that it
+                declares.
 
         Returns:
             Its outputs by name.
         """
-        for name in self.inputs:
-            value = np.ascontiguousarray(np.asarray(feeds[name]), dtype=np.float32)
+        self.prepared(feeds)()
+        return {
+            name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self.outputs
+        }
+
+    def prepared(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """A run of inputs that are copied now, without its outputs: what is to be timed.
+
+        Args:
+            feeds: As for a call.
+        """
+        for name, kind in self._types.items():
+            value = np.ascontiguousarray(np.asarray(feeds[name]), dtype=kind)
             self._predictor.get_input_handle(name).copy_from_cpu(value)
+        return self._run
+
+    def _run(self) -> None:
         try:
             self._predictor.run()
         except (RuntimeError, ValueError, LookupError, SystemError) as error:
             reason = " ".join(str(error).split())[-160:]
             raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
-        return {
-            name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self.outputs
-        }
 
 
-def engine_config(
-    model: str | Path,
-    params: str | Path,
-    threads: int,
-    int8: bool = False,
-    onednn: bool = True,
-) -> inference.Config:
-    """The settings of Paddle Inference that make a model fast on a CPU.
-
-    Args:
-        model: ``.pdmodel`` file.
-        params: ``.pdiparams`` file.
-        threads: CPU threads.
-        int8: Run what is quantized in the program with int8 kernels.
-        onednn: Use oneDNN.
-    """
-    config = inference.Config(str(model), str(params))
+def _configured(stem: str | Path, threads: int, int8: bool, onednn: bool) -> inference.Config:
+    """The settings that make a model fast on a CPU."""
+    config = inference.Config(f"{stem}.pdmodel", f"{stem}.pdiparams")
     config.disable_gpu()
     if onednn:
         config.enable_mkldnn()
@@ -114,26 +136,33 @@ def engine_config(
     return config
 
 
-def _require_program(path: Path) -> None:
+def _read_program(path: Path) -> core.ProgramDesc:
     """Read a program as Python does: the engine crashes the process on what is not one.
 
     Raises:
         ValueError: It is not a program.
         OSError: It cannot be read.
     """
-    if not core.ProgramDesc(path.read_bytes()).num_blocks():
+    program = core.ProgramDesc(path.read_bytes())
+    if not program.num_blocks():
         raise ValueError("the file is empty")
+    return program
 
 
 @functools.cache
 def cpu_has_int8() -> bool:
-    """Whether the CPU has instructions for int8 products; False where Linux cannot be asked."""
+    """Whether oneDNN has instructions for int8 products; False where Linux cannot be asked.
+
+    ``ONEDNN_MAX_CPU_ISA``, or ``DNNL_MAX_CPU_ISA``, keeps oneDNN from some that the CPU has.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    instructions = _INT8_WITHIN.get(limit.lower(), INT8_INSTRUCTIONS)
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return any(name in flags for name in INT8_INSTRUCTIONS)
+    return any(name in flags for name in instructions)
 
 
 @contextlib.contextmanager

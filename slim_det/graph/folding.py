@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from slim_det.graph.program import CONVOLUTIONS, DeployProgram
+from slim_det.graph.op import Op
+from slim_det.graph.operators import declared, result_of, weight_of
+from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 
 
@@ -22,37 +22,34 @@ def fold_batch_norm(p: DeployProgram) -> None:
         p: The program. A convolution whose weight or output has another reader, and one with a
             bias of its own between it and the batch norm, is left as it is.
     """
-    for op in [op for op in p.block.ops if op.type == "batch_norm"]:
-        convolution = p.writer(op.input("X")[0])
+    for op in [op for op in p.ops if op.type == "batch_norm"]:
+        convolution = p.writer(op.input("X"))
         if convolution is not None and _can_be_folded(p, convolution):
             _fold(p, convolution, op)
 
 
-def _can_be_folded(p: DeployProgram, convolution: Any) -> bool:
+def _can_be_folded(p: DeployProgram, convolution: Op) -> bool:
     return (
-        convolution.type in CONVOLUTIONS
-        and len(p.readers(convolution.output("Output")[0])) == 1
-        and len(p.readers(convolution.input("Filter")[0])) == 1
+        declared(convolution).int8_kernel
+        and len(p.readers(result_of(convolution))) == 1
+        and len(p.readers(weight_of(convolution))) == 1
     )
 
 
-def _fold(p: DeployProgram, convolution: Any, norm: Any) -> None:
-    slots = ("Scale", "Bias", "Mean", "Variance")
-    gamma, beta, mean, variance = (p.value(norm.input(s)[0]).astype(np.float64) for s in slots)
-    factor = gamma / np.sqrt(variance + norm.attr("epsilon"))
-    weight = convolution.input("Filter")[0]
+def _fold(p: DeployProgram, convolution: Op, norm: Op) -> None:
+    statistics = [norm.input(slot) for slot in ("Scale", "Bias", "Mean", "Variance")]
+    gamma, beta, mean, variance = (p.value(name).astype(np.float64) for name in statistics)
+    factor = gamma / np.sqrt(variance + norm.attrs["epsilon"])
+    weight = weight_of(convolution)
     folded = p.value(weight).astype(np.float64) * factor.reshape(-1, 1, 1, 1)
     p.set_value(weight, folded.astype(np.float32))
-    bias, output = f"{weight}.folded_bias", norm.output("Y")[0]
+    bias = f"{weight}.folded_bias"
     p.set_value(bias, (beta - mean * factor).astype(np.float32))
-    statistics = [name for slot in slots for name in norm.input(slot)]
-    place = p.block.ops.index(norm)
-    p.block._remove_op(place)
     p.insert(
-        place,
+        p.remove(norm),
         "elementwise_add",
-        {"X": convolution.output("Output"), "Y": [bias]},
-        {"Out": [output]},
+        {"X": [result_of(convolution)], "Y": [bias]},
+        {"Out": [norm.output("Y")]},
         {"axis": 1},
     )
     for name in dict.fromkeys(statistics):

@@ -14,6 +14,8 @@ import numpy as np
 
 from slim_det.core.errors import ExportError
 from slim_det.graph.integers import LayerScales, levels, to_integers
+from slim_det.graph.op import Op
+from slim_det.graph.operators import data_of, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 
@@ -40,14 +42,14 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
     check_scales(p, scales)
     rounded: dict[tuple[str, float], str] = {}
     for op in p.convolutions:
-        weight = op.input("Filter")[0]
+        weight = weight_of(op)
         if weight not in scales:
             continue
         found = scales[weight]
-        key = (op.input("Input")[0], found.input_range)
+        key = (data_of(op), found.input_range)
         if key not in rounded:
-            rounded[key] = _round_input(p, p.block.ops.index(op), *key)
-        op._rename_input(key[0], rounded[key])
+            rounded[key] = _round_input(p, p.ops.index(op), *key)
+        p.rename_input(op, key[0], rounded[key])
         _store_weight(p, op, weight, found)
     _round_concatenated(p, rounded)
 
@@ -59,14 +61,14 @@ def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
         ExportError: There is no such convolution, it still has a batch norm behind it, the bits
             are not those of an engine, or a range is missing, not finite or not positive.
     """
-    known = {op.input("Filter")[0]: op for op in p.convolutions}
+    known = {weight_of(op): op for op in p.convolutions}
     for name, found in scales.items():
         if name not in known:
             raise ExportError(
                 f"'{name}' is not a float convolution of the program; expected one of its "
                 f"{len(known)} convolutions"
             )
-        if any(r.type == "batch_norm" for r in p.readers(known[name].output("Output")[0])):
+        if any(r.type == "batch_norm" for r in p.readers(result_of(known[name]))):
             raise ExportError(f"'{name}': its batch norm is not folded; integers are of the fold")
         if found.activation_bits != ENGINE_BITS or found.weight_bits > ENGINE_BITS:
             raise ExportError(
@@ -101,22 +103,22 @@ def remove_int8(p: DeployProgram) -> None:
 
     Inputs are rounded no more. For CPUs whose int8 kernels are missing or slower than float.
     """
-    for op in [op for op in p.block.ops if op.type == "dequantize_linear"]:
-        source, output = op.input("X")[0], op.output("Y")[0]
-        names = [source, op.input("Scale")[0], op.input("ZeroPoint")[0]]
-        if p.block.var(source).persistable:
+    for op in [op for op in p.ops if op.type == "dequantize_linear"]:
+        source, output = op.input("X"), op.output("Y")
+        names = [source, op.input("Scale"), op.input("ZeroPoint"), output]
+        before = p.writer(source)
+        if before is None:
             scale = p.value(names[1]).astype(np.float64).reshape(-1, 1, 1, 1)
             weight = p.value(source) * scale / levels(ENGINE_BITS)
             p.set_value(source, weight.astype(np.float32))
             names.remove(source)
         else:
-            before = p.writer(source)
-            source = before.input("X")[0]
-            p.block._remove_op(p.block.ops.index(before))
+            source = before.input("X")
+            p.remove(before)
         for reader in p.readers(output):
-            reader._rename_input(output, source)
-        p.block._remove_op(p.block.ops.index(op))
-        for name in [*names, output]:
+            p.rename_input(reader, output, source)
+        p.remove(op)
+        for name in names:
             p.block._remove_var(name)
 
 
@@ -137,13 +139,13 @@ def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], st
     """
     known = {name for name, _ in rounded}
     limits = dict(rounded.keys())
-    for op in [op for op in p.block.ops if op.type == "concat"]:
-        limit = limits.get(op.output("Out")[0])
+    for op in [op for op in p.ops if op.type == "concat"]:
+        limit = limits.get(op.output())
         if limit is None:
             continue
-        for name in op.input("X"):
+        for name in list(op.inputs["X"]):
             if name not in known:
-                op._rename_input(name, _round_input(p, p.block.ops.index(op), name, limit))
+                p.rename_input(op, name, _round_input(p, p.ops.index(op), name, limit))
 
 
 def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:
@@ -186,7 +188,7 @@ def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
     return values
 
 
-def _store_weight(p: DeployProgram, op: Any, name: str, found: LayerScales) -> None:
+def _store_weight(p: DeployProgram, op: Op, name: str, found: LayerScales) -> None:
     """Store a weight as int8, and dequantize it before its convolution."""
     integers, scale = integer_weight(p.value(name), found, ENGINE_BITS)
     values = p.new_variable(f"{name}.dequantized", name)
@@ -194,18 +196,17 @@ def _store_weight(p: DeployProgram, op: Any, name: str, found: LayerScales) -> N
     p.set_value(f"{name}.scale", scale)
     p.set_value(f"{name}.zero", np.zeros(scale.shape, np.int32))
     p.insert(
-        p.block.ops.index(op),
+        p.ops.index(op),
         "dequantize_linear",
         {"X": [name], "Scale": [f"{name}.scale"], "ZeroPoint": [f"{name}.zero"]},
         {"Y": [values]},
         {**_ATTRIBUTES, "quant_axis": 0},
     )
-    op._rename_input(name, values)
+    p.rename_input(op, name, values)
 
 
-def _is_int8(p: DeployProgram, op: Any) -> bool:
+def _is_int8(p: DeployProgram, op: Op) -> bool:
     """Whether the engine finds what makes a convolution int8."""
-    writers = [p.writer(op.input(slot)[0]) for slot in ("Filter", "Input")]
-    if any(writer is None or writer.type != "dequantize_linear" for writer in writers):
-        return False
-    return p.value(writers[0].input("X")[0]).dtype == np.int8
+    writers = [p.writer(name) for name in (weight_of(op), data_of(op))]
+    stored = [w.input("X") for w in writers if w and w.type == "dequantize_linear"]
+    return len(stored) == 2 and p.value(stored[0]).dtype == np.int8

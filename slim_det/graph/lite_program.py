@@ -14,6 +14,8 @@ import numpy as np
 
 from slim_det.graph.int8_program import ENGINE_BITS, check_scales, integer_weight
 from slim_det.graph.integers import LayerScales
+from slim_det.graph.op import Op
+from slim_det.graph.operators import data_of, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 
@@ -39,15 +41,15 @@ def write_lite_int8(
     check_scales(p, scales)
     rounded: dict[tuple[str, float], tuple[str, str]] = {}
     for op in p.convolutions:
-        weight = op.input("Filter")[0]
+        weight = weight_of(op)
         if weight not in scales:
             continue
         found = scales[weight]
-        key = (op.input("Input")[0], found.input_range)
+        key = (data_of(op), found.input_range)
         if key not in rounded:
-            rounded[key] = _round_input(p, p.block.ops.index(op), *key)
+            rounded[key] = _round_input(p, p.ops.index(op), *key)
         values, input_scale = rounded[key]
-        op._rename_input(key[0], values)
+        p.rename_input(op, key[0], values)
         integers, scale = integer_weight(p.value(weight), found, weight_bits)
         p.set_value(weight, integers.astype(np.float32))
         p.set_value(f"{weight}.scale", scale)
@@ -60,8 +62,8 @@ def write_out_leaky_relu(p: DeployProgram) -> None:
 
     Paddle-Lite's x86 build has no correct int8 path through its own leaky ReLU.
     """
-    for op in [op for op in p.block.ops if op.type == "leaky_relu"]:
-        source, output, slope = op.input("X")[0], op.output("Out")[0], op.attr("alpha")
+    for op in [op for op in p.ops if op.type == "leaky_relu"]:
+        source, output, slope = op.input("X"), op.output(), op.attrs["alpha"]
         relu, positive, negative = (
             p.new_variable(f"{output}.{end}", source) for end in ("relu", "positive", "negative")
         )
@@ -84,9 +86,9 @@ def write_out_hard_swish(p: DeployProgram) -> None:
     With the offset, threshold and divisor that the operator has (1905.02244, section 5.2 for the
     usual ones). Paddle-Lite's x86 build fuses its own into int8 convolutions, and errs.
     """
-    for op in [op for op in p.block.ops if op.type == "hard_swish"]:
-        source, output = op.input("X")[0], op.output("Out")[0]
-        offset, threshold, divisor = (op.attr(name) for name in ("offset", "threshold", "scale"))
+    for op in [op for op in p.ops if op.type == "hard_swish"]:
+        source, output = op.input("X"), op.output()
+        offset, threshold, divisor = (op.attrs[name] for name in ("offset", "threshold", "scale"))
         moved, gate, product = (
             p.new_variable(f"{output}.{end}", source) for end in ("moved", "gate", "product")
         )
@@ -109,10 +111,9 @@ Steps = Sequence["tuple[str, dict[str, list[str]], str, dict[str, Any]]"]
 _PLAIN_SCALE = {"bias": 0.0, "bias_after_scale": True}
 
 
-def _replace(p: DeployProgram, op: Any, steps: Steps) -> None:
+def _replace(p: DeployProgram, op: Op, steps: Steps) -> None:
     """Put other operators in the place of one."""
-    place = p.block.ops.index(op)
-    p.block._remove_op(place)
+    place = p.remove(op)
     for i, (kind, inputs, result, attributes) in enumerate(steps):
         p.insert(place + i, kind, inputs, {"Out": [result]}, attributes)
 
@@ -133,15 +134,15 @@ def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> tuple
     return values, scale
 
 
-def _dequantize_output(p: DeployProgram, op: Any, scales: list[str]) -> None:
+def _dequantize_output(p: DeployProgram, op: Op, scales: list[str]) -> None:
     """Let a convolution of whole numbers be followed by their scales."""
-    op._set_attr("quantization_type", "qat_with_weight")
-    op._set_attr("bit_length", ENGINE_BITS)
-    output = op.output("Output")[0]
+    p.set_attribute(op, "quantization_type", "qat_with_weight")
+    p.set_attribute(op, "bit_length", ENGINE_BITS)
+    output = result_of(op)
     integers = p.new_variable(f"{output}.integers", output)
-    op._rename_output(output, integers)
+    p.rename_output(op, output, integers)
     p.insert(
-        p.block.ops.index(op) + 1,
+        p.ops.index(op) + 1,
         "fake_channel_wise_dequantize_max_abs",
         {"X": [integers], "Scales": scales},
         {"Out": [output]},

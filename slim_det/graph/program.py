@@ -1,9 +1,9 @@
-"""A deployed detector that can be edited: its operators, its parameters, its inputs and outputs."""
+"""Programs: operators in their order, who reads and writes which variable, and how to edit them."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +11,119 @@ import numpy as np
 import paddle
 
 from slim_det.core.errors import ExportError
-from slim_det.graph.dygraph import evaluation_mode
-from slim_det.graph.tracing import deployment_program, save_detector
-
-CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
-"""Operators that int8 engines have a kernel for."""
+from slim_det.graph.engine import Engine
+from slim_det.graph.op import Op
+from slim_det.graph.operators import declared, result_of, weight_of
+from slim_det.graph.tracing import deployment_program
 
 Names = Mapping[str, Sequence[str]]
 
 
-def last_convolutions(ops: Sequence[Any]) -> list[Any]:
+def last_convolutions(ops: Sequence[Op]) -> list[Op]:
     """The convolutions that no other convolution follows, in order.
 
     Args:
-        ops: Operators in the order of execution, of a program or of a trace.
+        ops: Operators in the order of execution.
     """
     found = []
     leading: set[str] = set()
     for op in reversed(ops):
         followed = not leading.isdisjoint(op.output_arg_names)
-        if op.type in CONVOLUTIONS and not followed:
+        if declared(op).int8_kernel and not followed:
             found.append(op)
-        if op.type in CONVOLUTIONS or followed:
+        if declared(op).int8_kernel or followed:
             leading.update(op.input_arg_names)
     return found[::-1]
 
 
-def head_convolutions(ops: Sequence[Any]) -> list[Any]:
+def head_convolutions(ops: Sequence[Op]) -> list[Op]:
     """The convolutions whose outputs are decoded to boxes, in order.
 
     Where a detector ends in non-maximum suppression, they are those that no other one follows;
     operators that suppress nothing have no head.
 
     Args:
-        ops: Operators in the order of execution, of a program or of a trace.
+        ops: Operators in the order of execution.
     """
     return last_convolutions(ops) if any("nms" in op.type for op in ops) else []
 
 
-class DeployProgram:
-    """A program of the `.pdmodel` format with parameters of its own.
+class Program:
+    """What a traced model and a program that is deployed have in common.
+
+    Attributes:
+        ops: Operators in the order of execution.
+    """
+
+    ops: list[Op]
+
+    def is_parameter(self, name: str) -> bool:
+        """Whether a variable is a parameter of the model."""
+        raise NotImplementedError
+
+    def readers(self, name: str) -> list[Op]:
+        """The operators that read a variable, in order."""
+        return self._readers.get(name, [])
+
+    def writer(self, name: str) -> Op | None:
+        """The operator that gives a variable; None for inputs and parameters."""
+        return self._writers.get(name)
+
+    def downstream(self, names: Iterable[str]) -> list[Op]:
+        """The operators that depend on one of these variables, in order."""
+        changed, found = set(names), []
+        for op in self.ops:
+            if op.type not in ("feed", "fetch") and not changed.isdisjoint(op.input_arg_names):
+                found.append(op)
+                changed.update(op.output_arg_names)
+        return found
+
+    @property
+    def convolutions(self) -> list[Op]:
+        """The convolutions that int8 engines have a kernel for, in order."""
+        return [op for op in self.ops if declared(op).int8_kernel]
+
+    def bias_addition(self, op: Op) -> Op | None:
+        """What adds a bias, perhaps reshaped, to what an operator gives."""
+        readers = self.readers(result_of(op))
+        return next((reader for reader in readers if self._adds_bias(reader)), None)
+
+    def with_bias(self, op: Op) -> str:
+        """What an operator gives, its bias added where it has one."""
+        return result_of(self.bias_addition(op) or op)
+
+    def _adds_bias(self, op: Op) -> bool:
+        name = op.input(declared(op).bias)
+        writer = self.writer(name)
+        sources = [name] if writer is None else writer.input_arg_names
+        return bool(name) and all(self.is_parameter(source) for source in sources)
+
+    @cached_property
+    def _readers(self) -> dict[str, list[Op]]:
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in dict.fromkeys(op.input_arg_names):
+                found.setdefault(name, []).append(op)
+        return found
+
+    @cached_property
+    def _writers(self) -> dict[str, Op]:
+        found: dict[str, Op] = {}
+        for op in self.ops:
+            for name in op.output_arg_names:
+                found.setdefault(name, op)
+        return found
+
+
+class DeployProgram(Program):
+    """A program of the `.pdmodel` format that can be edited, with parameters of its own.
 
     Each method may be called in dygraph mode; Paddle is switched for as long as it needs.
+    Operators are edited by these methods alone, so that ``ops`` stays what Paddle's program holds.
 
     Args:
         program: Paddle's program.
-        scope: Holds its parameters.
+        scope: Holds its parameters; None where none is read.
         feeds: Names of its inputs.
         fetches: Names of its outputs, in order.
     """
@@ -66,6 +133,7 @@ class DeployProgram:
         self.scope = scope
         self.feeds = feeds
         self.fetches = fetches
+        self.ops = [Op.read(op) for op in self.block.ops]
 
     @classmethod
     @deployment_program()
@@ -99,8 +167,7 @@ class DeployProgram:
             feeds: Inputs; by default those of the program that the outputs depend on.
             fetches: Outputs, any variables; by default those of the program.
         """
-        program = self.program.clone()
-        block = program.global_block()
+        block = self.block
         fetches = fetches or self.fetches
         if feeds is None:
             needed = self._needed(fetches)
@@ -111,16 +178,36 @@ class DeployProgram:
                 [block.var(name) for name in feeds],
                 [block.var(name) for name in fetches],
                 paddle.static.Executor(paddle.CPUPlace()),
-                program=program,
+                program=self.program,
             )
 
+    def engine(
+        self,
+        feeds: Sequence[str] | None = None,
+        fetches: Sequence[str] | None = None,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Engine:
+        """Load what leads from inputs to outputs into Paddle Inference.
+
+        Args:
+            feeds: See `save`.
+            fetches: See `save`.
+            folder: See `Engine.of`.
+            settings: Of `Engine`.
+        """
+        return Engine.of(lambda stem: self.save(stem, feeds, fetches), folder, **settings)
+
     @deployment_program()
-    def copy(self) -> DeployProgram:
-        """The same program with parameters of its own, to be edited apart."""
-        made = DeployProgram(
-            self.program.clone(), paddle.static.Scope(), list(self.feeds), list(self.fetches)
-        )
-        for name in self.parameters:
+    def copy(self, share_parameters: bool = False) -> DeployProgram:
+        """The same program, to be edited apart.
+
+        Args:
+            share_parameters: Whether the copy has the very parameters of this program.
+        """
+        scope = self.scope if share_parameters else paddle.static.Scope()
+        made = DeployProgram(self.program.clone(), scope, list(self.feeds), list(self.fetches))
+        for name in () if share_parameters else self.parameters:
             made.set_value(name, self.value(name))
         return made
 
@@ -141,7 +228,7 @@ class DeployProgram:
     @property
     def raw_outputs(self) -> list[str]:
         """What the head's convolutions give, with bias; none where those are the outputs."""
-        found = [self._with_bias(op) for op in head_convolutions(self.block.ops)]
+        found = [self.with_bias(op) for op in head_convolutions(self.ops)]
         return [name for name in found if name not in self.fetches]
 
     def value(self, name: str) -> np.ndarray:
@@ -169,7 +256,7 @@ class DeployProgram:
     def insert(
         self, index: int, type: str, inputs: Names, outputs: Names, attrs: Mapping[str, Any]
     ) -> None:
-        """Put an operator before the one at ``index`` of ``block.ops``.
+        """Put an operator before the one at ``index`` of ``ops``.
 
         Args:
             index: Its place.
@@ -178,13 +265,39 @@ class DeployProgram:
             outputs: Slot name -> names of variables.
             attrs: Attribute name -> value.
         """
-        self.block._insert_op(
+        raw = self.block._insert_op(
             index,
             type=type,
             inputs={slot: list(names) for slot, names in inputs.items()},
             outputs={slot: list(names) for slot, names in outputs.items()},
             attrs=dict(attrs),
         )
+        self.ops.insert(index, Op.read(raw))
+        self._forget_links()
+
+    @deployment_program()
+    def remove(self, op: Op) -> int:
+        """Take an operator out; gives the place that it had."""
+        index = self.ops.index(op)
+        self.block._remove_op(index)
+        del self.ops[index]
+        self._forget_links()
+        return index
+
+    def rename_input(self, op: Op, old: str, new: str) -> None:
+        """Let an operator read another variable."""
+        op.raw._rename_input(old, new)
+        self._renamed(op.inputs, old, new)
+
+    def rename_output(self, op: Op, old: str, new: str) -> None:
+        """Let an operator give its result under another name."""
+        op.raw._rename_output(old, new)
+        self._renamed(op.outputs, old, new)
+
+    def set_attribute(self, op: Op, name: str, value: Any) -> None:
+        """Give an operator an attribute."""
+        op.raw._set_attr(name, value)
+        op.attrs[name] = value
 
     @deployment_program()
     def new_variable(self, name: str, like: str) -> str:
@@ -193,59 +306,33 @@ class DeployProgram:
             self.block.create_var(name=name, shape=self.block.var(like).shape, dtype="float32")
         return name
 
-    def readers(self, name: str) -> list[Any]:
-        """The operators that read a variable, in order; an output is read by ``fetch``."""
-        return [op for op in self.block.ops if name in op.input_arg_names]
+    def is_parameter(self, name: str) -> bool:
+        """Whether a variable is stored in the file of parameters."""
+        return bool(self.block.var(name).persistable)
 
-    def writer(self, name: str) -> Any:
-        """The operator that gives a variable; None for inputs and parameters."""
-        return next((op for op in self.block.ops if name in op.output_arg_names), None)
-
-    @property
-    def convolutions(self) -> list[Any]:
-        """The convolutions, in order; those of `CONVOLUTIONS` only."""
-        return [op for op in self.block.ops if op.type in CONVOLUTIONS]
-
-    def stored_weight(self, convolution: Any) -> str:
+    def stored_weight(self, convolution: Op) -> str:
         """Name of a convolution's stored weight, float or int8."""
-        name: str = convolution.input("Filter")[0]
+        name = weight_of(convolution)
         writer = self.writer(name)
-        return name if writer is None else str(writer.input("X")[0])
-
-    def adds_parameter(self, op: Any) -> bool:
-        """Whether an operator adds a bias, perhaps reshaped, and not another tensor."""
-        if op.type != "elementwise_add":
-            return False
-        writer = self.writer(op.input("Y")[0])
-        sources = op.input("Y") if writer is None else writer.input_arg_names
-        return all(self.block.var(name).persistable for name in sources)
-
-    def _with_bias(self, convolution: Any) -> str:
-        """What a convolution gives, its bias added where it has one."""
-        output: str = convolution.output("Output")[0]
-        added = [op for op in self.readers(output) if self.adds_parameter(op)]
-        return str(added[0].output("Out")[0]) if added else output
+        return name if writer is None else writer.input("X")
 
     def _needed(self, names: Sequence[str]) -> set[str]:
         """Every variable that these are computed from, themselves included."""
         found = set(names)
-        for op in reversed(self.block.ops):
+        for op in reversed(self.ops):
             if op.type not in ("feed", "fetch") and found & set(op.output_arg_names):
                 found |= set(op.input_arg_names)
         return found
 
+    def _renamed(self, slots: dict[str, list[str]], old: str, new: str) -> None:
+        for names in slots.values():
+            names[:] = [new if name == old else name for name in names]
+        self._forget_links()
 
-def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
-    """A detector from image to boxes as a program; the parameters are copied.
-
-    Args:
-        model: A ppdet architecture; simulated integers are left out while it is traced.
-        image_size_hw: Height and width in pixels.
-    """
-    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
-        stem = Path(folder) / "model"
-        save_detector(model, image_size_hw, stem)
-        return DeployProgram.load(stem)
+    def _forget_links(self) -> None:
+        """Readers and writers are looked up anew after an edit."""
+        for name in ("_readers", "_writers"):
+            self.__dict__.pop(name, None)
 
 
 def _signature(variable: Any) -> tuple[str, tuple[int, ...]]:

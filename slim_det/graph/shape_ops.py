@@ -1,4 +1,4 @@
-"""Operators that rearrange channels: concatenation, splits, slices and changes of shape."""
+"""Rules of shape ops: how concatenations, splits, slices and reshapes move channel identities."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from slim_det.graph.channels import ChannelGraph, Rule, Tracked
-from slim_det.graph.trace import Op
+from slim_det.graph.channels import ChannelGraph, Tracked
+from slim_det.graph.op import Op
 
 
-def _concat(graph: ChannelGraph, op: Op) -> None:
+def concat(graph: ChannelGraph, op: Op) -> None:
+    """Joins the lists of identities; along another axis it ties them."""
     names, output = op.inputs["X"], op.output()
     sides = [graph.get(name) for name in names]
     tracked = [side for side in sides if side is not None]
@@ -41,7 +42,8 @@ def _concat(graph: ChannelGraph, op: Op) -> None:
     graph.set(output, Tracked(tracked[0].axis, tracked[0].ids, zero_kept))
 
 
-def _split(graph: ChannelGraph, op: Op) -> None:
+def split(graph: ChannelGraph, op: Op) -> None:
+    """Parts the list of identities; equal parts are tied to one another."""
     tracked, outputs = graph.get(op.input("X")), op.outputs["Out"]
     if tracked is None:
         return
@@ -63,7 +65,8 @@ def _split(graph: ChannelGraph, op: Op) -> None:
         graph.set(output, Tracked(axis, part, zero_kept))
 
 
-def _slice(graph: ChannelGraph, op: Op) -> None:
+def slice_(graph: ChannelGraph, op: Op) -> None:
+    """Passes channels on, unless it cuts along them."""
     tracked = graph.get(op.input("Input") or op.input("X"))
     if tracked is None:
         return
@@ -74,7 +77,8 @@ def _slice(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output(), tracked)
 
 
-def _reshape(graph: ChannelGraph, op: Op) -> None:
+def reshape(graph: ChannelGraph, op: Op) -> None:
+    """Passes channels on where their axis is kept, or is the first of those that are joined."""
     variable, output = op.input("X"), op.output()
     if graph.parameter_name(variable) and len(graph.shape(variable)) == 1:
         _reshape_vector(graph, variable, output)
@@ -105,7 +109,8 @@ def _reshape_vector(graph: ChannelGraph, variable: str, output: str) -> None:
         graph.biases.add(output)
 
 
-def _flatten(graph: ChannelGraph, op: Op) -> None:
+def flatten(graph: ChannelGraph, op: Op) -> None:
+    """Repeats the identity of a channel for each of its pixels."""
     tracked, shape = graph.get(op.input("X")), graph.shape(op.input("X"))
     if tracked is None:
         return
@@ -119,7 +124,8 @@ def _flatten(graph: ChannelGraph, op: Op) -> None:
         graph.freeze(tracked, "flattening mixes its channels")
 
 
-def _squeeze(graph: ChannelGraph, op: Op) -> None:
+def squeeze(graph: ChannelGraph, op: Op) -> None:
+    """Moves the axis of the channels."""
     tracked, shape = graph.get(op.input("X")), graph.shape(op.input("X"))
     if tracked is None:
         return
@@ -130,7 +136,8 @@ def _squeeze(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output(), tracked.moved(tracked.axis - sum(a < tracked.axis for a in axes)))
 
 
-def _unsqueeze(graph: ChannelGraph, op: Op) -> None:
+def unsqueeze(graph: ChannelGraph, op: Op) -> None:
+    """Moves the axis of the channels."""
     tracked = graph.get(op.input("X"))
     if tracked is None:
         return
@@ -141,14 +148,16 @@ def _unsqueeze(graph: ChannelGraph, op: Op) -> None:
     graph.set(op.output(), tracked.moved(axis))
 
 
-def _transpose(graph: ChannelGraph, op: Op) -> None:
+def transpose(graph: ChannelGraph, op: Op) -> None:
+    """Moves the axis of the channels."""
     tracked = graph.get(op.input("X"))
     if tracked is not None:
         axis = list(op.attrs["axis"]).index(tracked.axis)
         graph.set(op.output(), tracked.moved(axis))
 
 
-def _reduce(graph: ChannelGraph, op: Op) -> None:
+def reduce(graph: ChannelGraph, op: Op) -> None:
+    """Passes channels on, unless it mixes them."""
     tracked, shape = graph.get(op.input("X")), graph.shape(op.input("X"))
     if tracked is None:
         return
@@ -162,19 +171,3 @@ def _reduce(graph: ChannelGraph, op: Op) -> None:
 
 def _positive(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
-
-
-REARRANGING: dict[str, Rule] = {
-    "concat": _concat,
-    "split": _split,
-    "slice": _slice,
-    "strided_slice": _slice,
-    "reshape2": _reshape,
-    "flatten_contiguous_range": _flatten,
-    "squeeze2": _squeeze,
-    "unsqueeze2": _unsqueeze,
-    "transpose2": _transpose,
-    "reduce_mean": _reduce,
-    "reduce_sum": _reduce,
-    "reduce_max": _reduce,
-}

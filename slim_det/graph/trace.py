@@ -1,57 +1,27 @@
-"""The operators of a model, in execution order, with every shape at a stated image size.
+"""A model as a program: to be read with every shape at a stated image size, or to be deployed.
 
-The cost table and the pruning groups both read this and nothing else of the model's code.
+The cost table and the pruning groups read a trace and nothing else of the model's code.
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import paddle
 
 from slim_det.core.errors import ConfigError
+from slim_det.graph.concat_relu import move_relu_before_concat
 from slim_det.graph.dygraph import evaluation_mode
+from slim_det.graph.op import Op
+from slim_det.graph.program import DeployProgram, Program
 from slim_det.graph.tracing import deployment_program, detector_spec
 
 
 @dataclass(frozen=True)
-class Op:
-    """One operator of the traced program.
-
-    Attributes:
-        type: Paddle's operator name, e.g. ``conv2d``.
-        inputs: Slot name -> variable names.
-        outputs: Slot name -> variable names.
-        attrs: Attribute name -> value.
-    """
-
-    type: str
-    inputs: dict[str, list[str]]
-    outputs: dict[str, list[str]]
-    attrs: dict[str, Any]
-
-    def input(self, slot: str) -> str:
-        """The one variable of an input slot; '' where the slot is empty."""
-        return (self.inputs.get(slot) or [""])[0]
-
-    def output(self, slot: str = "Out") -> str:
-        """The one variable of an output slot; '' where the slot is empty."""
-        return (self.outputs.get(slot) or [""])[0]
-
-    @property
-    def input_arg_names(self) -> list[str]:
-        """Every variable that it reads, called as Paddle calls it."""
-        return [name for names in self.inputs.values() for name in names]
-
-    @property
-    def output_arg_names(self) -> list[str]:
-        """Every variable that it gives, called as Paddle calls it."""
-        return [name for names in self.outputs.values() for name in names]
-
-
-@dataclass(frozen=True)
-class Trace:
+class Trace(Program):
     """A model's operators at one input size, batch 1.
 
     Attributes:
@@ -68,17 +38,9 @@ class Trace:
     outputs: list[str]
     image_size_hw: tuple[int, int] | None
 
-    def readers(self) -> dict[str, list[Op]]:
-        """Variable -> the operators that read it, in order."""
-        found: dict[str, list[Op]] = {}
-        for op in self.ops:
-            for name in dict.fromkeys(op.input_arg_names):
-                found.setdefault(name, []).append(op)
-        return found
-
-    def makers(self) -> dict[str, Op]:
-        """Variable -> the operator that gives it."""
-        return {name: op for op in self.ops for name in op.output_arg_names}
+    def is_parameter(self, name: str) -> bool:
+        """Whether a variable is in the model's state dict."""
+        return name in self.parameters
 
 
 def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Trace:
@@ -111,7 +73,7 @@ def trace_layer(
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
         block = concrete.main_program.global_block()
-        ops = [_read_op(op) for op in block.ops]
+        ops = [Op.read(op) for op in block.ops]
         shapes = {name: tuple(var.shape) for name, var in block.vars.items()}
         outputs = [
             var.name for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")
@@ -120,10 +82,30 @@ def trace_layer(
     return Trace(ops, shapes, parameters, outputs, image_size_hw)
 
 
-def _read_op(op: Any) -> Op:
-    return Op(
-        type=op.type,
-        inputs={slot: list(op.input(slot)) for slot in op.input_names},
-        outputs={slot: list(op.output(slot)) for slot in op.output_names},
-        attrs={name: op.attr(name) for name in op.attr_names if not name.startswith("op_")},
-    )
+def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: str | Path) -> None:
+    """Write a detector, from image to boxes, as `.pdmodel` and `.pdiparams`.
+
+    Args:
+        model: A ppdet architecture in evaluation mode.
+        image_size_hw: Height and width in pixels.
+        stem: The files without their suffix, in an existing folder.
+    """
+    spec = detector_spec(image_size_hw)
+    with deployment_program():
+        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
+        program = function.concrete_program.main_program
+        move_relu_before_concat(DeployProgram(program, None, [], []))
+        paddle.jit.save(function, str(stem))
+
+
+def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
+    """A detector from image to boxes as a program; the parameters are copied.
+
+    Args:
+        model: A ppdet architecture; simulated integers are left out while it is traced.
+        image_size_hw: Height and width in pixels.
+    """
+    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
+        stem = Path(folder) / "model"
+        save_detector(model, image_size_hw, stem)
+        return DeployProgram.load(stem)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import paddle
@@ -18,8 +17,6 @@ from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
-
-from slim_det.graph.concat_relu import move_relu_before_concat
 
 _UNARY = {
     "abs": "abs",
@@ -94,21 +91,6 @@ def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> d
         "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
         "scale_factor": InputSpec([batch, 2], "float32", "scale_factor"),
     }
-
-
-def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: str | Path) -> None:
-    """Write a detector, from image to boxes, as `.pdmodel` and `.pdiparams`.
-
-    Args:
-        model: A ppdet architecture in evaluation mode.
-        image_size_hw: Height and width in pixels.
-        stem: The files without their suffix, in an existing folder.
-    """
-    spec = detector_spec(image_size_hw)
-    with deployment_program():
-        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
-        move_relu_before_concat(function.concrete_program.main_program.global_block())
-        paddle.jit.save(function, str(stem))
 
 
 def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

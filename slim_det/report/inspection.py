@@ -12,6 +12,7 @@ from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
 from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.graph.cost import Cost, macs_by_parameter, model_cost
+from slim_det.graph.operators import declared, weight_of
 from slim_det.graph.trace import trace_detector
 
 GIBI = 2**30
@@ -117,9 +118,7 @@ def inspect_model(
     macs = macs_by_parameter(trace), macs_by_parameter(trace, after_shapes)
     sizes = {name: p.size for name, p in model.named_parameters()}
     new_sizes = {**sizes, **{n: int(np.prod(shape)) for n, shape in after_shapes.items()}}
-    deformable = {
-        trace.parameters[op.input("Filter")] for op in trace.ops if "deformable" in op.type
-    }
+    deformable = {trace.parameters[weight_of(op)] for op in trace.ops if declared(op).sampling}
     before = model_cost(model, trace)
     return Inspection(
         image_size_hw=image_size_hw,

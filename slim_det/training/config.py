@@ -16,8 +16,8 @@ import yaml
 from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
-from slim_det.compress.chain import check_override, expand_strategies, write_out_sections
-from slim_det.compress.distill.slim_file import read_distill
+from slim_det.compress.chain import JOINT, check_override, expand_strategies, write_out_sections
+from slim_det.compress.strategy import registered_strategies
 from slim_det.core.errors import ConfigError, nearest
 from slim_det.core.safe_yaml import merge, one_line, read_tree
 from slim_det.training.config_checks import check_parts
@@ -45,19 +45,13 @@ class SlimConfig:
     Attributes:
         path: Where it was read from.
         strategies: Names in the order in which they are applied.
-        settings: Every key of the file but ``slim``, to be merged into the configuration; of a
-            historical distillation only what is not the teacher's.
+        settings: Keys to be merged into the configuration: every one of the file but ``slim``,
+            unless a strategy reads the file in another way.
     """
 
     path: str
     strategies: tuple[str, ...]
     settings: dict[str, Any]
-
-    @property
-    def teacher(self) -> dict[str, Any] | None:
-        """Of a distillation: ``{config, weights}``, or ``{tree, weights}`` of a historical file."""
-        found: dict[str, Any] | None = (self.settings.get("Distill") or {}).get("teacher")
-        return found
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
@@ -101,19 +95,19 @@ def load_tree(tree: Mapping[str, Any], path: str | Path, overrides: list[str] | 
     return global_config
 
 
-def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
+def load_slim_config(path: str | Path) -> SlimConfig:
     """Read a slim file.
 
     Args:
-        path: YAML file with ``slim: Name`` or ``slim: [Name, ...]``. A distillation names its
-            teacher, or holds its configuration as PaddleDetection's files do (see
-            `slim_det.compress.distill.slim_file`).
-        available: Strategies that exist.
+        path: YAML file with ``slim: Name`` or ``slim: [Name, ...]``, each the name of a strategy
+            that is registered with ppdet, or PaddleDetection's name for two.
 
     Raises:
         ConfigError: The file is missing or unsafe, a key is unknown, or ``slim`` names
-            something that does not exist; a distillation has no teacher.
+            something that does not exist; a strategy misses something.
     """
+    registered = registered_strategies()
+    available = [*registered, *JOINT]
     tree = read_tree(path)
     names = tree.pop("slim", None)
     strategies = [names] if isinstance(names, str) else names
@@ -125,9 +119,8 @@ def load_slim_config(path: str | Path, available: list[str]) -> SlimConfig:
     chain = expand_strategies(strategies, str(path))
     write_out_sections(tree, str(path))
     _check_components(tree, str(path))
-    if "Distill" in chain:
-        known = (global_config.get("Distill") or {}).get("teacher")
-        tree = read_distill(tree, str(path), has_teacher=bool(known))
+    for name in chain:
+        tree = registered[name].read_slim_file(tree, str(path))
     for key in tree:
         if key not in TOP_LEVEL_KEYS and key not in global_config:
             raise ConfigError(f"{path}: unknown key '{key}'{_suggest(key)}")
@@ -159,7 +152,7 @@ def apply_overrides(overrides: list[str]) -> None:
         for parent in parents:
             there = there.get(parent) if isinstance(there, Mapping) else None
             if isinstance(there, list):
-                raise ConfigError(f"-o {text}: '{parent}' is a list; give the whole list")
+                raise ConfigError(f"-o {text}: '{parent}' is a list; give the complete list")
             node = node.setdefault(parent, {})
         node[last] = parsed
     _check_components(tree, "-o")

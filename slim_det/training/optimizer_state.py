@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.plan import Plan, plan_of
+from slim_det.compress.steps import steps_of
 from slim_det.core.errors import WeightsError
 from slim_det.core.paddle_files import read_paddle_file
 
 
 def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
-    """Load optimizer state; where the model was cut since, the state is cut as well.
+    """Load optimizer state; where a step was done to the model since, the state is made to fit.
 
     Works for any optimizer whose slots have the shape of their parameter (Momentum, Adam,
     RMSProp, ...).
 
     Args:
-        model: The model that the optimizer was built for, with its plan if it has one.
+        model: The model that the optimizer was built for, with its steps.
         path: ``.pdopt`` file.
         optimizer: Receives the state.
 
@@ -35,7 +35,6 @@ def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
         raise WeightsError(f"optimizer state '{path}' does not exist; it is needed to resume")
     state = read_paddle_file(path)
     last_epoch = int(state.pop("last_epoch", 0))
-    plan = plan_of(model)
     names = {param.name: name for name, param in model.named_parameters()}
     masters = state.get("master_weights", {})
     slots = {key: v for key, v in state.items() if isinstance(v, np.ndarray)}
@@ -46,7 +45,7 @@ def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
             if not owner:
                 raise WeightsError(f"'{path}' is of another model: '{key}' belongs to no parameter")
             covered.add(owner)
-            table[key] = _fit_slot(key, np.asarray(value), model, names[owner], plan, path)
+            table[key] = _fit_slot(key, np.asarray(value), model, names[owner], path)
     if slots:
         learning = {p.name for p in model.parameters() if not p.stop_gradient}
         left = sorted(learning - covered)
@@ -68,18 +67,15 @@ def _owner(key: str, names: dict[str, str]) -> str:
 
 
 def _fit_slot(
-    key: str,
-    value: np.ndarray,
-    model: paddle.nn.Layer,
-    name: str,
-    plan: Plan | None,
-    path: Path,
+    key: str, value: np.ndarray, model: paddle.nn.Layer, name: str, path: Path
 ) -> np.ndarray:
-    shape = tuple(dict(model.named_parameters())[name].shape)
-    if value.shape == shape or value.size == 1:
-        return value
-    if plan is not None and value.shape == plan.tensors.get(name):
-        return plan.slice(name, value)
+    """A slot in the shape of its parameter."""
+    shape, fitted = tuple(dict(model.named_parameters())[name].shape), value
+    for step in steps_of(model):
+        if fitted.shape != shape and fitted.size > 1:
+            fitted = step.fit(name, fitted)
+    if fitted.shape == shape or fitted.size == 1:
+        return fitted
     raise WeightsError(
         f"'{path}' is of another model: '{key}' is {list(value.shape)}, "
         f"its parameter '{name}' is {list(shape)}"

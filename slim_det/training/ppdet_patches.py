@@ -9,11 +9,11 @@ import ppdet.engine.trainer as ppdet_trainer
 import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
 
-from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.distill.strategy import Distill
+from slim_det.compress.hook import Hook
 from slim_det.compress.prune.pruner import Pruner
-from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
+from slim_det.compress.strategy import hooks_of
 from slim_det.core.script_overrides import script_overrides
 from slim_det.detectors.blazeface.backbone import BlazeFaceNet
 from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
@@ -21,12 +21,9 @@ from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
-from slim_det.training import checkpoint
-from slim_det.training.hooks.base import Hook
-from slim_det.training.hooks.checkpoint_saver import CheckpointSaver
-from slim_det.training.hooks.distill_preflight import DistillPreflight
-from slim_det.training.hooks.distill_schedule import DistillSchedule
-from slim_det.training.hooks.quant_schedule import QuantSchedule
+from slim_det.training import checkpoint, session
+from slim_det.training.checkpoint_saver import CheckpointSaver
+from slim_det.training.config import apply_overrides
 
 COMPONENTS = (
     Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
@@ -44,7 +41,7 @@ def register_components() -> None:
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
     ppdet_trainer.Checkpointer = CheckpointSaver
-    ppdet_trainer.load_weight = _resume
+    ppdet_trainer.load_weight = checkpoint.resume
     ppdet_trainer.Trainer.load_weights = _load_weights
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
     ppdet_trainer.Trainer._init_metrics = _init_metrics
@@ -58,17 +55,13 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
     Args:
         cfg: ppdet's configuration.
         slim_config: Path of a slim file.
-        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well. Only
-            ``test`` takes float weights for a slim file with PTQ: PaddleDetection's
-            ``tools/post_quant.py`` calibrates them.
+        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well. Only in
+            ``test``, the mode of PaddleDetection's ``tools/post_quant.py``, a calibration may
+            follow.
 
     Returns:
         ``cfg``, with the model under ``model``.
     """
-    # Not above: a program may import these first, and they import ppdet, which leads here.
-    from slim_det.training import session
-    from slim_det.training.config import apply_overrides
-
     slim = session.read_slim(slim_config)
     apply_overrides(script_overrides)
     model = (
@@ -89,27 +82,14 @@ def _load_weights(trainer: Any, weights: str) -> None:
     load(trainer.model, weights)
 
 
-def _resume(model: Any, weights: str, optimizer: Any = None, ema: Any = None) -> int:
-    """`load_weight`: a checkpoint, and what was trained beside its student."""
-    last_epoch = checkpoint.resume(model, weights, optimizer, ema)
-    distiller = distiller_of(model)
-    if distiller is not None and distiller.auxiliary_modules is not None:
-        distiller.auxiliary_modules.resume(checkpoint.checkpoint_stem(weights))
-    return last_epoch
-
-
 def _init_callbacks(trainer: Any) -> None:
-    """`Trainer._init_callbacks`: ppdet's, and what watches a distilled or quantized training."""
+    """`Trainer._init_callbacks`: ppdet's, and what watches the steps of the model."""
     _init_callbacks_of_ppdet(trainer)
     if trainer.mode != "train":
         return
-    ours: list[Any] = []
-    if distiller_of(trainer.model) is not None:
-        ours += [DistillSchedule(trainer), DistillPreflight(trainer)]
-    if record_of(trainer.model) is not None:
-        ours += [QuantSchedule(trainer)]
+    ours = [hook(trainer) for hook in hooks_of(trainer.model)]
     if ours:
-        # In front: a student that is not finite is not saved.
+        # In front: a model that is not finite is not saved.
         callbacks = [*ours, *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)

@@ -1,38 +1,26 @@
 """From a configuration to a model that is ready to train, evaluate or export.
 
-The one way of a weight: build the model, replay the plan beside the weights, load the weights,
-cut what a slim file asks for. Everything here happens before a Trainer exists.
+The one way of a weight: build the model, do again the steps beside the weights, load the weights,
+apply what a slim file asks for. Everything here happens before a Trainer exists.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import paddle
 from ppdet.core.workspace import create, global_config
 
-from slim_det.compress.prune.groups import find_groups
-from slim_det.compress.prune.plan import plan_of
-from slim_det.compress.prune.pruner import Pruner
-from slim_det.compress.prune.requests import select_groups
-from slim_det.compress.quantize.record import QuantRecord, attach_record, record_of
-from slim_det.compress.quantize.strategy import QAT, settings_that_differ
-from slim_det.core.errors import ConfigError, PlanError, QuantError, SlimDetError
+from slim_det.compress.steps import step_of
+from slim_det.compress.strategy import Context, postpone, registered_strategies
+from slim_det.core.errors import ConfigError, SlimDetError
 from slim_det.core.safe_yaml import merge
 from slim_det.detectors.image_size import image_size_hw
-from slim_det.detectors.layer_finder import LayerFinder
-from slim_det.graph.trace import trace_detector
 from slim_det.training import checkpoint
-from slim_det.training.config import SlimConfig, load_slim_config
-
-logger = logging.getLogger("slim_det")
-
-STRATEGIES = ["Pruner", "Distill", "DistillPrune", "QAT", "PrunerQAT", "PTQ"]
-
-# The others change the training only.
-_WITHOUT_TRAINING = ("Pruner", "PTQ")
+from slim_det.training.config import SlimConfig, load_config, load_slim_config, load_tree
+from slim_det.training.config_scope import fresh_config, plain_copy
 
 
 def set_device(cfg: Any) -> None:
@@ -55,7 +43,7 @@ def read_slim(path: str) -> SlimConfig:
     Raises:
         ConfigError: The file is not valid (see `slim_det.training.config.load_slim_config`).
     """
-    slim = load_slim_config(path, STRATEGIES)
+    slim = load_slim_config(path)
     merge(global_config, slim.settings)
     return slim
 
@@ -77,22 +65,35 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
     return model
 
 
-def apply_strategies(
-    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig, training: bool = False
-) -> paddle.nn.Layer:
-    """Apply the strategies of a slim file in order, each ``__call__(model) -> model``.
+def load_detector(
+    source: str | Mapping[str, Any], weights: str
+) -> tuple[paddle.nn.Layer, dict[str, Any]]:
+    """Build a detector of a configuration of its own, with its own weights.
+
+    ppdet's configuration stays as it is, and so do the random numbers that its initialisers draw:
+    with a teacher or without, a seed trains the same student.
 
     Args:
-        model: With its weights; still whole.
-        cfg: ppdet's configuration.
-        slim: The slim file, merged into it.
-        training: Whether the model will be trained. If not, no teacher is built and nothing
-            is quantized: that is in the weights, or done by a calibration.
+        source: Its configuration: a file, or a mapping.
+        weights: Checkpoint, with or without suffix, or an address.
+
+    Returns:
+        The model, and its configuration in plain dicts with the defaults of every component.
+
+    Raises:
+        ConfigError: The configuration is not valid.
+        WeightsError: The weights are missing, damaged, or not exactly those of the model.
     """
-    for name in slim.strategies:
-        if training or name in _WITHOUT_TRAINING:
-            model = create(name)(model, image_size_hw(cfg))
-    return model
+    random_state = paddle.get_rng_state()
+    try:
+        with fresh_config():
+            cfg = load_config(source) if isinstance(source, str) else load_tree(source, "_BASE_")
+            settings = plain_copy(cfg)
+            model = build_model(cfg)
+            checkpoint.load_weights(model, weights)
+    finally:
+        paddle.set_rng_state(random_state)
+    return model, settings
 
 
 def model_for_training(
@@ -103,31 +104,18 @@ def model_for_training(
     Args:
         cfg: ppdet's configuration.
         slim: What to do to it, if anything.
-        resume: Checkpoint that training will be resumed from; its plan wins.
+        resume: Checkpoint that training will be resumed from; what was done to it wins.
 
     Raises:
-        ConfigError: ``slim`` names PTQ, which does not train.
-        PlanError: ``slim`` asks for another cut than the weights have been given.
-        QuantError: ``slim`` asks for another quantization than the weights have been given, or
-            float weights are to be resumed with QAT.
+        ConfigError: ``slim`` names a strategy that does not train.
+        SlimDetError: ``slim`` contradicts what was done to the weights.
     """
-    model = build_model(cfg)
-    if slim is not None and "PTQ" in slim.strategies:
-        raise ConfigError(
-            f"{slim.path}: slim: 'PTQ' does not train; expected 'QAT', or `slim-det quantize "
-            f"--slim_config {slim.path}`"
-        )
-    start = resume or cfg.get("pretrain_weights")
     if resume:
-        checkpoint.load_weights(model, resume)
-    elif start:
-        checkpoint.load_pretrained(model, start)
-    if resume and slim is not None and "QAT" in slim.strategies and record_of(model) is None:
-        raise QuantError(
-            f"'{resume}' is of a float training and {slim.path} asks for QAT, so it cannot be gone "
-            f"on with; expected -o pretrain_weights={resume} instead of -r"
-        )
-    return _changed_as_asked(model, cfg, slim, str(start), training=True)
+        load = functools.partial(checkpoint.load_weights, weights=resume)
+        return _model_as_asked(cfg, slim, "resume", resume, load)
+    start = cfg.get("pretrain_weights")
+    load = functools.partial(checkpoint.load_pretrained, weights=start)
+    return _model_as_asked(cfg, slim, "train", str(start), load if start else lambda model: None)
 
 
 def model_with_weights(
@@ -135,102 +123,83 @@ def model_with_weights(
 ) -> paddle.nn.Layer:
     """Build a model with trained weights, for evaluation, inference or export.
 
-    The plan and the record beside the weights say how the model was cut and quantized. A slim
-    file is needed only for whole weights that are to be cut now, to see what the cut alone costs.
+    The steps beside the weights say how the model was changed. A slim file is needed only for
+    weights that are to be changed now, such as unpruned ones, to see what the cut alone costs.
 
     Args:
         cfg: ppdet's configuration.
         weights: Checkpoint, with or without suffix.
-        slim: What the weights are expected to be, or how they are to be cut.
-        calibrating: Whether float weights are wanted where ``slim`` names PTQ.
+        slim: What the weights are expected to be, or how they are to be changed.
+        calibrating: Whether a calibration that ``slim`` names will follow (see `postponed`).
 
     Raises:
         ConfigError: No weights are given.
-        PlanError: ``slim`` asks for another cut than the weights have been given.
-        QuantError: ``slim`` asks for a quantization that the weights do not have.
+        SlimDetError: ``slim`` contradicts what was done to the weights.
     """
     if not weights:
         raise ConfigError("no weights are given; add -o weights=PATH")
-    model = build_model(cfg)
-    checkpoint.load_weights(model, weights)
-    if slim is not None and record_of(model) is None:
-        _check_float_weights(slim, weights, calibrating)
-    return _changed_as_asked(model, cfg, slim, weights, training=False)
+    load = functools.partial(checkpoint.load_weights, weights=weights)
+    return _model_as_asked(cfg, slim, "calibrate" if calibrating else "use", weights, load)
 
 
-def make_pruner() -> Pruner:
-    """The pruner that the configuration describes."""
-    return create("Pruner")
+def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
+    """Do to a model what a slim file asks for, but for what acts in training or waits.
+
+    Args:
+        model: With its weights; nothing was done to it.
+        cfg: ppdet's configuration.
+        slim: The slim file, merged into it.
+    """
+    return _apply(model, slim.strategies, _context(cfg, slim, "use", "the weights"))
 
 
-def _changed_as_asked(
-    model: paddle.nn.Layer, cfg: Any, slim: SlimConfig | None, weights: str, training: bool
+def _context(cfg: Any, slim: SlimConfig, purpose: Any, weights: str) -> Context:
+    return Context(
+        cfg,
+        image_size_hw(cfg),
+        purpose,
+        weights,
+        slim.path,
+        build_detector=lambda: build_model(cfg),
+        load_detector=load_detector,
+    )
+
+
+def _model_as_asked(
+    cfg: Any,
+    slim: SlimConfig | None,
+    purpose: str,
+    weights: str,
+    load: Callable[[paddle.nn.Layer], None],
 ) -> paddle.nn.Layer:
-    """Apply a slim file; what the weights are cut and quantized like must agree with it."""
+    """Build a model, load its weights, and do what is asked for and was not done to them."""
+    model = build_model(cfg)
     if slim is None:
+        load(model)
         return model
-    plan, record = plan_of(model), record_of(model)
-    done = set()
-    if plan is not None and "Pruner" in slim.strategies:
-        _check_agrees(cfg, plan.settings, slim, weights)
-        done.add("Pruner")
-    if record is not None:
-        if "Pruner" in slim.strategies and plan is None:
-            raise QuantError(
-                f"'{weights}' are quantized and {slim.path} asks for a cut; cut float weights, "
-                "then quantize them"
-            )
-        if "QAT" in slim.strategies:
-            _check_quantized_alike(model, record, slim, weights)
-        done |= {"QAT", "PTQ"}
-    left = tuple(name for name in slim.strategies if name not in done)
-    return apply_strategies(model, cfg, replace(slim, strategies=left), training)
+    registered, context = registered_strategies(), _context(cfg, slim, purpose, weights)
+    kinds = {name: registered[name] for name in slim.strategies}
+    for kind in kinds.values():
+        kind.check_purpose(context)
+    load(model)
+    found = {name: kind.step and step_of(model, kind.step) for name, kind in kinds.items()}
+    for name, kind in kinds.items():
+        if found[name] is None:
+            kind.check_weights(model, context)
+    for name, step in found.items():
+        if step is not None:
+            create(name).adopt(model, step, context)
+    return _apply(model, [name for name, step in found.items() if step is None], context)
 
 
-def _check_float_weights(slim: SlimConfig, weights: str, calibrating: bool) -> None:
-    """Refuse to evaluate, run or export float weights as if they were quantized."""
-    if "QAT" in slim.strategies:
-        raise QuantError(
-            f"'{weights}' are float weights and {slim.path} asks for QAT; expected weights that "
-            f"`slim-det train --slim_config {slim.path}` has left, or `slim-det quantize`"
-        )
-    if "PTQ" in slim.strategies and not calibrating:
-        raise QuantError(
-            f"'{weights}' are float weights and {slim.path} asks for PTQ; expected `slim-det "
-            f"quantize --slim_config {slim.path}`, and then the weights that it leaves"
-        )
-
-
-def _check_quantized_alike(
-    model: paddle.nn.Layer, record: QuantRecord, slim: SlimConfig, weights: str
-) -> None:
-    """Refuse a slim file that contradicts the record; take over when it freezes what."""
-    asked: QAT = create("QAT")
-    differing = settings_that_differ(record.settings, asked.settings)
-    if differing:
-        raise QuantError(
-            f"'{weights}' are quantized otherwise than {slim.path} asks for: {differing[0]}; leave "
-            "--slim_config out, or start from float weights"
-        )
-    origin = {**record.origin, "method": "aware", **asked.schedule}
-    attach_record(model, replace(record, origin=origin))
-    logger.info("'%s' are already quantized as %s asks; their ranges are used", weights, slim.path)
-
-
-def _check_agrees(cfg: Any, settings: dict[str, Any], slim: SlimConfig, weights: str) -> None:
-    """Refuse a slim file that contradicts the plan beside the weights."""
-    pruner = make_pruner()
-    same = pruner.criterion == settings["criterion"] and pruner.align == settings["align"]
-    if not same or _ratios(pruner, cfg) != settings["ratios"]:
-        raise PlanError(
-            f"'{weights}' was already cut, with {settings['criterion']}, in another way than "
-            f"{slim.path} asks for; leave --slim_config out, or start from whole weights"
-        )
-    logger.info("'%s' is already cut as %s asks; its plan is used", weights, slim.path)
-
-
-def _ratios(pruner: Pruner, cfg: Any) -> dict[str, float]:
-    """The ratio of each group that a pruner would cut in a model that is still whole."""
-    whole = build_model(cfg)
-    groups = find_groups(whole, trace_detector(whole, image_size_hw(cfg)))
-    return select_groups(pruner.requests, LayerFinder(whole), groups)
+def _apply(model: paddle.nn.Layer, names: Iterable[str], context: Context) -> paddle.nn.Layer:
+    """Apply strategies in order; those that wait are remembered where a calibration follows."""
+    registered = registered_strategies()
+    for name in names:
+        kind = registered[name]
+        if kind.waits:
+            if context.purpose == "calibrate":
+                postpone(model, create(name))
+        elif context.is_training or not kind.only_in_training:
+            model = create(name)(model, context)
+    return model

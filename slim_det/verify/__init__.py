@@ -1,1 +1,1 @@
-"""Verify: one model from the checkpoint to the runtime of a phone, stage by stage."""
+"""Stage-by-stage verification of a model, from the checkpoint to the runtime of a phone."""

@@ -1,4 +1,4 @@
-"""Takes a detector through every engine that it is deployed in, on real images."""
+"""Verifies an artifact on real images in every engine it is deployed in."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.matching import make_scorer
+from slim_det.evaluate.tensor_agreement import compare_tensors, worst_of
 from slim_det.verify.backends import REFERENCE, Backend, make_backends
 from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
-from slim_det.verify.stages import Stage, compare_tensors, distances, judge
+from slim_det.verify.stages import Stage, distances, judge
 
 logger = logging.getLogger("slim_det")
 
 MAX_IMAGES = 16
-"""Images whose outputs are compared; more prove no more."""
+"""Largest number of images whose outputs are compared."""
 
 IMAGE_TOLERANCE = 1e-5
-"""Largest difference of a prepared pixel; readers differ in the last digit."""
+"""Largest allowed difference of a preprocessed pixel: rounding noise between readers."""
 
 
 def verify_artifact(
@@ -39,19 +40,19 @@ def verify_artifact(
     with_eval: bool = True,
     eval_images: int | None = None,
 ) -> list[Stage]:
-    """Compare an artifact, in each engine, with the model it came from.
+    """Compare an artifact, in each engine, with the model it was exported from.
 
     Args:
-        model: The model, with its weights; simulates its integers where it is quantized.
-        cfg: ppdet's configuration; ``TestReader`` prepares the images of the reference.
-        folder: The artifact.
-        images: Image files whose outputs are compared; of more than 16 the first 16.
-        with_eval: Measure AP on ``EvalDataset`` as well.
-        eval_images: Only on so many of its images, from the first.
+        model: The model with its weights; a quantized model simulates its integers.
+        cfg: ppdet's configuration; ``TestReader`` preprocesses the images of the reference.
+        folder: Folder of the artifact.
+        images: Image files whose outputs are compared, at most the first 16.
+        with_eval: Whether to measure AP on ``EvalDataset`` as well.
+        eval_images: Number of images to measure AP on, from the first; None for all.
 
     Returns:
         Stages ``preprocess``, ``dygraph``, ``exported program``, ``paddle inference``,
-        ``paddle-lite program`` where the artifact has one, and ``paddle-lite x86``.
+        ``paddle-lite program`` if the artifact has one, and ``paddle-lite x86``.
 
     Raises:
         ExportError: The artifact is incomplete or damaged.
@@ -75,7 +76,7 @@ def verify_artifact(
 def _run_images(
     backends: list[Backend], cfg: Any, images: list[str], reader: ArtifactReader
 ) -> list[tuple[Batch, Batch]]:
-    """Run everything on the images to compare; as both readers prepared them."""
+    """Run all backends on the images; returns each image as preprocessed by both readers."""
     paths, expected = [], []
     for path, batch in image_batches(cfg, images):
         paths.append(path)
@@ -89,7 +90,7 @@ def _run_images(
 def _input_of(
     backend: Backend, paths: list[str], expected: list[Batch], prepared: list[Batch]
 ) -> list[Batch]:
-    """The images as a backend takes them."""
+    """The images, preprocessed for a backend."""
     if backend.is_model:
         return expected
     return [backend.reader(path) for path in paths] if backend.reader else prepared
@@ -98,7 +99,7 @@ def _input_of(
 def _evaluate(
     backends: list[Backend], cfg: Any, reader: ArtifactReader, limit: int | None
 ) -> dict[str, float]:
-    """AP of every backend that is shown; the artifact's engines read image files themselves."""
+    """AP of every backend that is shown; the artifact's engines preprocess the files themselves."""
     dataset, loader = eval_reader(cfg)
     count = min(limit or len(dataset), len(dataset))
     scorer = make_scorer(cfg, dataset, count)
@@ -121,7 +122,7 @@ def _evaluate(
 
 
 def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
-    """The images of a batch of a reader, one by one."""
+    """Split a reader's batch into single images."""
     arrays = {key: np.asarray(batch[key], np.float32) for key in INPUTS}
     for place in range(len(arrays["image"])):
         yield {key: value[place : place + 1] for key, value in arrays.items()}
@@ -130,23 +131,26 @@ def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
 def _preprocess_stage(
     model: paddle.nn.Layer, cfg: Any, prepared: list[tuple[Batch, Batch]]
 ) -> Stage:
-    """What the artifact makes of an image file against what ``TestReader`` makes of it."""
+    """Compare the artifact's preprocessing with that of ``TestReader``."""
     is_fused = bool(cfg["TestReader"].get("fuse_normalize", False))
-    worst, least, fault = 0.0, 1.0, ""
+    parts = []
     for expected, own in prepared:
         image = own["image"]
         if is_fused:  # the exported program normalizes
             image = image * np.asarray(model.scale) + np.asarray(model.bias)
         tensors = [image, own["im_shape"], own["scale_factor"]]
-        largest, angle, wrong = compare_tensors(tensors, [expected[key] for key in INPUTS])
-        worst, least, fault = max(worst, largest), min(least, angle), fault or wrong
-    if not fault and worst > IMAGE_TOLERANCE:
-        fault = "infer_cfg.yml prepares images otherwise than TestReader"
-    return Stage("preprocess", worst, least, None, not fault and bool(prepared), fault)
+        parts.append(compare_tensors(tensors, [expected[key] for key in INPUTS]))
+    worst = worst_of(parts)
+    fault = worst.fault
+    if not fault and worst.max_abs > IMAGE_TOLERANCE:
+        fault = "infer_cfg.yml does not preprocess images as TestReader does"
+    return Stage(
+        "preprocess", worst.max_abs, worst.cosine, None, not fault and bool(prepared), fault
+    )
 
 
 def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
-    """The verdict on each backend, in order."""
+    """The stage of each backend that is shown, in order."""
     by_name = {backend.name: backend for backend in backends}
     stages = []
     for backend in filter(lambda c: c.shown, backends):
@@ -172,6 +176,6 @@ def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
 
 
 def _noise(backend: Backend, by_name: dict[str, Backend]) -> list[float]:
-    """How far last digits move the model that a backend is judged by; [] where it has none."""
+    """The model's rounding noise that a backend is judged by; [] if none is measured."""
     noisy = by_name.get(backend.noise)
     return distances(noisy.found, by_name[noisy.reference].found) if noisy else []

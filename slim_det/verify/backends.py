@@ -1,4 +1,4 @@
-"""The engines that a verification compares, and what each has to keep."""
+"""The backends that a verification compares, and their limits."""
 
 from __future__ import annotations
 
@@ -37,45 +37,45 @@ REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"
 
 FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
-# Integers differ by one where a sum ends close to a half; a broad model gives 0.9999. A narrow,
-# deep one of signed inputs is farther from itself: it is judged by its own noise.
+# Integers differ by one where a sum is close to a half. Wide models still reach 0.9999; narrow,
+# deep ones with signed inputs have more rounding noise and are judged by it.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)
 INT8_ENGINE_LIMITS = Limits(cosine=0.99)
-# Signed inputs have half the steps behind a ReLU: a whole point of AP is allowed for them.
+# Signed inputs have half as many steps after a ReLU, so they may lose one point of AP.
 LITE_PROGRAM_LIMITS = Limits(cosine=0.999, ap=0.01)
 SURROGATE_LIMITS = Limits(cosine=0.999, ap=None)
-# The engine rounds otherwise than the model: to 255 steps behind a ReLU, or not at all.
+# The engine rounds differently from the model: to 255 steps after a ReLU, or not at all.
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
 _NOISY = "dygraph, signed, rounding noise"
-_SIGNED_NOTE = "compared with the model of signed inputs, as Paddle and Paddle-Lite round"
+_SIGNED_NOTE = "compared with the model with signed inputs, as Paddle and Paddle-Lite round"
 _SURROGATE = "surrogate"
 _SURROGATE_NOTE = (
     "7-bit x86 surrogate at {}x{}, compared with the same surrogate in "
     "Paddle Inference without oneDNN: "
-    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes wrongly"
+    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes incorrectly"
 )
 
 
 @dataclass
 class Backend:
-    """One engine on its way through the images.
+    """One backend and its results so far.
 
     Attributes:
-        name: Of its stage.
-        start: Makes its runner; not called before it is needed.
-        limits: What it has to keep.
+        name: Name of its stage.
+        start: Creates its runner; called when it is first needed.
+        limits: Limits that its outputs must satisfy.
         reference: Name of the backend that it is compared with.
-        noise: Name of the backend that shows how far last digits move the model; '' for none.
-        note: For its stage.
-        is_model: Whether it is the model itself, whose images ``TestReader`` prepares.
-        reader: Prepares its images; None for the artifact's.
-        shown: Whether it is a stage, or only a reference of one.
-        error: Why it could not go on.
-        skipped: Why it cannot run on this machine.
-        found: Its outputs for the images that are compared.
-        matches: Its boxes against the objects of the evaluation images.
+        noise: Name of the backend that measures the model's rounding noise; '' for none.
+        note: Note of its stage.
+        is_model: Whether it is the model itself, whose images ``TestReader`` preprocesses.
+        reader: Preprocesses its images; None for the artifact's reader.
+        shown: Whether it has a stage of its own; otherwise it is only the reference of another.
+        error: Why it failed; '' if it did not.
+        skipped: Why it cannot run on this machine; '' if it can.
+        found: Its outputs for the compared images.
+        matches: Matches of its detections with the objects of the evaluation images.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Backend:
 
     @property
     def can_run(self) -> bool:
-        """Whether nothing has gone wrong so far."""
+        """Whether it has neither failed nor is skipped."""
         return not self.error and not self.skipped
 
     def run(self, batches: Sequence[Batch]) -> list[Found]:
-        """Outputs of some images; none, once and for all, where the engine fails."""
+        """Outputs for some images; empty once the backend has failed."""
         if not self.can_run:
             return []
         try:
@@ -116,14 +116,14 @@ class Backend:
 def make_backends(
     model: paddle.nn.Layer, cfg: Any, folder: Path, predictor: Predictor, work: Path
 ) -> list[Backend]:
-    """Every engine for an artifact; the model itself comes first.
+    """Create all backends for an artifact; the model itself comes first.
 
     Args:
         model: The model that was exported.
         cfg: ppdet's configuration.
-        folder: The artifact.
-        predictor: The artifact as it is shipped.
-        work: An existing folder for files of the engines.
+        folder: Folder of the artifact.
+        predictor: Predictor of the artifact.
+        work: An existing folder for temporary files.
     """
     program = DeployProgram.load(folder / "model")
     reference = Backend(
@@ -132,7 +132,7 @@ def make_backends(
     if record_of(model) is None:
         others = _float_backends(program, folder, predictor, work)
     else:
-        others = _int8_backends(model, program, folder, predictor, work)
+        others = _int8_backends(model, program, folder, predictor)
         others += _surrogate_backends(model, cfg, predictor.settings, work)
     if not has_paddlelite():
         for backend in others:
@@ -144,7 +144,7 @@ def make_backends(
 def _float_backends(
     program: DeployProgram, folder: Path, predictor: Predictor, work: Path
 ) -> list[Backend]:
-    engine = functools.partial(engine_runner, predictor, program, work / "heads", int8=False)
+    engine = functools.partial(engine_runner, predictor, program, int8=False)
     found = [
         Backend("exported program", lambda: program_runner(program), FLOAT_LIMITS),
         Backend("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
@@ -161,12 +161,11 @@ def _int8_backends(
     program: DeployProgram,
     folder: Path,
     predictor: Predictor,
-    work: Path,
 ) -> list[Backend]:
-    """A quantized model's engines on this machine.
+    """Backends of a quantized model.
 
-    Behind a ReLU the engine, and so the model, rounds to 0 to 255. Paddle's own operators and
-    Paddle-Lite know signed integers only: what they run is compared with a model of such.
+    After a ReLU, Paddle Inference (and so the model) rounds to 0 to 255. Paddle's own operators and
+    Paddle-Lite have only signed integers, so they are compared with the model with signed inputs.
     """
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
@@ -180,9 +179,7 @@ def _int8_backends(
     )
     written.note = _SIGNED_NOTE
     written.error = _other_layers(model, program)
-    engine = functools.partial(
-        engine_runner, predictor, for_kernels(program, int8), work / "heads", int8=int8
-    )
+    engine = functools.partial(engine_runner, predictor, for_kernels(program, int8), int8=int8)
     deployed = Backend(
         "paddle inference",
         engine,
@@ -196,7 +193,7 @@ def _int8_backends(
 def _lite_program(
     folder: Path, limits: Limits, reference: str = REFERENCE, noise: str = "", note: str = ""
 ) -> list[Backend]:
-    """What the artifact gives Paddle-Lite's converter, run by Paddle; nothing without such."""
+    """The backend that runs the program for Paddle-Lite in Paddle; [] if the artifact has none."""
     stem = folder / LITE_DIR / "model"
     if not stem.with_suffix(".pdmodel").is_file():
         return []
@@ -213,19 +210,19 @@ def _lite_program(
 
 
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
-    """What is wrong with the choice of int8 layers in an artifact; '' for nothing."""
+    """Describe the int8 layers in which an artifact and the model differ; '' if there are none."""
     expected, found = set(program_scales(model)), set(int8_layers(program))
     wrong = sorted(expected ^ found)
     if not wrong:
         return ""
     is_int8 = "int8" if wrong[0] in found else "float"
-    return f"{len(wrong)} layers are not as in the model: '{wrong[0]}' is {is_int8}"
+    return f"{len(wrong)} layers differ from the model: '{wrong[0]}' is {is_int8}"
 
 
 def _surrogate_backends(
     model: paddle.nn.Layer, cfg: Any, settings: dict[str, Any], work: Path
 ) -> list[Backend]:
-    """Paddle-Lite on x86 for a quantized model, and what it is compared with."""
+    """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
     size_hw = surrogate_size(image_size_hw(cfg))
 
     @functools.cache
@@ -239,7 +236,7 @@ def _surrogate_backends(
 
     inference = Backend(
         _SURROGATE,
-        lambda: surrogate_runner(surrogate(), work / "surrogate"),
+        lambda: surrogate_runner(surrogate()),
         SURROGATE_LIMITS,
         shown=False,
     )

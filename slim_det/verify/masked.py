@@ -1,14 +1,11 @@
-"""The proof of a cut: the whole model with the same channels forced to zero gives the same.
+"""Verifies a pruned model against the unpruned model with the removed channels masked to zero.
 
-Channels are zeroed where they are made, after batch norm: filters, bias, scale and shift of
-every removed channel are set to zero. Activations of the declared table keep zero at zero, and
-a group whose channels pass one that does not is never cut, so they are zero after it as well.
+Channels are zeroed where they are produced, after batch norm: filters, bias, scale and shift of
+every removed channel are set to zero. They stay zero after activations, because a group that
+passes through an activation with f(0) != 0 is never pruned.
 """
 
 from __future__ import annotations
-
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import paddle
@@ -16,55 +13,25 @@ import paddle
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.plan import Plan, resize_parameter
 from slim_det.detectors.yolov3_head import is_class_output
+from slim_det.evaluate.tensor_agreement import compare_tensors
+from slim_det.graph.activations import ActivationRecorder, output_array
+from slim_det.graph.dygraph import blank_batch
 from slim_det.graph.trace import Trace, trace_detector
+from slim_det.verify.stages import Stage
 
 RELATIVE_TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One comparison.
-
-    Attributes:
-        name: What was compared.
-        max_abs: Largest absolute difference.
-        max_relative: The same over the largest absolute value of the whole model's output.
-        cosine: Cosine of the angle between both outputs.
-        passed: Whether ``max_relative`` is within tolerance.
-        ap: AP of the stage, where one was measured.
-        note: Context for people.
-    """
-
-    name: str
-    max_abs: float
-    max_relative: float
-    cosine: float
-    passed: bool
-    ap: float | None = None
-    note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The stage under its JSON keys."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """One line for people."""
-        return (
-            f"{'pass' if self.passed else 'FAIL'}  {self.name}: max abs {self.max_abs:.2e}, "
-            f"relative {self.max_relative:.2e}, cosine {self.cosine:.9f}  {self.note}"
-        )
-
-
-def expand_weights(whole: paddle.nn.Layer, cut: paddle.nn.Layer, plan: Plan) -> None:
-    """Give a whole model the weights of a cut one at the kept channels; the rest stays.
+def expand_weights(unpruned: paddle.nn.Layer, pruned: paddle.nn.Layer, plan: Plan) -> None:
+    """Copy the weights of a pruned model to the kept channels of an unpruned one.
 
     Args:
-        whole: Same architecture, not cut; its own values remain at the removed channels.
-        cut: Model that the plan was applied to, trained since or not.
+        unpruned: Unpruned model of the same architecture; its removed channels keep their values.
+        pruned: Model that the plan was applied to, fine-tuned or not.
         plan: The plan.
     """
-    values = {name: param.numpy() for name, param in cut.named_parameters()}
-    for name, param in whole.named_parameters():
+    values = {name: param.numpy() for name, param in pruned.named_parameters()}
+    for name, param in unpruned.named_parameters():
         value = param.numpy().copy()
         axes = plan.slices.get(name, {})
         index = np.ix_(*[axes.get(axis, np.arange(n)) for axis, n in enumerate(value.shape)])
@@ -72,10 +39,10 @@ def expand_weights(whole: paddle.nn.Layer, cut: paddle.nn.Layer, plan: Plan) -> 
         resize_parameter(param, value)
 
 
-def zero_removed_channels(whole: paddle.nn.Layer, plan: Plan, trace: Trace) -> None:
-    """Force every channel that the plan removes to zero, in a model that is not cut."""
-    groups = find_groups(whole, trace)
-    parameters = dict(whole.named_parameters())
+def zero_removed_channels(unpruned: paddle.nn.Layer, plan: Plan, trace: Trace) -> None:
+    """Force the channels that the plan removes to zero in an unpruned model."""
+    groups = find_groups(unpruned, trace)
+    parameters = dict(unpruned.named_parameters())
     for axis in groups.axes:
         kept = plan.slices.get(axis.parameter, {}).get(axis.axis)
         if not axis.makes or kept is None:
@@ -87,30 +54,30 @@ def zero_removed_channels(whole: paddle.nn.Layer, plan: Plan, trace: Trace) -> N
 
 
 def compare_with_masked(
-    cut: paddle.nn.Layer,
-    whole: paddle.nn.Layer,
+    pruned: paddle.nn.Layer,
+    unpruned: paddle.nn.Layer,
     plan: Plan,
     image_size_hw: tuple[int, int],
     seed: int = 0,
 ) -> list[Stage]:
-    """Compare a cut model with the masked whole one on every output that boxes come from.
+    """Compare the head outputs of a pruned model with those of the masked unpruned one.
 
     Args:
-        cut: The cut model, with its weights.
-        whole: A whole model of the same architecture; it receives the cut model's weights at
-            the kept channels and zeros for the others.
-        plan: The plan that ``cut`` was cut by.
-        image_size_hw: Size of the seeded random image.
-        seed: For the image.
+        pruned: The pruned model with its weights.
+        unpruned: Unpruned model of the same architecture; receives the pruned model's weights at
+            the kept channels and zeros at the others.
+        plan: The plan by which ``pruned`` was pruned.
+        image_size_hw: Height and width of the random image, in pixels.
+        seed: Seed of the image.
 
     Returns:
-        One stage for every head output.
+        One stage per head output.
     """
-    trace = trace_detector(whole, image_size_hw)
-    groups = find_groups(whole, trace)
-    expand_weights(whole, cut, plan)
-    zero_removed_channels(whole, plan, trace)
-    # What cannot be cut because boxes are made of it: the outputs of the head.
+    trace = trace_detector(unpruned, image_size_hw)
+    groups = find_groups(unpruned, trace)
+    expand_weights(unpruned, pruned, plan)
+    zero_removed_channels(unpruned, plan, trace)
+    # The outputs of the head: they cannot be pruned, because boxes are decoded from them.
     heads = [
         member.parameter.rsplit(".", 1)[0]
         for group in groups.groups.values()
@@ -118,47 +85,29 @@ def compare_with_masked(
         if group.reasons and is_class_output(member.parameter)
     ]
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
-    left, right = (_outputs(model, heads, image) for model in (cut, whole))
+    left, right = (_outputs(model, heads, image) for model in (pruned, unpruned))
     return [_stage(name, left[name], right[name]) for name in heads if name in left]
 
 
 def _outputs(model: paddle.nn.Layer, paths: list[str], image: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs of the named layers for one image; hooks are removed in any case."""
-    found: dict[str, np.ndarray] = {}
-    layers = dict(model.named_sublayers())
-    hooks = [
-        layers[path].register_forward_post_hook(
-            lambda layer, inputs, output, path=path: found.__setitem__(path, output.numpy())
-        )
-        for path in paths
-    ]
-    try:
-        model.eval()
-        with paddle.no_grad():
-            model(
-                {
-                    "image": paddle.to_tensor(image),
-                    "im_shape": paddle.to_tensor([list(image.shape[2:])], dtype="float32"),
-                    "scale_factor": paddle.ones([1, 2]),
-                }
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    """Outputs for one image of the given layers, without those that do not run."""
+    modules = dict(model.named_sublayers())
+    recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
+    batch = {**blank_batch((image.shape[2], image.shape[3])), "image": paddle.to_tensor(image)}
+    model.eval()
+    with paddle.no_grad(), recorder.recording() as kept:
+        model(batch)
+        return {path: calls[-1] for path, calls in kept.items() if calls}
 
 
-def _stage(name: str, cut: np.ndarray, whole: np.ndarray) -> Stage:
-    left, right = cut.astype(np.float64).ravel(), whole.astype(np.float64).ravel()
-    difference = float(np.abs(left - right).max())
-    largest = float(np.abs(right).max())
-    norms = float(np.linalg.norm(left) * np.linalg.norm(right))
-    relative = difference / largest if largest else difference
+def _stage(name: str, pruned: np.ndarray, unpruned: np.ndarray) -> Stage:
+    agreement = compare_tensors([pruned], [unpruned])
+    note = f"pruned against masked, {list(pruned.shape)}"
     return Stage(
         name=name,
-        max_abs=difference,
-        max_relative=relative,
-        cosine=float(left @ right / norms) if norms else float(difference == 0.0),
-        passed=bool(relative <= RELATIVE_TOLERANCE and np.isfinite(left).all()),
-        note=f"pruned against masked, {list(cut.shape)}",
+        max_abs=agreement.max_abs,
+        cosine=agreement.cosine,
+        passed=agreement.max_relative <= RELATIVE_TOLERANCE,
+        note=f"{agreement.fault}; {note}" if agreement.fault else note,
+        max_relative=agreement.max_relative,
     )

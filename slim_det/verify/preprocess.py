@@ -1,4 +1,4 @@
-"""Prepares images as an artifact's `infer_cfg.yml` says, as PaddleDetection's deploy code does."""
+"""Preprocesses images by an artifact's `infer_cfg.yml`, like PaddleDetection's deploy code."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _STEPS = {
 
 
 class ArtifactReader:
-    """Reads image files in the way that an artifact asks for.
+    """Reads and preprocesses image files for an artifact.
 
-    The file is decoded to RGB; then come the steps of ``Preprocess`` in their order.
+    The file is decoded to RGB, then the steps of ``Preprocess`` are applied in order.
 
     Args:
-        settings: Of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
+        settings: Content of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
 
     Raises:
-        ExportError: A step is unknown or refuses its settings.
+        ExportError: A step is unknown or has invalid settings.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -40,8 +40,8 @@ class ArtifactReader:
         """Read one image.
 
         Returns:
-            ``image`` float32 [1, 3, H, W], ``im_shape`` (of the prepared image) and
-            ``scale_factor`` (prepared over original) float32 [1, 2], height first.
+            ``image`` float32 [1, 3, H, W], ``im_shape`` (of the preprocessed image) and
+            ``scale_factor`` (preprocessed over original size) float32 [1, 2], height first.
         """
         sample = self._decode.apply({"im_file": path})
         for step in self._steps:
@@ -50,7 +50,7 @@ class ArtifactReader:
 
 
 def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Settings of ``infer_cfg.yml`` with another size, height and width in pixels."""
+    """Settings of ``infer_cfg.yml`` with another height and width in pixels."""
     steps = [
         {**step, "target_size": list(image_size_hw)} if step.get("type") == "Resize" else step
         for step in settings["Preprocess"]
@@ -59,7 +59,7 @@ def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[st
 
 
 def _step(entry: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function of one entry of ``Preprocess``."""
+    """The function for one entry of ``Preprocess``."""
     settings = dict(entry)
     kind = settings.pop("type", None)
     if kind == "PadStride":
@@ -72,12 +72,12 @@ def _step(entry: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     try:
         operator = getattr(operators, _STEPS[kind])(**settings)
     except (TypeError, ValueError) as error:
-        raise ExportError(f"infer_cfg.yml: step '{kind}' refuses its settings: {error}") from error
+        raise ExportError(f"infer_cfg.yml: step '{kind}' has invalid settings: {error}") from error
     return lambda sample: operator.apply(sample)
 
 
 def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
-    """Pad an image [C, H, W] with zeros, right and below, to a multiple of ``stride`` pixels."""
+    """Zero-pad an image [C, H, W] at the right and bottom to a multiple of ``stride`` pixels."""
     if stride <= 0:
         return image
     rows, columns = (-side % stride for side in image.shape[1:])

@@ -1,10 +1,10 @@
-"""The engines that a detector runs in, each as one function from prepared images to outputs."""
+"""The engines that a detector runs in, as functions from preprocessed images to outputs."""
 
 from __future__ import annotations
 
-import functools
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import paddle
 
 from slim_det.compress.distill.taps import Place, Taps
 from slim_det.compress.quantize.model import quantized_layers, signed_inputs
-from slim_det.core.errors import ExportError
 from slim_det.deploy.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.deploy.predictor import network_engine
-from slim_det.graph.engine import Engine
+from slim_det.evaluate.detections import Detections, parse_arrays, parse_detections
+from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram, head_convolutions
 from slim_det.graph.trace import trace_detector
 from slim_det.graph.tracing import deployment_program
@@ -29,19 +29,21 @@ Batch = dict[str, np.ndarray]
 Runner = Callable[[Sequence[Batch]], "list[Found]"]
 
 NOISE_STEP = 2e-6
-"""Relative. Sums of float32 that are taken in another order differ by about so much."""
+"""Typical relative difference between float32 sums computed in different orders."""
+
+_heads: weakref.WeakKeyDictionary[paddle.nn.Layer, list[Place]] = weakref.WeakKeyDictionary()
 
 
 def dygraph_runner(model: paddle.nn.Layer) -> Runner:
     """The model itself, in evaluation mode."""
     model.eval()
-    head = functools.cache(functools.partial(_head_places, model))
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         found: list[Found] = []
         if not batches:
             return found
-        places = head(batches[0]["image"].shape[2:])
+        height, width = batches[0]["image"].shape[2:]
+        places = _head_places(model, (height, width))
         taps = Taps(model, places)
         with paddle.no_grad(), taps.attached():
             for batch in batches:
@@ -49,14 +51,14 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
                 outputs = model({name: paddle.to_tensor(value) for name, value in batch.items()})
                 kept = taps.take()
                 raw = [np.asarray(kept[place]) for place in places]
-                found.append(Found(raw, np.asarray(outputs["bbox"])))
+                found.append(Found(raw, *parse_detections(outputs)))
         return found
 
     return run
 
 
 def signed_runner(model: paddle.nn.Layer) -> Runner:
-    """A quantized model that rounds every input to integers with a sign."""
+    """A quantized model that rounds every input to signed integers."""
     runner = dygraph_runner(model)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
@@ -67,10 +69,11 @@ def signed_runner(model: paddle.nn.Layer) -> Runner:
 
 
 def noisy_runner(model: paddle.nn.Layer) -> Runner:
-    """The same, the input of each quantized layer changed by `NOISE_STEP` of itself at random.
+    """`signed_runner` with random relative noise of `NOISE_STEP` on every quantized layer's input.
 
-    A value that was about to be rounded down is rounded up, the next layers read another integer,
-    and so on: how far the outputs move is the noise that no two engines can be free of.
+    Values close to a rounding boundary then round the other way, and the difference propagates
+    through the following layers. The change of the outputs is the model's rounding noise, which
+    any two engines may differ by.
     """
     runner = signed_runner(model)
 
@@ -80,7 +83,7 @@ def noisy_runner(model: paddle.nn.Layer) -> Runner:
         def perturb(
             layer: Any, received: tuple[paddle.Tensor, ...]
         ) -> tuple[paddle.Tensor, ...] | None:
-            if not paddle.in_dynamic_mode():  # traced, for the names of the head
+            if not paddle.in_dynamic_mode():  # traced to find the head's layers
                 return None
             changes = generator.uniform(-NOISE_STEP, NOISE_STEP, received[0].shape).astype(
                 np.float32
@@ -99,7 +102,7 @@ def noisy_runner(model: paddle.nn.Layer) -> Runner:
 
 
 def program_runner(program: DeployProgram) -> Runner:
-    """A program, operator by operator: neither oneDNN nor fused kernels."""
+    """A program run operator by operator, without oneDNN or fused kernels."""
     raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
 
@@ -124,24 +127,20 @@ def program_runner(program: DeployProgram) -> Runner:
 
 
 def engine_runner(
-    boxes: Callable[[Batch], Batch], program: DeployProgram, stem: Path, int8: bool
+    boxes: Callable[[Batch], list[Detections]], program: DeployProgram, int8: bool
 ) -> Runner:
-    """Paddle Inference, as it is shipped.
+    """Paddle Inference, as in deployment.
 
     Args:
-        boxes: The artifact's predictor.
-        program: The artifact's program, of which the raw outputs are made a model of its own.
-        stem: That model, without suffix, in an existing folder.
-        int8: Whether int8 kernels are used.
+        boxes: Predictor of the artifact.
+        program: Program of the artifact; a separate engine computes its raw outputs.
+        int8: Whether to use int8 kernels.
     """
-    heads = network_engine(program, stem, int8)
+    heads = network_engine(program, int8)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         return [
-            Found(
-                list(heads({"image": batch["image"]}).values()) if heads else [],
-                boxes(batch)["bbox"],
-            )
+            Found(list(heads({"image": batch["image"]}).values()) if heads else [], *boxes(batch))
             for batch in batches
         ]
 
@@ -149,14 +148,14 @@ def engine_runner(
 
 
 def lite_runner(program: DeployProgram, stem: Path) -> Runner:
-    """Paddle-Lite on x86, in processes of its own.
+    """Paddle-Lite on x86, in a separate process.
 
     Args:
-        program: What is converted.
-        stem: Its files, without suffix, in an existing folder.
+        program: Program to convert and run.
+        stem: Path for its files, without suffix, in an existing folder.
 
     Raises:
-        ExportError: It cannot be converted.
+        ExportError: The program cannot be converted.
     """
     raw = program.raw_outputs
     names = list(dict.fromkeys([*raw, *program.fetches]))
@@ -180,35 +179,35 @@ def lite_runner(program: DeployProgram, stem: Path) -> Runner:
     return run
 
 
-def surrogate_runner(program: DeployProgram, stem: Path) -> Runner:
-    """Paddle Inference without oneDNN, for a program in Paddle-Lite's form.
-
-    Args:
-        program: The program.
-        stem: Its files, without suffix, in an existing folder.
-    """
+def surrogate_runner(program: DeployProgram) -> Runner:
+    """Paddle Inference without oneDNN, for a program in Paddle-Lite's form."""
     raw = program.raw_outputs
-    program.save(stem, program.feeds, [*raw, *program.fetches])
-    engine = Engine(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"), onednn=False)
+    engine = program.engine(program.feeds, [*raw, *program.fetches], onednn=False)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         outputs = [list(engine(batch).values()) for batch in batches]
-        return [Found(values[: len(raw)], values[len(raw)]) for values in outputs]
+        return [
+            Found(values[: len(raw)], *parse_arrays(values[len(raw) :], "the program"))
+            for values in outputs
+        ]
 
     return run
 
 
 def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
-    """The convolutions that boxes are decoded from, in the order of `raw_outputs`."""
-    trace = trace_detector(model, image_size_hw)
-    weights = [trace.parameters[op.input("Filter")] for op in head_convolutions(trace.ops)]
-    return [Place(weight.rpartition(".")[0]) for weight in weights]
+    """The convolutions that boxes are decoded from, in the order of `raw_outputs`.
+
+    Several runners share a model, which is traced once: its head is the same at every size.
+    """
+    if model not in _heads:
+        trace = trace_detector(model, image_size_hw)
+        weights = [trace.parameters[weight_of(op)] for op in head_convolutions(trace.ops)]
+        _heads[model] = [Place(weight.rpartition(".")[0]) for weight in weights]
+    return _heads[model]
 
 
 def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:
-    """The outputs of one image."""
+    """Group the outputs for one image into raw outputs and detections."""
     arrays = dict(zip(names, (np.asarray(value) for value in values)))
-    boxes = [a for name, a in arrays.items() if name not in raw and a.ndim == 2]
-    if not boxes:
-        raise ExportError("the program gives no boxes; was it exported with NMS?")
-    return Found([arrays[name] for name in raw], boxes[0])
+    others = [array for name, array in arrays.items() if name not in raw]
+    return Found([arrays[name] for name in raw], *parse_arrays(others, "the program"))

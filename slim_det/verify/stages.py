@@ -1,4 +1,4 @@
-"""How far one engine's outputs are from another's, and what may be."""
+"""Comparison of one engine's outputs with another's, and the limits of their differences."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ import numpy as np
 
 from slim_det.deploy.metric_check import MAX_GAP
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import POINTS
+from slim_det.evaluate.tensor_agreement import compare_tensors, cosine, worst_of
 
 AP_TOLERANCE = MAX_GAP / POINTS
-"""AP that an exported model may differ by from the model, as when it was exported."""
+"""Largest AP difference between an exported model and its model; the same as in the export."""
 
 NOISE_FACTOR = 2.0
-"""How often its own noise a model's outputs may be apart: two engines both round otherwise."""
+"""Allowed difference of an engine, in multiples of the model's own rounding noise."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one engine gives for one image.
+    """One engine's outputs for one image.
 
     Attributes:
-        raw: The head's raw outputs, float32, in the order in which they are computed; none where
-            it has no such.
-        boxes: float32 [n, 6]: class, score, xyxy in pixels of the original image.
+        raw: The head's raw outputs, float32, in execution order; empty if the detector has none.
+        boxes: The detections.
     """
 
     raw: list[np.ndarray]
-    boxes: np.ndarray
+    boxes: Detections
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stage has to keep.
+    """Limits that an engine's outputs must satisfy.
 
     Attributes:
-        cosine: Least cosine of a raw output with the reference's.
-        same_boxes: Whether every box has its partner (see `compare_boxes`).
-        ap: Largest difference of AP from the reference's; None: it is not judged.
+        cosine: Least cosine similarity between a raw output and the reference's.
+        same_boxes: Whether every box must have a partner (see `compare_boxes`).
+        ap: Largest AP difference from the reference; None to ignore AP.
     """
 
     cosine: float
@@ -53,12 +54,14 @@ class Stage:
     """One comparison.
 
     Attributes:
-        name: What was compared.
-        max_abs: Largest absolute difference of a raw output; None where none was compared.
-        cosine: Worst cosine of a raw output of one image.
-        ap: AP on the evaluation images, 0 to 1; None where it was not measured.
-        passed: Whether all limits are kept; None where the stage was skipped.
-        note: Context for people, and why it failed.
+        name: Name of what was compared.
+        max_abs: Largest absolute difference of a raw output; None if none was compared.
+        cosine: Lowest cosine similarity of a raw output of one image.
+        ap: AP on the evaluation images, 0 to 1; None if not measured.
+        passed: Whether all limits are met; None if the stage was skipped.
+        note: Context, and the reasons for a failure.
+        max_relative: Largest absolute difference over the largest absolute value of the
+            reference; None if the stage is not judged by it.
     """
 
     name: str
@@ -67,45 +70,39 @@ class Stage:
     ap: float | None = None
     passed: bool | None = None
     note: str = ""
+    max_relative: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one word."""
+        return {True: "pass", False: "FAIL", None: "skip"}[self.passed]
 
     def as_dict(self) -> dict[str, Any]:
-        """The stage under its JSON keys; numbers that are not finite are null."""
+        """The stage as a dict with its JSON keys; numbers that are not finite are None."""
         found = asdict(self)
-        for key in ("max_abs", "cosine", "ap"):
-            if found[key] is not None and not np.isfinite(found[key]):
+        if self.max_relative is None:
+            del found["max_relative"]
+        for key, value in found.items():
+            if isinstance(value, float) and not np.isfinite(value):
                 found[key] = None
         return found
 
-
-def cosine(left: np.ndarray, right: np.ndarray) -> float:
-    """Cosine of the angle between two tensors of one shape; of two that are zero it is 1."""
-    if np.array_equal(left, right):
-        return 1.0
-    a, b = left.astype(np.float64).ravel(), right.astype(np.float64).ravel()
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return min(1.0, float(a @ b / norms)) if norms else 0.0
-
-
-def compare_tensors(
-    found: Sequence[np.ndarray], reference: Sequence[np.ndarray]
-) -> tuple[float, float, str]:
-    """Compare tensors in pairs.
-
-    Returns:
-        Largest absolute difference, worst cosine, and what is wrong besides: '' or that the
-        number or a shape differs, or that a value is not finite; then inf and 0.
-    """
-    shapes = [list(map(list, (t.shape for t in side))) for side in (found, reference)]
-    if shapes[0] != shapes[1]:
-        return np.inf, 0.0, f"shapes are {shapes[0]}, expected {shapes[1]}"
-    if not all(np.isfinite(tensor).all() for tensor in found):
-        return np.inf, 0.0, "values are not finite"
-    differences = [float(np.abs(a - b).max(initial=0.0)) for a, b in zip(found, reference)]
-    return max(differences, default=0.0), min(map(cosine, found, reference), default=1.0), ""
+    def __str__(self) -> str:
+        """One human-readable line."""
+        figures = [
+            f"{name} {value:{form}}"
+            for name, value, form in (
+                ("max abs", self.max_abs, ".2e"),
+                ("relative", self.max_relative, ".2e"),
+                ("cosine", self.cosine, ".9f"),
+            )
+            if value is not None
+        ]
+        return f"{self.verdict}  {self.name}: {', '.join(figures)}  {self.note}"
 
 
 def distances(found: Sequence[Found], reference: Sequence[Found]) -> list[float]:
-    """How far each raw output is from the reference's: 1 - cosine, over all images at once."""
+    """Cosine distance (1 - cosine) of each raw output from the reference, over all images."""
     pooled = [
         [np.concatenate([t.ravel() for t in images]) for images in zip(*(one.raw for one in side))]
         for side in (found, reference)
@@ -122,62 +119,53 @@ def judge(
     note: str = "",
     noise: Sequence[float] = (),
 ) -> Stage:
-    """Compare what an engine gave for some images with what the reference gave.
+    """Compare an engine's outputs for some images with those of the reference.
 
     Args:
-        name: Of the stage.
-        found: One entry an image.
-        reference: For the same images.
-        limits: What has to be kept.
-        aps: AP of this engine and of the reference, where they were measured.
-        note: Begins the stage's note.
-        noise: `distances` by which last digits move the model, of each raw output: where they are
-            given, an engine below the least cosine may be `NOISE_FACTOR` times as far.
+        name: Name of the stage.
+        found: Outputs of the engine, one entry per image.
+        reference: Outputs of the reference for the same images.
+        limits: Limits that the outputs must satisfy.
+        aps: AP of this engine and of the reference; None if not measured.
+        note: Beginning of the stage's note.
+        noise: The model's own rounding noise, as the `distances` of each raw output. If given, an
+            engine below the least cosine passes if it differs by at most `NOISE_FACTOR` times this.
     """
     pairs = list(zip(found, reference))
-    compared = [compare_tensors(a.raw, b.raw) for a, b in pairs]
+    compared = worst_of([compare_tensors(a.raw, b.raw) for a, b in pairs])
     has_raw = any(b.raw for _, b in pairs)
-    worst = min((c for _, c, _ in compared), default=0.0)
-    faults = [fault for _, _, fault in compared if fault][:1]
+    faults = [compared.fault] if compared.fault else []
     if not pairs:
         faults.append("no image was compared")
     notes = [note] if note else []
-    if has_raw and not faults and worst < limits.cosine:
-        times = _times_as_far(distances(found, reference), noise) if noise else np.inf
-        is_noise = times <= NOISE_FACTOR
-        reason = f"cosine below {limits.cosine}{' by rounding noise' if is_noise else ''}"
+    if has_raw and not faults and compared.cosine < limits.cosine:
+        reason = f"cosine below {limits.cosine}"
+        times = _largest_ratio(distances(found, reference), noise) if noise else np.inf
         if noise:
-            reason += f", {times:.1f} times as far as last digits move the model"
-        (notes if is_noise else faults).append(reason)
+            reason += (
+                f", {times:.1f} times the model's own rounding noise (at most {NOISE_FACTOR:g} "
+                "allowed)"
+            )
+        (notes if times <= NOISE_FACTOR else faults).append(reason)
     if limits.same_boxes and pairs:
-        agreement = _agreement([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
+        agreement = BoxAgreement.of_images([compare_boxes(a.boxes, b.boxes) for a, b in pairs])
         (notes if agreement.passed else faults).append(str(agreement))
     if limits.ap is not None and None not in aps:
         difference = abs(float(aps[0] or 0.0) - float(aps[1] or 0.0))
         if not difference <= limits.ap:
-            faults.append(f"AP differs by {difference:.4f}, at most {limits.ap} is expected")
+            faults.append(f"AP differs by {difference:.4f}, expected at most {limits.ap}")
     elif pairs and not has_raw and not limits.same_boxes:
-        faults.append("without raw outputs, boxes or AP there is nothing to judge by")
+        faults.append("there are no raw outputs, boxes or AP to judge by")
     return Stage(
         name=name,
-        max_abs=max(m for m, _, _ in compared) if has_raw else None,
-        cosine=worst if has_raw else None,
+        max_abs=compared.max_abs if has_raw else None,
+        cosine=compared.cosine if has_raw else None,
         ap=aps[0],
         passed=not faults,
         note="; ".join([*faults, *notes]),
     )
 
 
-def _times_as_far(found: Sequence[float], noise: Sequence[float]) -> float:
+def _largest_ratio(found: Sequence[float], noise: Sequence[float]) -> float:
     ratios = (a / b if b > 0 else np.inf if a > 0 else 0.0 for a, b in zip(found, noise))
     return max(ratios, default=0.0)
-
-
-def _agreement(parts: list[BoxAgreement]) -> BoxAgreement:
-    """The agreements of several images as one."""
-    return BoxAgreement(
-        sum(part.boxes for part in parts),
-        sum(part.unmatched for part in parts),
-        max(part.max_score for part in parts),
-        max(part.max_pixels for part in parts),
-    )

@@ -54,7 +54,7 @@ def test_configuration(
         ("epoch", "expected Key=value"),
         ("=3", "expected Key=value"),
         ("epoch=[1", "the value is not YAML"),
-        ("YOLOv3Head.anchors.0=3", "'anchors' is a list; give the whole list"),
+        ("YOLOv3Head.anchors.0=3", "'anchors' is a list; give the complete list"),
         ("use_gpu=true", "add -o use_gpu=false"),
         ("epoch=many", "epoch: 'many' is not valid"),
         ("OptimizerBuilder.optimizer.momentums=0.9", "did you mean 'momentum'?"),

@@ -36,7 +36,7 @@ def test_images_that_are_missing_or_none(refused: Refused, tiny: Path, own_shape
     image = sorted((own_shapes / "images").iterdir())[0]
     image.write_text("not an image")
     line = refused("train", "-c", tiny, *own(own_shapes))
-    assert f"'{image}' is not an image that can be read" in line
+    assert f"'{image}' is not a readable image" in line
     image.unlink()
     assert f"image '{image}' does not exist" in refused("train", "-c", tiny, *own(own_shapes))
 
@@ -100,7 +100,7 @@ def test_pictures_to_look_at(refused: Refused, tiny: Path, whole: Path, tmp_path
     animation = tmp_path / "a.gif"
     Image.new("RGB", (8, 8)).save(animation)
     for arguments, said in (
-        (["--infer_img", text], f"'{text}' is not an image that can be read"),
+        (["--infer_img", text], f"'{text}' is not a readable image"),
         (["--infer_img", animation], f"--infer_img '{animation}': expected .jpg, .jpeg, .png"),
         (["--infer_img", tmp_path / "gone.jpg"], f"image '{tmp_path}/gone.jpg' does not exist"),
         (["--infer_dir", tmp_path / "empty"], "has no image (.jpg"),

@@ -103,7 +103,7 @@ def test_plan_left_behind(refused: Refused, tiny: Path, trained: Path, tmp_path:
 
 def test_plan_of_another_model(refused: Refused, tiny: Path, trained: Path) -> None:
     line = refused("eval", "-c", tiny, *weights(trained), "MobileNet.scale=0.5")
-    assert f"'{trained}.plan.json' belongs to another model: backbone.conv1" in line
+    assert f"'{trained}.plan.json': the plan belongs to another model: backbone.conv1" in line
     assert "in the plan" in line and "in the model" in line
 
 
@@ -140,7 +140,7 @@ def test_slim_file_that_contradicts_the_plan(
 
 def test_nothing_to_verify(refused: Refused, tiny: Path, whole: Path) -> None:
     line = refused("verify", "-c", tiny, *weights(whole))
-    assert f"'{whole}' are of a whole model" in line and "--slim_config" in line
+    assert f"'{whole}' are the weights of an unpruned model" in line and "--slim_config" in line
 
 
 def test_resume_needs_the_optimizer(

@@ -98,7 +98,7 @@ def test_folder_for_predictions(refused: Refused, config: Path, tmp_path: Path) 
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "a.png").write_text("mine")
     line = refused("eval", "-c", config, "--save_pred", tmp_path / "own")
-    assert "holds 'a.png', which is no prediction of these images" in line
+    assert "holds 'a.png', not a prediction of these images" in line
     lost = ("-o", "EvalReader.sample_transforms=[]", "multi_scale_eval=true")
     line = refused("eval", "-c", config, "--save_pred", tmp_path / "new", *lost)
     assert "EvalReader has no NormalizeImage" in line

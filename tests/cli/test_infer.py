@@ -9,20 +9,22 @@ import pytest
 from PIL import Image
 
 from slim_det.cli.infer import draw_boxes, named_boxes, side_by_side
+from slim_det.evaluate.detections import parse_detections
+from tests.detections import found_in
 
 NAMES = {0: "circle", 1: "square"}
 
 
 def test_boxes_are_named() -> None:
-    boxes = np.array([[1, 0.75, 1, 2, 3, 4]], np.float32)
-    found = named_boxes(NAMES, {"bbox": boxes, "bbox_num": np.array([1])})
+    found = named_boxes(NAMES, found_in([1, 0.75, 1, 2, 3, 4]))
     assert found == [{"label": "square", "score": 0.75, "bbox_xyxy": [1.0, 2.0, 3.0, 4.0]}]
 
 
 @pytest.mark.parametrize("nothing", [np.array([[-1.0]]), np.zeros((0, 6))])
 def test_no_box(nothing: np.ndarray) -> None:
     """Paddle's NMS gives one row of a single -1."""
-    assert named_boxes(NAMES, {"bbox": nothing, "bbox_num": np.array([0])}) == []
+    (found,) = parse_detections({"bbox": nothing, "bbox_num": np.array([0])})
+    assert named_boxes(NAMES, found) == []
 
 
 def test_frame_is_drawn_where_the_box_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from slim_det.compress.quantize.model import scales_of
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord, read_record
 from slim_det.compress.quantize.settings import QuantSettings
-from slim_det.training.checkpoint import record_path
+from slim_det.compress.strategy import step_path
 from tests.commands import Outcome
 from tests.support import restored_config
 
@@ -58,7 +58,7 @@ def test_weights_that_are_quantized_already(
     stem = tmp_path / "int8"
     shutil.copy(f"{whole}.pdparams", f"{stem}.pdparams")
     record = QuantRecord(QuantSettings(), [QuantLayer("backbone.conv1", "")], {})
-    record_path(stem).write_text(record.to_json())
+    step_path(stem, QuantRecord).write_text(record.to_json())
     line = refused("quantize", "-c", tiny, "-o", f"weights={stem}", "--images", 1)
     assert f"'{stem}' are quantized already; expected float weights" in line
 
@@ -91,7 +91,7 @@ def test_what_is_left_behind(
     assert figures["ap"] is figures["ap_float"] is figures["drop"] is None
     assert "neck.yolo_block.0.tip" in figures["layers_float"]
     assert {row["precision"] for row in figures["layers"]} == {"int8", "float32"}
-    record = read_record(record_path(stem))
+    record = read_record(step_path(stem, QuantRecord))
     assert record.origin["bias_correction"] and record.origin["observer"] == "avg"
     assert len(figures["layers"]) == len(record.layers) + len(record.kept_float)
     rows = [row["input_range"] for row in figures["layers"] if row["precision"] == "int8"]

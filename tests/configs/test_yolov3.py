@@ -119,7 +119,7 @@ def test_weights_are_where_training_puts_them(built: tuple[Any, paddle.nn.Layer]
 def test_slim_file_names_layers_that_exist(built: tuple[Any, paddle.nn.Layer], slim: Path) -> None:
     """Of every backbone."""
     _, model = built
-    settings = load_slim_config(slim, session.STRATEGIES).settings
+    settings = load_slim_config(slim).settings
     finder = LayerFinder(model)
     requests = Pruner(**settings["Pruner"]).requests
     assert requests

@@ -15,6 +15,7 @@ from slim_det.core.files import (
     read_json,
     require_writable,
     sha256_of,
+    staged_folder,
     write_atomically,
     write_json,
     write_text,
@@ -188,3 +189,73 @@ def test_what_is_none_of_our_json(tmp_path: Path, text: str, said: str) -> None:
 def test_json_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="thing '.*gone' does not exist"):
         read_json(tmp_path / "gone", "thing", "slim_det.thing/1", ConfigError)
+
+
+def fill(target: Path, text: str, beside: Path | None = None) -> None:
+    with staged_folder(target, beside) as folder:
+        (folder / "file").write_text(text)
+
+
+def test_staged_folder_appears_with_ordinary_rights(tmp_path: Path) -> None:
+    fill(tmp_path / "made", "new")
+    assert names(tmp_path) == {"made"}
+    assert (tmp_path / "made" / "file").read_text() == "new"
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
+
+
+def test_staged_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    """Nothing of the older one is left, and while the new one is filled it stays as it was."""
+    target = tmp_path / "made"
+    target.mkdir()
+    (target / "other").write_text("old")
+    with staged_folder(target) as folder:
+        assert names(tmp_path) == {"made", folder.name} and folder.name.startswith(".made.")
+        assert names(target) == {"other"}
+        (folder / "file").write_text("new")
+    assert names(tmp_path) == {"made"} and names(target) == {"file"}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_interrupted_staged_folder_changes_nothing(tmp_path: Path, exists: bool) -> None:
+    target = tmp_path / "made"
+    if exists:
+        fill(target, "old")
+    with pytest.raises(Interruption), staged_folder(target) as folder:
+        (folder / "file").write_text("half")
+        raise Interruption
+    assert names(tmp_path) == ({"made"} if exists else set())
+    assert not exists or (target / "file").read_text() == "old"
+
+
+def test_staged_folder_that_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older one is put back where the second rename fails."""
+    target = tmp_path / "made"
+    fill(target, "old")
+    replace, calls = os.replace, []
+
+    def second_fails(source: Path, destination: Path) -> None:
+        calls.append(destination)
+        if len(calls) == 2:
+            raise OSError("no")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError, match="no"):
+        fill(target, "new")
+    assert len(calls) == 3
+    assert names(tmp_path) == {"made"} and (target / "file").read_text() == "old"
+
+
+def test_staged_folder_beside_another(tmp_path: Path) -> None:
+    """Whoever lists the outer folder never sees a temporary one in it."""
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    for text in ("old", "new"):
+        with staged_folder(outer / "inner", beside=outer) as folder:
+            assert folder.parent == tmp_path and folder.name.startswith(".outer.")
+            assert names(outer) == ({"inner"} if text == "new" else set())
+            (folder / "file").write_text(text)
+    assert names(tmp_path) == {"outer"}
+    assert (outer / "inner" / "file").read_text() == "new"

@@ -30,7 +30,7 @@ print(
 
 EXPECTED = (
     "slim_det.compress.prune.pruner slim_det.detectors.yolov3.scaled_fpn "
-    "slim_det.training.hooks.checkpoint_saver slim_det.training.ppdet_patches "
+    "slim_det.training.checkpoint_saver slim_det.training.checkpoint "
     "slim_det.deploy.trainer_export slim_det.training.ppdet_patches"
 )
 

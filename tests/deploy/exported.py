@@ -10,20 +10,20 @@ from typing import Any
 import paddle
 import yaml
 
-from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.quantize.calibrate import calibration_images, collect
 from slim_det.compress.quantize.model import program_scales, quantize_model
 from slim_det.compress.quantize.observers import input_range
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.compress.steps import steps_of
 from slim_det.core.files import sha256_of, write_json
 from slim_det.demo import CLASS_NAMES
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.program import DeployProgram, trace_program
-from slim_det.graph.trace import trace_detector
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_detector, trace_program
 from slim_det.training import checkpoint, session
 from slim_det.training.config import load_config
 from tests.support import restored_config
@@ -94,8 +94,8 @@ def _export(
 ) -> Exported:
     stem, artifact = folder / "weights", folder / "artifact"
     artifact.mkdir(parents=True)
-    plan, record = plan_of(model), record_of(model)
-    checkpoint.save(stem, model.state_dict(), _NoOptimizer(), 0, plan, record)
+    record = record_of(model)
+    checkpoint.save(stem, model.state_dict(), _NoOptimizer(), 0, steps_of(model))
     program.save(artifact / "model")
     _write_settings(artifact / "infer_cfg.yml", cfg["TestReader"]["sample_transforms"])
     names = ("model.pdmodel", "model.pdiparams", "infer_cfg.yml")

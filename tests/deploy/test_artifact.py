@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from slim_det.core.files import sha256_of
 from slim_det.deploy import artifact, checks
 from slim_det.deploy.artifact import export_model
 from slim_det.deploy.predictor import Predictor
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.images import image_batches
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -81,7 +83,9 @@ def test_earlier_artifact_is_replaced(
     assert [path.name for path in folder.iterdir()] == ["tiny"]
     (folder / "tiny" / "notes.txt").write_text("mine")
     before = files_below(folder)
-    with pytest.raises(ExportError, match=r"holds files that are not of an artifact \(notes.txt\)"):
+    with pytest.raises(
+        ExportError, match=r"holds files that do not belong to an artifact \(notes.txt\)"
+    ):
         export_model(model, cfg, folder, one)
     assert files_below(folder) == before
 
@@ -93,9 +97,9 @@ def test_nothing_is_published_that_differs(
     right = checks.dygraph_predictor
 
     def moved(net: paddle.nn.Layer) -> Any:
-        def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-            outputs = right(net)(batch)
-            return {**outputs, "bbox": outputs["bbox"] + np.array([0, 0, 2, 0, 0, 0], np.float32)}
+        def predict(batch: dict[str, Any]) -> list[Detections]:
+            (found,) = right(net)(batch)
+            return [replace(found, boxes_xyxy=found.boxes_xyxy + np.float32([2, 0, 0, 0]))]
 
         return predict
 

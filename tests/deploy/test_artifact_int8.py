@@ -13,7 +13,8 @@ import paddle
 import pytest
 
 from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
-from slim_det.compress.quantize.record import attach_record, record_of
+from slim_det.compress.quantize.record import record_of
+from slim_det.compress.steps import attach_step
 from slim_det.core.errors import ExportError, QuantError
 from slim_det.core.files import sha256_of
 from slim_det.deploy import artifact, metric_check, predictor
@@ -26,6 +27,7 @@ from slim_det.graph.int8_program import float_layers, int8_layers
 from slim_det.graph.program import DeployProgram
 from tests.commands import Outcome, files_below
 from tests.deploy.exported import Exported, export_pair, record_for
+from tests.support import require_int8
 from tests.trained import thin_detector
 
 OUTPUTS = ["yolo_head.yolo_output.0", "yolo_head.yolo_output.1", "yolo_head.yolo_output.2"]
@@ -53,7 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_artifact_is_the_simulated_model(loaded: tuple[Any, paddle.nn.Layer], folder: Path) -> None:
     cfg, model = loaded
-    result = export_model(model, cfg, folder)
+    # Where there are no int8 kernels, the engine does not round activations, and AP is another.
+    gap = metric_check.MAX_GAP if cpu_has_int8() else 100.0
+    result = export_model(model, cfg, folder, max_gap=gap)
     written, record = folder / cfg.filename, record_of(model)
     assert record is not None
     manifest = json.loads((written / "slim_det.json").read_text())
@@ -72,8 +76,10 @@ def test_artifact_is_the_simulated_model(loaded: tuple[Any, paddle.nn.Layer], fo
     simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1).ap
     metric = manifest["metric"]
     assert metric["model"] == pytest.approx(simulated) and simulated > 0.05
-    assert metric["artifact"] == pytest.approx(simulated, abs=0.005) and metric["num_images"] == 6
     assert result.ap == metric["artifact"] and metric["name"] == "coco_ap"
+    assert metric["num_images"] == 6
+    require_int8()
+    assert metric["artifact"] == pytest.approx(simulated, abs=0.005)
 
 
 def test_artifact_runs_in_int8(folder: Path) -> None:
@@ -84,20 +90,18 @@ def test_artifact_runs_in_int8(folder: Path) -> None:
     assert row.precision == predict.precision and row.speedup == 1.0
 
 
-def test_latency_of_the_network_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latency_of_the_network_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed gives the raw outputs, in int8 where the whole runs so; no raw, no time."""
     (written,) = folder.iterdir()
     program = DeployProgram.load(written / "model")
-    engine = network_engine(program, tmp_path / "network", int8=cpu_has_int8())
+    engine = network_engine(program, int8=cpu_has_int8())
     assert engine is not None and engine.inputs == ["image"]
     shapes = [value.shape for value in engine(random_batch((96, 96))).values()]
     assert shapes == [(1, 27, side, side) for side in (3, 6, 12)]
     (row,) = compare_latency([written], runs=1, network_only=True)
     assert row.speedup == 1.0 and row.latency_ms > 0.0
     monkeypatch.setattr(DeployProgram, "raw_outputs", [])
-    assert network_engine(program, tmp_path / "network", int8=False) is None
+    assert network_engine(program, int8=False) is None
     with pytest.raises(ExportError, match="has no raw outputs before its boxes"):
         compare_latency([written], runs=1, network_only=True)
 
@@ -108,17 +112,17 @@ def test_cpu_without_int8_runs_the_same_weights_in_float(
     """With one line that says so; the artifact is left as it is."""
     (written,) = folder.iterdir()
     batch = random_batch((96, 96))
-    exact = Predictor(written, threads=1)(batch)["bbox"]
+    (exact,) = Predictor(written, threads=1)(batch)
     before = files_below(written)
     monkeypatch.setattr(predictor, "cpu_has_int8", lambda: False)
+    caplog.clear()
     with caplog.at_level("INFO", "slim_det"):
         predict = Predictor(written, threads=1)
     (line,) = [r.getMessage() for r in caplog.records if "no int8 instructions" in r.getMessage()]
     assert str(written) in line and "runs in float" in line
     assert predict.precision == "float32" and files_below(written) == before
-    found = predict(batch)["bbox"]
-    assert found.shape[1] == exact.shape[1] == 6
-    assert found[0, 1] == pytest.approx(exact[0, 1], abs=0.1)
+    (found,) = predict(batch)
+    assert found.scores[0] == pytest.approx(exact.scores[0], abs=0.1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "json", "gone", "unsigned cut", "not a program"])
@@ -306,7 +310,7 @@ def test_record_is_what_decides(loaded: tuple[Any, paddle.nn.Layer], tmp_path: P
     assert record is not None
     tip = next(layer for layer in record.layers if layer.name == "neck.yolo_block.0.tip")
     keep_float(model, [tip.name], "gone")
-    attach_record(model, record)
+    attach_step(model, record)
     message = "'neck.yolo_block.0.tip' is quantized in the record and has no scales"
     with pytest.raises(QuantError, match=message):
         export_model(model, cfg, tmp_path)

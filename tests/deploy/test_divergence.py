@@ -119,7 +119,7 @@ def test_float_layer_that_is_wrong(net: SmallNet, program: DeployProgram) -> Non
 
 def test_program_of_another_model(net: SmallNet, program: DeployProgram, cfg: Any) -> None:
     for op in program.convolutions:
-        op._rename_input(op.input("Filter")[0], "another")
+        program.rename_input(op, op.input("Filter"), "another")
     with pytest.raises(ExportError, match="no convolution in common"):
         first_divergence(net, program, cfg, [])
 

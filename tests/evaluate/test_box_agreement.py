@@ -12,15 +12,17 @@ from slim_det.evaluate.box_agreement import (
     BoxAgreement,
     compare_boxes,
 )
+from slim_det.evaluate.detections import Detections, parse_detections
+from tests.detections import found_in, rows_of
 
-EMPTY = np.zeros((0, 6), np.float32)
-BOXES = np.array([[0, 0.9, 1, 2, 30, 40], [1, 0.6, 5, 5, 9, 9], [0, 0.3, 50, 50, 80, 90]])
+EMPTY = Detections.empty()
+BOXES = found_in([0, 0.9, 1, 2, 30, 40], [1, 0.6, 5, 5, 9, 9], [0, 0.3, 50, 50, 80, 90])
 
 
-def changed(row: int, column: int, by: float) -> np.ndarray:
-    boxes = BOXES.copy()
-    boxes[row, column] += by
-    return boxes
+def changed(row: int, column: int, by: float) -> Detections:
+    rows = rows_of(BOXES)
+    rows[row, column] += by
+    return found_in(*rows)
 
 
 def test_nothing_agrees_with_nothing() -> None:
@@ -39,7 +41,7 @@ def test_difference_within_and_beyond_tolerance(column: int, tolerance: float) -
     near = compare_boxes(BOXES, changed(1, column, 0.9 * tolerance))
     assert near.passed and near.boxes == 3
     largest = near.max_score if column == 1 else near.max_pixels
-    assert largest == pytest.approx(0.9 * tolerance)
+    assert largest == pytest.approx(0.9 * tolerance, abs=1e-6)  # of float32 numbers
     far = compare_boxes(BOXES, changed(1, column, 1.1 * tolerance))
     assert not far.passed and far.unmatched == 2  # on either side
 
@@ -49,7 +51,7 @@ def test_another_class_is_another_box() -> None:
 
 
 @pytest.mark.parametrize("sides", [(BOXES, BOXES[:2]), (BOXES[:2], BOXES), (BOXES[:1], EMPTY)])
-def test_missing_box(sides: tuple[np.ndarray, np.ndarray]) -> None:
+def test_missing_box(sides: tuple[Detections, Detections]) -> None:
     """On either side, and where one side has none at all."""
     agreement = compare_boxes(*sides)
     assert agreement.unmatched == 1 and not agreement.passed
@@ -57,15 +59,15 @@ def test_missing_box(sides: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def test_boxes_below_the_limit_are_left_out() -> None:
-    """Which of them survive hangs on the last digits."""
-    faint = np.array([[0, MIN_SCORE - 0.001, 1, 1, 9, 9]])
+    """Which of them survive depends on the last digits."""
+    faint = found_in([0, MIN_SCORE - 0.001, 1, 1, 9, 9])
     assert compare_boxes(faint, EMPTY) == BoxAgreement(0, 0, 0.0, 0.0)
 
 
 def test_partner_just_below_the_limit_is_found() -> None:
     """A box at the limit may be a little fainter in the other engine, but may not be gone."""
-    above = np.array([[0, MIN_SCORE + 0.0005, 1, 1, 9, 9]])
-    below = np.array([[0, MIN_SCORE - 0.0005, 1, 1, 9, 9]])
+    above = found_in([0, MIN_SCORE + 0.0005, 1, 1, 9, 9])
+    below = found_in([0, MIN_SCORE - 0.0005, 1, 1, 9, 9])
     for sides in ((above, below), (below, above)):
         assert compare_boxes(*sides).passed
         assert compare_boxes(*sides).boxes == 1
@@ -74,6 +76,7 @@ def test_partner_just_below_the_limit_is_found() -> None:
 
 def test_no_box_as_paddles_nms_writes_it() -> None:
     """One row of a single -1 is no box."""
-    nothing = np.array([[-1.0]])
+    outputs = {"bbox": np.array([[-1.0]]), "bbox_num": np.array([1])}
+    (nothing,) = parse_detections(outputs)
     assert compare_boxes(nothing, nothing).passed
     assert compare_boxes(BOXES, nothing).unmatched == 3

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.coco_matching import CocoScorer, average_precision
+from slim_det.evaluate.coco_matching import CocoScorer, recalled_precision
+from slim_det.evaluate.detections import Detections
+from slim_det.evaluate.scorer import ApScores
+from tests.detections import found_in as boxes
+from tests.detections import rows_of
+from tests.evaluate.oracles import coco_scores, indexed
 
 ALL = 0b11_1111_1111
 CATEGORIES = {7: 0, 3: 1, 9: 2}
@@ -41,18 +42,6 @@ def annotated(*images: Sequence[Row], first_id: int = 1, **extra: Any) -> COCO:
     )
 
 
-def indexed(content: dict[str, Any]) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = content
-        truth.createIndex()
-    return truth
-
-
-def boxes(*rows: Row) -> np.ndarray:
-    return np.array(rows, np.float32).reshape(-1, 6)
-
-
 def scorer_of(truth: COCO, order: Sequence[int] | None = None, **limit: int) -> CocoScorer:
     scorer = CocoScorer(truth, CATEGORIES, **limit)
     for image in truth.getImgIds() if order is None else order:
@@ -60,27 +49,15 @@ def scorer_of(truth: COCO, order: Sequence[int] | None = None, **limit: int) -> 
     return scorer
 
 
-def coco_ap(truth: COCO, found: dict[int, np.ndarray]) -> float:
-    """AP by COCOeval of the boxes of each image id."""
-    category = {clsid: catid for catid, clsid in CATEGORIES.items()}
-    results = [
-        {
-            **{"image_id": image, "category_id": category[int(row[0])], "score": row[1]},
-            "bbox": [row[2], row[3], row[4] - row[2], row[5] - row[3]],
-        }
-        for image, rows in found.items()
-        for row in rows.tolist()
-        if row[0] >= 0
-    ]
-    if not results:
-        return 0.0
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = indexed(copy.deepcopy(truth.dataset))
-        scoring = COCOeval(truth, truth.loadRes(results), "bbox")
-        scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
-    return max(0.0, float(scoring.stats[0]))
+def coco_ap(truth: COCO, found: dict[int, Detections]) -> float:
+    return coco_scores(truth, CATEGORIES, found).ap
+
+
+def assert_equal(scores: ApScores, expected: ApScores) -> None:
+    assert scores.ap == pytest.approx(expected.ap, abs=1e-12)
+    assert scores.ap50 == pytest.approx(expected.ap50, abs=1e-12)
+    assert scores.per_class == pytest.approx(expected.per_class, abs=1e-12)
+    assert list(scores.per_class) == list(expected.per_class)
 
 
 CAT = (7, 0, 10, 10, 20, 20)
@@ -94,8 +71,11 @@ def test_no_images() -> None:
 
 
 def test_no_boxes() -> None:
+    """Said, because a detector that finds nothing at all is rarely what was meant."""
     scorer = scorer_of(annotated([CAT]))
-    assert scorer.ap([scorer.match(0, boxes())]) == 0.0
+    assert scorer.scores([scorer.match(0, boxes())]) == ApScores(
+        0.0, 0.0, {"7": 0.0}, ("no boxes were found at all: AP is 0",)
+    )
 
 
 def test_no_objects() -> None:
@@ -110,7 +90,7 @@ def test_perfect_boxes() -> None:
     assert matches.classes.tolist() == [0, 1]
     assert matches.scores.tolist() == [np.float32(0.9), np.float32(0.4)]
     assert matches.hits.tolist() == [ALL, ALL] and matches.ignored.tolist() == [0, 0]
-    assert scorer.ap([matches]) == pytest.approx(1.0, abs=1e-12)
+    assert_equal(scorer.scores([matches]), ApScores(1.0, 1.0, {"7": 1.0, "3": 1.0}))
 
 
 def test_shifted_box_is_found_at_some_thresholds() -> None:
@@ -154,6 +134,16 @@ def test_crowd_absorbs_any_number_of_boxes() -> None:
     assert scorer.ap([matches]) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_class_with_nothing_but_a_crowd() -> None:
+    """It has the value 0 and no part in the mean, as pycocotools has it."""
+    truth = annotated([(3, 1, 0, 0, 100, 100), CAT])
+    found = boxes((0, 0.9, *ON_CAT))
+    scorer = scorer_of(truth)
+    scores = scorer.scores([scorer.match(0, found)])
+    assert_equal(scores, ApScores(1.0, 1.0, {"7": 1.0, "3": 0.0}))
+    assert_equal(scores, coco_scores(truth, CATEGORIES, {1: found}))
+
+
 def test_box_inside_out_is_ignored() -> None:
     """Its area is negative, so pycocotools puts it out of the range of areas."""
     scorer = scorer_of(annotated([CAT]))
@@ -190,13 +180,13 @@ def test_objects_of_images_that_are_never_read() -> None:
 
 def test_errors() -> None:
     scorer = scorer_of(annotated([CAT]))
-    with pytest.raises(DataError, match="image 1 comes twice"):
+    with pytest.raises(DataError, match="image 1 occurs twice"):
         scorer.add_batch({"im_id": np.array([[1]])})
     with pytest.raises(DataError, match="image 5 is not in the annotation file"):
         scorer.add_batch({"im_id": np.array([[5]])})
     with pytest.raises(DataError, match="box has class 3; the annotation file has 3 categories"):
         scorer.match(0, boxes((3, 0.9, *ON_CAT)))
-    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
         scorer.match(1, boxes())
     incomplete = annotated([CAT])
     del incomplete.dataset["annotations"][0]["area"]
@@ -206,14 +196,15 @@ def test_errors() -> None:
 
 def test_average_precision_by_hand() -> None:
     """Hit, miss, hit with two objects: 51 recalls at precision 1, 50 at 2/3."""
-    assert average_precision(np.array([], np.uint16), np.array([], np.uint16), 2) == 0.0
+    none = np.array([], np.uint16)
+    assert recalled_precision(none, none, 2).tolist() == [[0.0] * 101] * 10
     hits = np.array([ALL, 0, ALL], np.uint16)
-    value = average_precision(hits, np.zeros(3, np.uint16), 2)
-    assert value == pytest.approx((51 + 50 * 2 / 3) / 101)
-    assert average_precision(hits, np.array([0, ALL, 0], np.uint16), 2) == pytest.approx(1.0)
+    table = recalled_precision(hits, np.zeros(3, np.uint16), 2)
+    assert table == pytest.approx(np.array([[1.0] * 51 + [2 / 3] * 50] * 10))
+    assert recalled_precision(hits, np.array([0, ALL, 0], np.uint16), 2) == pytest.approx(1.0)
 
 
-def random_image(random: np.random.Generator) -> tuple[list[Row], np.ndarray]:
+def random_image(random: np.random.Generator) -> tuple[list[Row], Detections]:
     """Objects and boxes that crowd together, with ties of scores and of overlaps."""
     count = int(random.integers(0, 7))
     table = np.column_stack(
@@ -233,7 +224,7 @@ def random_image(random: np.random.Generator) -> tuple[list[Row], np.ndarray]:
     far[:, 0] = random.integers(-1, 3, 4)
     found = np.concatenate([near, far])[: random.integers(0, 17)]
     found[:, 1] = random.integers(1, 6, len(found)) / 5
-    return table.tolist(), random.permutation(found).astype(np.float32)
+    return table.tolist(), boxes(*random.permutation(found))
 
 
 @pytest.mark.parametrize("first_id", [0, 1])
@@ -246,17 +237,17 @@ def test_equals_pycocotools(first_id: int) -> None:
         truth = annotated(*rows, first_id=first_id)
         order = random.permutation(len(rows)).tolist()
         scorer = scorer_of(truth, order=[i + 1 for i in order])
-        value = scorer.ap([scorer.match(k, found[i]) for k, i in enumerate(order)])
-        expected = coco_ap(truth, dict(enumerate(found, start=1)))
-        assert value == pytest.approx(expected, abs=1e-12)
-        values.add(expected)
+        scores = scorer.scores([scorer.match(k, found[i]) for k, i in enumerate(order)])
+        expected = coco_scores(truth, CATEGORIES, dict(enumerate(found, start=1)))
+        assert_equal(scores, expected)
+        values.add(expected.ap)
     assert len(values) > 25
 
 
 def test_equals_pycocotools_beyond_a_hundred_boxes() -> None:
     random = np.random.default_rng(6)
     rows, _ = random_image(random)
-    found = np.concatenate([random_image(random)[1] for _ in range(60)])
+    found = boxes(*np.concatenate([rows_of(random_image(random)[1]) for _ in range(60)]))
     truth = annotated(rows, rows)
     scorer = scorer_of(truth)
     half = len(found) // 2

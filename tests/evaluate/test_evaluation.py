@@ -15,19 +15,19 @@ import pytest
 from slim_det.core.errors import ConfigError, DataError
 from slim_det.demo import CLASS_NAMES
 from slim_det.evaluate import evaluation
-from slim_det.evaluate.evaluation import CocoAp, EvalResult, VocMap, evaluate
+from slim_det.evaluate.detections import Detections, parse_detections
+from slim_det.evaluate.evaluation import EvalResult, evaluate
+from slim_det.evaluate.matching import make_scorer, metric_name
+from slim_det.evaluate.scorer import ApScores
 from slim_det.training.config import load_config
 
 NOTHING = {"bbox": np.array([[-1.0]], np.float32), "bbox_num": np.array([0], np.int32)}
 
 
-def outputs(*images: Any) -> dict[str, np.ndarray]:
-    """Detections of a batch: a list of (class, score, x1, y1, x2, y2) for each image."""
-    rows = [box for boxes in images for box in boxes]
-    return {
-        "bbox": np.array(rows, np.float32).reshape(-1, 6),
-        "bbox_num": np.array([len(boxes) for boxes in images], np.int32),
-    }
+def found_in(boxes: Any) -> list[Detections]:
+    """Detections of a batch of one image: (class, score, x1, y1, x2, y2); as an NMS gives them."""
+    rows = np.array(boxes, np.float32).reshape(-1, 6)
+    return parse_detections({"bbox": rows, "bbox_num": [len(rows)]} if boxes else NOTHING)
 
 
 class CocoTruth:
@@ -54,12 +54,12 @@ class CocoTruth:
         return str(self.path)
 
 
-def coco(folder: Path, *detections: Any) -> CocoAp:
-    metric = CocoAp()
+def coco(folder: Path, *detections: Any) -> ApScores:
+    scorer = make_scorer(SimpleNamespace(metric="COCO"), CocoTruth(folder))
+    matches = []
     for image, boxes in enumerate(detections, start=1):
-        metric.update({"im_id": np.array([[image]])}, outputs(boxes) if boxes else NOTHING)
-    metric.accumulate(CocoTruth(folder))
-    return metric
+        matches += scorer.take({"im_id": np.array([[image]])}, found_in(boxes))
+    return scorer.scores(matches)
 
 
 PERFECT = [
@@ -68,11 +68,12 @@ PERFECT = [
 ]
 
 
-def test_coco_no_boxes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_coco_no_boxes(tmp_path: Path) -> None:
     """AP 0 for every class that has objects; the class without any is left out."""
     metric = coco(tmp_path, [], [])
     assert (metric.ap, metric.ap50) == (0.0, 0.0)
     assert metric.per_class == {"cat": 0.0, "dog": 0.0}
+    assert metric.notes == ("no boxes were found at all: AP is 0",)
 
 
 def test_coco_perfect_boxes(tmp_path: Path) -> None:
@@ -98,13 +99,6 @@ def test_coco_image_without_boxes_counts(tmp_path: Path) -> None:
     assert metric.per_class["cat"] == pytest.approx(51 / 101)
 
 
-@pytest.fixture
-def labels(tmp_path: Path) -> SimpleNamespace:
-    path = tmp_path / "labels.txt"
-    path.write_text("cat\ndog\ncow\n")
-    return SimpleNamespace(get_label_list=lambda: str(path))
-
-
 def truth(boxes: list[list[float]], classes: list[int], difficult: list[int] | None = None) -> dict:
     """What ppdet's VOC reader gives for one image that was halved in height and width."""
     return {
@@ -120,13 +114,15 @@ TWO_CATS_AND_A_DOG = ([[0, 0, 20, 20], [40, 40, 60, 60], [70, 0, 90, 20]], [0, 0
 HIT_MISS_HIT = [(0, 0.9, 0, 0, 20, 20), (0, 0.8, 0, 70, 20, 90), (0, 0.7, 40, 40, 60, 60)]
 
 
-def voc(labels: SimpleNamespace, map_type: str, *images: Any) -> VocMap:
-    cfg = SimpleNamespace(num_classes=3, get=lambda key, default: map_type)
-    metric = VocMap(cfg)
+def voc(map_type: str, *images: Any) -> ApScores:
+    cfg = SimpleNamespace(metric="VOC", num_classes=3, get=lambda key, default: map_type)
+    dataset = SimpleNamespace(cname2cid={"cat": 0, "dog": 1, "cow": 2})
+    scorer = make_scorer(cfg, dataset)
+    assert scorer.name == f"voc_map_{map_type}"
+    matches = []
     for objects, boxes in images:
-        metric.update(objects, outputs(boxes) if boxes else NOTHING)
-    metric.accumulate(labels)
-    return metric
+        matches += scorer.take(objects, found_in(boxes))
+    return scorer.scores(matches)
 
 
 @pytest.mark.parametrize(
@@ -138,57 +134,56 @@ def voc(labels: SimpleNamespace, map_type: str, *images: Any) -> VocMap:
         ("integral", 0.5 * 1 + 0.5 * 2 / 3),
     ],
 )
-def test_voc_case_by_hand(labels: SimpleNamespace, map_type: str, cat: float) -> None:
+def test_voc_case_by_hand(map_type: str, cat: float) -> None:
     """The dog is missed; cows have no objects and do not count."""
-    metric = voc(labels, map_type, (truth(*TWO_CATS_AND_A_DOG), HIT_MISS_HIT))
-    assert metric.name == f"voc_map_{map_type}"
+    metric = voc(map_type, (truth(*TWO_CATS_AND_A_DOG), HIT_MISS_HIT))
     assert metric.per_class == {"cat": pytest.approx(cat), "dog": 0.0}
     assert metric.ap == metric.ap50 == pytest.approx(cat / 2)
 
 
 @pytest.mark.parametrize("map_type", ["11point", "integral"])
-def test_voc_perfect_boxes(labels: SimpleNamespace, map_type: str) -> None:
+def test_voc_perfect_boxes(map_type: str) -> None:
     boxes = [HIT_MISS_HIT[0], HIT_MISS_HIT[2], (1, 0.5, 70, 0, 90, 20)]
-    metric = voc(labels, map_type, (truth(*TWO_CATS_AND_A_DOG), boxes))
+    metric = voc(map_type, (truth(*TWO_CATS_AND_A_DOG), boxes))
     assert metric.ap == pytest.approx(1.0)
     assert metric.per_class == {"cat": pytest.approx(1.0), "dog": pytest.approx(1.0)}
 
 
-def test_voc_no_boxes(labels: SimpleNamespace) -> None:
-    metric = voc(labels, "11point", (truth(*TWO_CATS_AND_A_DOG), []))
+def test_voc_no_boxes() -> None:
+    metric = voc("11point", (truth(*TWO_CATS_AND_A_DOG), []))
     assert metric.ap == 0.0 and metric.per_class == {"cat": 0.0, "dog": 0.0}
 
 
-def test_voc_image_without_boxes_counts(labels: SimpleNamespace) -> None:
+def test_voc_image_without_boxes_counts() -> None:
     """ppdet leaves the objects of such a batch out: half of the cats are missed here."""
     one = truth([[0, 0, 20, 20]], [0])
-    metric = voc(labels, "integral", (one, HIT_MISS_HIT[:1]), (one, []))
+    metric = voc("integral", (one, HIT_MISS_HIT[:1]), (one, []))
     assert metric.per_class == {"cat": pytest.approx(0.5)}
 
 
-def test_voc_difficult_objects_neither_help_nor_hurt(labels: SimpleNamespace) -> None:
+def test_voc_difficult_objects_neither_help_nor_hurt() -> None:
     objects = truth(*TWO_CATS_AND_A_DOG, difficult=[0, 1, 0])
     boxes = [HIT_MISS_HIT[2], HIT_MISS_HIT[0], (1, 0.5, 70, 0, 90, 20)]
-    assert voc(labels, "integral", (objects, boxes)).ap == pytest.approx(1.0)
+    assert voc("integral", (objects, boxes)).ap == pytest.approx(1.0)
 
 
-def perfect(shapes: Path) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
+def perfect(shapes: Path) -> Callable[[dict[str, Any]], list[Detections]]:
     """A predictor that knows the annotations."""
     content = json.loads((shapes / "annotations" / "instances_val.json").read_text())
 
-    def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        found = []
+    def predict(batch: dict[str, Any]) -> list[Detections]:
+        found: list[Detections] = []
         for image in np.asarray(batch["im_id"]).ravel() if "im_id" in batch else [-1]:
             entries = [a for a in content["annotations"] if a["image_id"] == int(image)]
             sides = [(a["category_id"] - 1, a["bbox"]) for a in entries]
-            found.append([(c, 0.9, x, y, x + w, y + h) for c, (x, y, w, h) in sides])
-        return outputs(*found)
+            found += found_in([(c, 0.9, x, y, x + w, y + h) for c, (x, y, w, h) in sides])
+        return found
 
     return predict
 
 
 @pytest.mark.parametrize("metric", ["coco_ap", "voc_map_11point"])
-def test_whole_data_set(
+def test_complete_data_set(
     fresh_config: Any, tiny: Path, tiny_voc: Path, shapes: Path, metric: str
 ) -> None:
     """Perfect boxes in the pixels of the original images, which are read at another size."""
@@ -205,7 +200,7 @@ def test_whole_data_set(
 def test_metric_that_is_none_of_them(fresh_config: Any) -> None:
     fresh_config["metric"] = "KeyPointTopDownCOCOEval"
     with pytest.raises(ConfigError, match="cannot be evaluated; expected COCO, VOC or WiderFace"):
-        evaluation.make_metric(fresh_config)
+        metric_name(fresh_config)
 
 
 def test_class_names(fresh_config: Any, tiny: Path, tiny_voc: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 
 from slim_det.evaluate.image_matches import (
     ImageMatches,
-    boxes_by_image,
     image_indices,
     known_image,
     pool_by_class,
@@ -79,7 +78,7 @@ def test_cut_or_lengthened_bytes_are_noticed(matches: ImageMatches, data: st.Dat
 
 
 def test_a_box_cannot_be_right_and_ignored() -> None:
-    with pytest.raises(ValueError, match="both right and ignored"):
+    with pytest.raises(ValueError, match="both a hit and ignored"):
         ImageMatches.from_bytes(of([0], [0.5], [3], [2]).to_bytes())
 
 
@@ -87,20 +86,6 @@ def test_layout_does_not_depend_on_the_machine() -> None:
     data = of([258], [1.0], [1], [2]).to_bytes()
     assert data[:4] == b"SDM1"
     assert data[8:] == struct.pack("<IhfHH", 1, 258, 1.0, 1, 2)
-
-
-def test_boxes_of_a_batch() -> None:
-    rows = np.arange(18, dtype=np.float32).reshape(3, 6)
-    split = boxes_by_image({"bbox": rows, "bbox_num": np.array([1, 0, 2], np.int32)})
-    assert [part.tolist() for part in split] == [rows[:1].tolist(), [], rows[1:].tolist()]
-
-
-@pytest.mark.parametrize("told", [0, 1])
-def test_a_batch_without_any_box(told: int) -> None:
-    """Paddle's NMS gives a row of one number then."""
-    counts = np.array([told, 0], np.int32)
-    split = boxes_by_image({"bbox": np.array([[-1.0]], np.float32), "bbox_num": counts})
-    assert [part.shape for part in split] == [(0, 6), (0, 6)]
 
 
 def test_pool_of_nothing() -> None:

@@ -18,6 +18,7 @@ from slim_det.evaluate import multi_scale
 from slim_det.evaluate.multi_scale import MultiScale, View, max_scale, normalization, views, vote
 from slim_det.training.config import load_config
 from tests.blazeface import draw_faces, write_blazeface
+from tests.detections import rows_of
 
 NONE = np.zeros((0, 5))
 
@@ -199,8 +200,8 @@ class Nothing(paddle.nn.Layer):
 
 
 def test_nothing_found_at_all(cfg: Any) -> None:
-    outputs = MultiScale(Nothing(), cfg)({"im_id": np.array([[2], [0]])})
-    assert outputs["bbox"].shape == (0, 6) and outputs["bbox_num"].tolist() == [0, 0]
+    found = MultiScale(Nothing(), cfg)({"im_id": np.array([[2], [0]])})
+    assert [len(boxes) for boxes in found] == [0, 0]
 
 
 def test_batch_of_images(cfg: Any, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +213,10 @@ def test_batch_of_images(cfg: Any, faces: Path, monkeypatch: pytest.MonkeyPatch)
         return np.array([[1, 2, 3, 4, 0.5]] * len(seen))
 
     monkeypatch.setattr(MultiScale, "detect", detect)
-    outputs = MultiScale(Nothing(), cfg)({"im_id": np.array([[4], [1]])})
-    assert outputs["bbox"].tolist() == [[0, 0.5, 1, 2, 3, 4]] * 3
-    assert outputs["bbox_num"].tolist() == [1, 2]
+    found = MultiScale(Nothing(), cfg)({"im_id": np.array([[4], [1]])})
+    assert [rows_of(boxes).tolist() for boxes in found] == [
+        [[0, 0.5, 1, 2, 3, 4]] * count for count in (1, 2)
+    ]
     for number, image in zip((4, 1), seen):
         expected = cv2.imread(str(faces / "images" / "0--val" / f"face_{number}.jpg"))
         assert (image == expected[:, :, ::-1]).all()

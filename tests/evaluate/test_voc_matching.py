@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppdet.metrics import VOCMetric
 from ppdet.metrics.map_utils import jaccard_overlap
 
 from slim_det.core.errors import ConfigError, DataError
+from slim_det.evaluate.detections import Detections
+from slim_det.evaluate.scorer import ApScores
 from slim_det.evaluate.voc_matching import VocScorer, average_precision, ppdet_overlaps
+from tests.detections import found_in as boxes
+from tests.evaluate.oracles import voc_scores
 
 CLASSES = 4
+NAMES = dict(enumerate("abcd"))
 MAP_TYPES = ["11point", "integral"]
 
 
@@ -30,36 +34,30 @@ def objects(*rows: Sequence[float], scale: tuple[float, float] = (1.0, 1.0)) -> 
     }
 
 
-def boxes(*rows: Sequence[float]) -> np.ndarray:
-    return np.array(rows, np.float32).reshape(-1, 6)
-
-
 def scorer_of(images: Sequence[dict[str, Any]], map_type: str = "11point") -> VocScorer:
-    scorer = VocScorer(CLASSES, map_type)
+    scorer = VocScorer(CLASSES, map_type, names=NAMES)
     for image in images:
         scorer.add_batch(image)
     return scorer
 
 
-def ap_of(images: Sequence[dict[str, Any]], found: Sequence[np.ndarray], map_type: str) -> float:
+def scores_of(
+    images: Sequence[dict[str, Any]], found: Sequence[Detections], map_type: str
+) -> ApScores:
     scorer = scorer_of(images, map_type)
-    return scorer.ap([scorer.match(i, rows) for i, rows in enumerate(found)])
+    return scorer.scores([scorer.match(i, rows) for i, rows in enumerate(found)])
 
 
-def ppdet_ap(
-    labels: Path, images: Sequence[dict[str, Any]], found: Sequence[np.ndarray], map_type: str
-) -> float:
-    metric = VOCMetric(str(labels), CLASSES, map_type=map_type)
-    for image, rows in zip(images, found):
-        metric.update(image, {"bbox": rows, "bbox_num": np.array([len(rows)])})
-    metric.accumulate()
-    return float(metric.detection_map.mAP)
+def ppdet_scores(
+    labels: Path, images: Sequence[dict[str, Any]], found: Sequence[Detections], map_type: str
+) -> ApScores:
+    return voc_scores(labels, CLASSES, map_type, images, [[rows] for rows in found])
 
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("voc") / "labels.txt"
-    path.write_text("\n".join("abcd") + "\n")
+    path.write_text("\n".join(NAMES.values()) + "\n")
     return path
 
 
@@ -74,12 +72,13 @@ def test_no_images() -> None:
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
 def test_no_boxes(map_type: str) -> None:
-    assert ap_of([objects(CAT)], [boxes()], map_type) == 0.0
+    assert scores_of([objects(CAT)], [boxes()], map_type) == ApScores(0.0, 0.0, {"a": 0.0})
 
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
 def test_no_objects(map_type: str) -> None:
-    assert ap_of([objects()], [boxes((0, 0.9, 0, 0, 9, 9))], map_type) == 0.0
+    scores = scores_of([objects()], [boxes((0, 0.9, 0, 0, 9, 9))], map_type)
+    assert scores == ApScores(0.0, 0.0, {})
 
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
@@ -88,7 +87,7 @@ def test_perfect_boxes(map_type: str) -> None:
     scorer = scorer_of([objects(CAT, DOG)], map_type)
     matches = scorer.match(0, found)
     assert matches.classes.tolist() == [1, 0] and matches.hits.tolist() == [1, 1]
-    assert matches.scores.tolist() == found[:, 1].tolist() and not matches.ignored.any()
+    assert matches.scores.tolist() == found.scores.tolist() and not matches.ignored.any()
     assert scorer.ap([matches]) == pytest.approx(1.0, abs=1e-15)
     assert scorer.name == f"voc_map_{map_type}"
 
@@ -167,7 +166,7 @@ def test_classes_that_the_detector_lacks() -> None:
     scorer.add_batch(objects(CAT))
     with pytest.raises(DataError, match="box has class 4; expected 0 to 3"):
         scorer.match(0, boxes((4, 0.9, 1, 1, 2, 2)))
-    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
         scorer.match(1, boxes())
 
 
@@ -176,7 +175,7 @@ def test_unknown_map_type() -> None:
         VocScorer(CLASSES, "12point")
 
 
-def random_image(random: np.random.Generator, fractions: bool) -> tuple[dict, np.ndarray]:
+def random_image(random: np.random.Generator, fractions: bool) -> tuple[dict, Detections]:
     """Objects and boxes that crowd together, with ties of scores and of overlaps."""
     count = int(random.integers(0, 6))
     corners = random.integers(0, 40, (count, 2)) + fractions * random.random((count, 2))
@@ -191,7 +190,7 @@ def random_image(random: np.random.Generator, fractions: bool) -> tuple[dict, np
     far[:, 0] = random.integers(-1, CLASSES, 4)
     found = np.concatenate([near, far])[: random.integers(0, 17)]
     found[:, 1] = random.integers(1, 6, len(found)) / 5
-    return objects(*table, scale=scale), random.permutation(found).astype(np.float32)
+    return objects(*table, scale=scale), boxes(*random.permutation(found))
 
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
@@ -202,9 +201,11 @@ def test_equals_ppdet(labels: Path, map_type: str, fractions: bool) -> None:
     for _ in range(60):
         size = random.integers(1, 9)
         images, found = zip(*(random_image(random, fractions) for _ in range(size)))
-        expected = ppdet_ap(labels, images, found, map_type)
-        assert ap_of(images, found, map_type) == pytest.approx(expected, abs=1e-12)
-        values.add(expected)
+        expected = ppdet_scores(labels, images, found, map_type)
+        scores = scores_of(images, found, map_type)
+        assert scores.ap == scores.ap50 == pytest.approx(expected.ap, abs=1e-12)
+        assert scores.per_class == pytest.approx(expected.per_class, abs=1e-12)
+        values.add(expected.ap)
     assert len(values) > 30
 
 
@@ -218,8 +219,8 @@ def test_repeated_images_equal_a_data_set_that_repeats_them(labels: Path, map_ty
         drawn = random.integers(0, 8, random.integers(1, 13))
         value = scorer.ap([matches[i] for i in drawn], drawn)
         resampled = [(images[i], found[i]) for i in sorted(drawn)]
-        expected = ppdet_ap(labels, *zip(*resampled), map_type)
-        assert value == pytest.approx(expected, abs=1e-12)
+        expected = ppdet_scores(labels, *zip(*resampled), map_type)
+        assert value == pytest.approx(expected.ap, abs=1e-12)
     assert scorer.ap(matches) == scorer.ap(matches[::-1], range(7, -1, -1))
 
 

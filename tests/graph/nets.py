@@ -65,9 +65,7 @@ def folded_with_scales(
 
 def engine_of(program: DeployProgram, folder: Path, **settings: Any) -> Engine:
     """An engine on one thread."""
-    program.save(folder / "engine")
-    files = (folder / f"engine.{suffix}" for suffix in ("pdmodel", "pdiparams"))
-    return Engine(*files, threads=1, **settings)
+    return program.engine(folder=folder, threads=1, **settings)
 
 
 def run_one(program: DeployProgram, x: np.ndarray, folder: Path, **settings: Any) -> np.ndarray:

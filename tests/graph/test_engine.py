@@ -7,19 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
+from paddle.static import InputSpec
 
 from slim_det.core.errors import ExportError
 from slim_det.graph import engine
 from slim_det.graph.engine import Engine, cpu_has_int8, silent_streams
 from slim_det.graph.int8_program import write_int8
 from tests.compress.quantize.nets import make_quantized, picture
-from tests.graph.nets import SHAPE, engine_of, folded_with_scales
+from tests.graph.nets import SHAPE, engine_of, folded_with_scales, traced
+
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The CPU is asked anew, and again after the test."""
+    """The CPU is asked anew, and again after the test; nothing limits oneDNN."""
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
     cpu_has_int8.cache_clear()
     yield monkeypatch
     cpu_has_int8.cache_clear()
@@ -43,6 +49,36 @@ def test_int8_instructions(
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor : 0\n{flags}\n")
     unasked.setattr(engine, "_CPU_INFO", path)
+    assert cpu_has_int8() is expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "flag", "expected"),
+    [
+        (("", "AVX2"), "avx512_vnni", False),
+        (("avx512_core", ""), "amx_int8", False),
+        (("", "AVX512_CORE_VNNI"), "avx512_vnni", True),
+        (("", "AVX2_VNNI"), "avx512_vnni", False),
+        (("", "AVX2_VNNI"), "avx_vnni", True),
+        (("AVX2", "AVX512_CORE_VNNI"), "avx512_vnni", False),
+        (("AVX512_CORE_VNNI", "AVX2"), "avx512_vnni", True),
+        (("", "ALL"), "avx512_vnni", True),
+        (("", "AVX512_CORE_VNNI"), "avx512f", False),
+    ],
+)
+def test_int8_instructions_that_onednn_may_use(
+    unasked: pytest.MonkeyPatch,
+    tmp_path: Path,
+    limits: tuple[str, str],
+    flag: str,
+    expected: bool,
+) -> None:
+    """Its newer variable wins; neither gives instructions to a CPU that has none."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags : avx2 {flag}\n")
+    unasked.setattr(engine, "_CPU_INFO", path)
+    for name, limit in zip(LIMITS, limits):
+        unasked.setenv(name, limit)
     assert cpu_has_int8() is expected
 
 
@@ -78,7 +114,7 @@ def test_files_that_are_no_program(tmp_path: Path, content: bytes) -> None:
     for name in ("a.pdmodel", "a.pdiparams"):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ExportError, match=r"a.pdmodel' cannot be loaded") as error:
-        Engine(tmp_path / "a.pdmodel", tmp_path / "a.pdiparams", 1)
+        Engine(tmp_path / "a", 1)
     assert "\n" not in str(error.value)
 
 
@@ -88,3 +124,43 @@ def test_inputs_of_other_types_are_taken_as_float32(tmp_path: Path) -> None:
     (left,) = run({"x": picture().numpy(), "unused": np.zeros(1)}).values()
     (right,) = run({"x": picture().numpy().astype("float64")}).values()
     assert left.dtype == np.float32 and np.array_equal(left, right)
+
+
+def test_program_of_no_further_use(tmp_path: Path) -> None:
+    """Its files are gone when it is loaded, and when it cannot be."""
+    program, _ = folded_with_scales(make_quantized(), SHAPE, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    (found,) = Engine.of(program.save, tmp_path, threads=1)({"x": picture().numpy()}).values()
+    (expected,) = program.engine(threads=1)({"x": picture().numpy()}).values()
+    assert np.array_equal(found, expected)
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        Engine.of(lambda stem: None, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_integers_that_are_declared_stay_integers(tmp_path: Path) -> None:
+    """16777217 is no float32."""
+
+    class Next(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = self.create_parameter([1])  # no program without parameters is loaded
+
+        def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+            return [x + 1, paddle.cast(x, "float32") * self.scale]
+
+    program = traced(Next(), InputSpec([1], "int64", "x"), tmp_path)
+    found = engine_of(program, tmp_path)({"x": np.array([2**24 + 1])})
+    assert found[program.fetches[0]].tolist() == [2**24 + 2]
+
+
+def test_prepared_run_reads_the_inputs_of_before(tmp_path: Path) -> None:
+    program, _ = folded_with_scales(make_quantized(), SHAPE, tmp_path)
+    engine = engine_of(program, tmp_path)
+    x = picture().numpy()
+    run = engine.prepared({"x": x})
+    (expected,) = engine({"x": x}).values()
+    x[:] = 0.0
+    assert run() is None
+    handle = engine._predictor.get_output_handle(engine.outputs[0])
+    assert np.array_equal(handle.copy_to_cpu(), expected)

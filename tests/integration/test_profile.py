@@ -53,7 +53,7 @@ def test_a_table_is_measured(thin: Path, tmp_path: Path) -> None:
     ("slim_file", "names"),
     [("prune_r578.yml", ["uncut", "prune_r578"]), (None, ["uncut", "r578", "sensity"])],
 )
-def test_a_table_is_checked_on_whole_models(
+def test_a_table_is_checked_on_complete_models(
     thin: Path, tmp_path: Path, slim_file: str | None, names: list[str]
 ) -> None:
     slim = ("--slim_config", CONFIGS / slim_file) if slim_file else ()
@@ -94,7 +94,7 @@ def shapes_of(config: Path) -> list[ConvShape]:
     ("arguments", "said"),
     [
         (("--widths", "2"), "--widths: '2' is not valid; expected shares above 0 and at most 1"),
-        (("--slim_config", "cut.yml"), "--slim_config is what --check compares with; add --check"),
+        (("--slim_config", "cut.yml"), "--slim_config is only used by --check; add --check"),
         (("--output", "."), "--output '.' is a folder; expected a file"),
         (("--output", "thin.yml/t.json"), "output folder 'thin.yml' cannot be written to"),
         (("-o", "weights=missing"), "'missing"),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from slim_det.compress.quantize.record import QuantRecord
+from slim_det.compress.strategy import step_path
 from slim_det.deploy.predictor import PREDICTOR_FILES, Predictor
-from slim_det.training.checkpoint import record_path, stored_record
+from slim_det.training.checkpoint import stored_step
 from tests.forks import Forks
 
 QUICK = ("--no_eval", "--images", 1)
@@ -39,7 +41,7 @@ def check_complete(artifact: Path, stem: Path) -> None:
     """Both are there as a whole: the artifact's hashes are compared when it is loaded."""
     assert set(PREDICTOR_FILES) < set(visible(artifact))
     assert Predictor(artifact).settings["Preprocess"]
-    assert len(stored_record(str(stem)).layers) == 47
+    assert len(stored_step(str(stem), QuantRecord).layers) == 47
 
 
 @pytest.mark.slow
@@ -55,7 +57,7 @@ def test_killed_ten_times(forks: Forks, tiny: Path, whole: Path, tmp_path: Path)
     assert forks.run(*command) == 0, forks.error()
     lasts = time.monotonic() - begin
     check_complete(artifact, stem)
-    first = record_path(stem).read_text()
+    first = step_path(stem, QuantRecord).read_text()
     times = random.Random(0)
     for _ in range(10):
         moment = after(times.uniform(0.3, 1.0) * lasts)
@@ -64,5 +66,5 @@ def test_killed_ten_times(forks: Forks, tiny: Path, whole: Path, tmp_path: Path)
         check_complete(artifact, stem)
         assert visible(out) == ["tiny"]
     assert forks.run(*command, "--observer", "abs_max") == 0, forks.error()
-    assert record_path(stem).read_text() != first
+    assert step_path(stem, QuantRecord).read_text() != first
     check_complete(artifact, stem)

@@ -226,4 +226,4 @@ def test_losses_of_something_else(
     assert "did you mean 'neck.yolo_block.0.tip'?" in refused(*target, losses=path)
     write_result(path, result_of(LOSSES, metric="voc_map_11point"))
     said = refused("--macs", "0.1", "-o", f"weights={whole}", losses=path)
-    assert "is about voc_map_11point, the configuration measures coco_ap" in said
+    assert "holds voc_map_11point, but the configuration measures coco_ap" in said

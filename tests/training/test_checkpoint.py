@@ -17,6 +17,8 @@ from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, tensor_shape
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.compress.steps import steps_of
+from slim_det.compress.strategy import step_path
 from slim_det.core.errors import PlanError, QuantError, WeightsError
 from slim_det.training import checkpoint
 
@@ -60,8 +62,7 @@ def momentum(net: Net) -> paddle.optimizer.Optimizer:
 
 
 def save(stem: Path, net: Net, last_epoch: int = 3, **more: Any) -> Path:
-    plan, record = plan_of(net), record_of(net)
-    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, plan, record, **more)
+    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, steps_of(net), **more)
     return stem
 
 
@@ -110,7 +111,7 @@ def test_plan_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
     """Whole weights saved over cut ones are not cut when they are loaded."""
     stem = save(tmp_path / "x", make_cut())
     save(stem, make_net())
-    assert not checkpoint.plan_path(stem).exists()
+    assert not step_path(stem, Plan).exists()
     checkpoint.load_weights(make_net(), stem)
 
 
@@ -184,7 +185,9 @@ def test_only_the_first_differences_are_shown(tmp_path: Path) -> None:
 
 def test_plan_of_another_model(tmp_path: Path) -> None:
     stem = save(tmp_path / "x", make_cut())
-    with pytest.raises(PlanError, match=r"x.plan.json' belongs to another model: backbone\.0"):
+    with pytest.raises(
+        PlanError, match=r"x.plan.json': the plan belongs to another model: backbone\.0"
+    ):
         checkpoint.load_weights(make_net(width=8), stem)
 
 
@@ -283,7 +286,7 @@ def test_resume_restores_the_moving_average(tmp_path: Path) -> None:
     optimizer._learning_rate.step()
     optimizer._learning_rate.step()
     state, averaged = trained.state_dict(), average.state_dict()
-    checkpoint.save(tmp_path / "x", state, optimizer, 1, plan_of(net), ema_state=averaged)
+    checkpoint.save(tmp_path / "x", state, optimizer, 1, steps_of(net), ema_state=averaged)
     ema = ModelEMA(net)
     other = paddle.optimizer.Momentum(
         paddle.optimizer.lr.StepDecay(0.1, 5), 0.9, parameters=net.parameters()
@@ -341,10 +344,10 @@ def output(net: Net) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
 def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
-    """The record is replayed behind the plan; the ranges are tensors like any other."""
+    """The record is restored behind the plan; the ranges are tensors like any other."""
     net = make_quantized(make())
     stem = save(tmp_path / "1.5", net)
-    assert checkpoint.stored_record(stem) == record_of(net)
+    assert checkpoint.stored_step(stem, QuantRecord) == record_of(net)
     for load in (checkpoint.load_weights, checkpoint.load_pretrained, checkpoint.resume):
         other = make_net()
         assert not np.array_equal(output(other), output(net))
@@ -359,7 +362,10 @@ def test_record_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
     stem = save(tmp_path / "x", make_quantized(make_net()))
     net = make_net()
     save(stem, net)
-    assert not checkpoint.record_path(stem).exists() and checkpoint.stored_record(stem) is None
+    assert (
+        not step_path(stem, QuantRecord).exists()
+        and checkpoint.stored_step(stem, QuantRecord) is None
+    )
     checkpoint.load_weights(other := make_net(), stem)
     assert record_of(other) is None and np.array_equal(output(other), output(net))
 
@@ -381,7 +387,7 @@ def test_resume_refuses_another_quantization(tmp_path: Path) -> None:
 def test_record_that_does_not_fit(tmp_path: Path, text: str, phrase: str) -> None:
     """The model is left as it was."""
     stem = save(tmp_path / "x", make_quantized(make_net()))
-    checkpoint.record_path(stem).write_text(text)
+    step_path(stem, QuantRecord).write_text(text)
     net = make_net()
     before = values(net), output(net)
     with pytest.raises(QuantError, match=phrase):
@@ -393,6 +399,6 @@ def test_record_that_does_not_fit(tmp_path: Path, text: str, phrase: str) -> Non
 def test_quantized_weights_without_their_record(tmp_path: Path) -> None:
     """The message speaks of the record, not of a plan."""
     stem = save(tmp_path / "x", make_quantized(make_net()))
-    checkpoint.record_path(stem).unlink()
+    step_path(stem, QuantRecord).unlink()
     with pytest.raises(WeightsError, match=r"activation\.limit is only .*'x\.quant\.json' beside"):
         checkpoint.load_weights(make_net(), stem)

@@ -9,8 +9,10 @@ import numpy as np
 import paddle
 import pytest
 import yaml
+from ppdet.core.workspace import create
 
-from slim_det.compress.prune.plan import plan_of, tensor_shapes
+from slim_det.compress.prune.plan import Plan, plan_of, tensor_shapes
+from slim_det.compress.strategy import Context
 from slim_det.core.errors import ConfigError, PlanError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.training import checkpoint, session
@@ -61,7 +63,7 @@ def test_settings_that_a_component_refuses(
 
 def test_slim_settings_reach_the_pruner(cfg: Any, tmp_path: Path) -> None:
     found = slim(tmp_path / "s.yml", pruned_ratios=0.25, criterion="fpgm", align=4)
-    pruner = session.make_pruner()
+    pruner = create("Pruner")
     assert found.strategies == ("Pruner",)
     assert (pruner.criterion, pruner.align, pruner.requests) == ("fpgm", 4, [("all", 0.25)])
 
@@ -93,7 +95,7 @@ def test_plan_beside_the_weights_is_enough(cfg: Any, trained: Path, how: str) ->
         cfg["pretrain_weights"] = str(trained) if how == "pretrain" else None
         resume = str(trained) if how == "resume" else None
         model = session.model_for_training(cfg, None, resume)
-    assert plan_of(model).to_json() == checkpoint.stored_plan(trained).to_json()
+    assert plan_of(model).to_json() == checkpoint.stored_step(trained, Plan).to_json()
     state = stored(trained)
     for name, param in model.named_parameters():
         assert np.array_equal(param.numpy(), state[name]), name
@@ -146,8 +148,8 @@ class Attached:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, tuple[int, int], dict[str, Any]]] = []
 
-    def __call__(self, model: Any, image_size_hw: tuple[int, int]) -> Any:
-        self.calls.append((model, image_size_hw, tensor_shapes(model)))
+    def __call__(self, model: Any, context: Context) -> Any:
+        self.calls.append((model, context.image_size_hw, tensor_shapes(model)))
         return model
 
 
@@ -198,7 +200,7 @@ def test_pruned_student_is_distilled_further(
     slim = distilling(tmp_path / "s.yml", *strategies)
     model = session.model_for_training(cfg, slim, str(trained) if how == "resume" else None)
     assert [call[0] for call in distill.calls] == [model]
-    assert plan_of(model).to_json() == checkpoint.stored_plan(trained).to_json()
+    assert plan_of(model).to_json() == checkpoint.stored_step(trained, Plan).to_json()
     assert slim.strategies == strategies
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from slim_det.core.files import sha256_of
-from slim_det.graph.program import CONVOLUTIONS, DeployProgram
+from slim_det.graph.program import DeployProgram
 
 Change = Callable[[DeployProgram], None]
 
@@ -39,13 +39,7 @@ def changed_settings(artifact: Path, target: Path, change: Callable[[Any], None]
 
 def weight_names(program: DeployProgram) -> list[str]:
     """The stored weights of all convolutions, in order."""
-    names = []
-    for op in program.block.ops:
-        if op.type in CONVOLUTIONS:
-            name = op.input("Filter")[0]
-            writer = program.writer(name)
-            names.append(writer.input("X")[0] if writer else name)
-    return names
+    return [program.stored_weight(op) for op in program.convolutions]
 
 
 def change_nothing(program: DeployProgram) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, resize_parameter
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.strategy import Context
 from slim_det.graph.trace import trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -41,7 +42,7 @@ def build(tiny: Path, ppdet_registered: None) -> Iterator[Any]:
 def plan(build: Any) -> Plan:
     """A cut of head and backbone, depthwise convolutions included."""
     ratios = {"neck.yolo_block.*": 0.5, "backbone.conv1": 0.5, "neck.yolo_transition.0": 0.25}
-    return plan_of(Pruner(pruned_ratios=ratios)(build(), SIZE_HW))
+    return plan_of(Pruner(pruned_ratios=ratios)(build(), Context({}, SIZE_HW)))
 
 
 def cut(build: Any, plan: Plan) -> paddle.nn.Layer:

@@ -88,8 +88,8 @@ def test_other_size(picture: str) -> None:
     [
         ({"type": "Resise"}, "unknown step 'Resise'; did you mean 'Resize'?"),
         ({}, "unknown step 'None'"),
-        ({"type": "Resize"}, "step 'Resize' refuses its settings"),
-        ({"type": "NormalizeImage", "average": 1}, "refuses its settings"),
+        ({"type": "Resize"}, "step 'Resize' has invalid settings"),
+        ({"type": "NormalizeImage", "average": 1}, "has invalid settings"),
     ],
 )
 def test_steps_that_are_refused(step: dict[str, Any], phrase: str) -> None:

@@ -7,26 +7,25 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from slim_det.evaluate.detections import Detections
+from slim_det.evaluate.tensor_agreement import cosine
 from slim_det.verify.stages import (
     NOISE_FACTOR,
     Found,
     Limits,
     Stage,
-    compare_tensors,
-    cosine,
     distances,
     judge,
 )
+from tests.detections import found_in
 
-BOX = np.array([[0, 0.9, 10, 10, 20, 20]], np.float32)
-NOTHING = np.zeros((0, 6), np.float32)
+BOX = found_in([0, 0.9, 10, 10, 20, 20])
+NOTHING = Detections.empty()
 LIMITS = Limits(cosine=0.99, same_boxes=True)
 
 
-def found(*values: float, boxes: np.ndarray = BOX) -> Found:
+def found(*values: float, boxes: Detections = BOX) -> Found:
     return Found([np.array(values, np.float32)], boxes)
 
 
@@ -39,13 +38,6 @@ def test_equal_outputs() -> None:
     stage = judge("engine", [found(1, 2)], [found(1, 2)], LIMITS, (0.5, 0.5), "oneDNN")
     assert stage.passed and (stage.max_abs, stage.cosine, stage.ap) == (0.0, 1.0, 0.5)
     assert stage.note.startswith("oneDNN; 1 boxes, 0 without a partner")
-
-
-def test_known_cosines() -> None:
-    assert cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(math.sqrt(0.5))
-    assert cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])) == -1.0
-    assert cosine(np.zeros(3), np.zeros(3)) == 1.0
-    assert cosine(np.zeros(3), np.ones(3)) == 0.0
 
 
 def test_worst_of_all_outputs_and_images() -> None:
@@ -68,12 +60,12 @@ def test_distances_are_of_all_images_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "passed"), [(0.49, False), (0.51, True), (2.0, True)])
 def test_below_the_cosine_noise_decides(share: float, passed: bool) -> None:
-    """Twice as far as last digits move the model is allowed, and said."""
+    """Twice the model's own rounding noise is allowed, and said."""
     reference, other = [found(1, 0)], [found(3, 1)]
     (distance,) = distances(other, reference)
     stage = judge("engine", other, reference, LIMITS, noise=[share * distance])
     assert stage.passed is passed
-    assert f"{1 / share:.1f} times as far as last digits move the model" in stage.note
+    assert f"{1 / share:.1f} times the model's own rounding noise" in stage.note
     assert (1 / share <= NOISE_FACTOR) is passed
 
 
@@ -90,7 +82,7 @@ def test_noise_forbids_nothing() -> None:
     """Within the least cosine a model without any noise passes."""
     other, reference = [found(100, 1)], [found(100, 0)]
     stage = judge("engine", other, reference, LIMITS, noise=[0.0])
-    assert stage.passed and "last digits" not in stage.note
+    assert stage.passed and "noise" not in stage.note
 
 
 def test_cosine_at_the_limit_passes() -> None:
@@ -143,21 +135,6 @@ def test_detector_without_raw_outputs() -> None:
     assert judge("engine", [alone], [alone], Limits(0.9)).passed is False
 
 
-def test_no_tensors() -> None:
-    assert compare_tensors([], []) == (0.0, 1.0, "")
-
-
-@given(
-    st.lists(st.integers(-1000, 1000), min_size=1, max_size=20).filter(any),
-    st.floats(0.125, 128.0),
-)
-def test_a_factor_changes_no_angle(values: list[int], factor: float) -> None:
-    tensor = np.array(values, np.float64)
-    scaled = cosine(tensor * factor, tensor)
-    assert scaled <= 1.0
-    assert scaled == pytest.approx(1.0)
-
-
 def test_stage_as_json() -> None:
     stage = Stage("engine", 0.25, 0.5, None, None, "skipped")
     assert stage.as_dict() == {
@@ -168,3 +145,17 @@ def test_stage_as_json() -> None:
         "passed": None,
         "note": "skipped",
     }
+
+
+def test_stage_that_is_judged_by_its_relative_difference_as_json() -> None:
+    stage = Stage("head", 0.25, 0.5, None, True, "", 0.125)
+    assert stage.as_dict()["max_relative"] == 0.125
+    assert Stage("head", max_relative=math.inf).as_dict()["max_relative"] is None
+
+
+def test_stage_as_a_line() -> None:
+    stage = Stage("head", 0.25, 0.5, None, True, "why", 0.125)
+    figures = "max abs 2.50e-01, relative 1.25e-01, cosine 0.500000000"
+    assert str(stage) == f"pass  head: {figures}  why"
+    assert str(Stage("engine", 0.25, None, None, False)).startswith("FAIL  engine: max abs 2.50")
+    assert str(Stage("engine", note="no program")).startswith("skip  engine")

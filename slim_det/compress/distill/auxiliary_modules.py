@@ -17,13 +17,12 @@ import paddle.distributed as dist
 from paddle import Tensor
 from paddle.nn import Conv2D, Layer
 from paddle.utils import unique_name
+from ppdet.core.workspace import create
 
 from slim_det.compress.prune.plan import differing, summary
 from slim_det.core.errors import WeightsError
-from slim_det.core.files import write_atomically
 from slim_det.core.paddle_files import read_state
 
-SUFFIX = ".companions.pdparams"
 PEER_PREFIX = "peer."
 _PARAMETER, _SLOT = "parameter/", "optimizer/"
 
@@ -154,25 +153,16 @@ class AuxiliaryModules:
         self.step(0.0)
         return {k: x for k, x in self.optimizer.state_dict().items() if isinstance(x, Tensor)}
 
-    def save(self, stem: str | Path) -> None:
-        """Write ``<stem>.companions.pdparams``, whole or not at all.
+    def write(self, path: str | Path) -> None:
+        """Write what `resume` reads."""
+        paddle.save(self.state_dict(), str(path))
 
-        Args:
-            stem: Path of a checkpoint without suffix.
-        """
-        state = self.state_dict()
-        write_atomically({auxiliary_path(stem): lambda path: paddle.save(state, path)})
-
-    def resume(self, stem: str | Path) -> None:
-        """Go on as `save` left it.
-
-        Args:
-            stem: Path of a checkpoint without suffix.
+    def resume(self, path: Path) -> None:
+        """Go on as `write` left it.
 
         Raises:
             WeightsError: The file is missing, damaged, or of another distillation.
         """
-        path = auxiliary_path(stem)
         if not path.is_file():
             raise WeightsError(
                 f"auxiliary modules '{path}' do not exist; a distillation with adaptors or a peer "
@@ -181,16 +171,7 @@ class AuxiliaryModules:
         self.set_state_dict(read_state(path), f"'{path}'")
 
 
-def auxiliary_path(stem: str | Path) -> Path:
-    """Where a checkpoint keeps its auxiliary modules."""
-    stem = Path(stem)
-    return stem.with_name(stem.name + SUFFIX)
-
-
 def _ppdet_optimizer(learning_rate: float, layer: Layer) -> Any:
-    # Not above: ppdet may only be imported once a program has chosen which one it takes.
-    from ppdet.core.workspace import create
-
     return create("OptimizerBuilder")(learning_rate, layer)
 
 

@@ -1,23 +1,24 @@
 """The distiller: adds what a teacher says to the losses of a student that trains as ever.
 
-The student stays the model that the Trainer sees. A distiller hangs on two of its forward hooks
-and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
+The student stays the model that the Trainer sees. A distiller is attached to two of its forward
+hooks and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 from paddle.nn import Layer
 
-from slim_det.compress.distill import gradient_norms as gradients
 from slim_det.compress.distill.auxiliary_modules import AuxiliaryModules, make_peer
 from slim_det.compress.distill.bound_term import BoundTerm, bind
+from slim_det.compress.distill.gradient_norms import dominating, gradient_norms, table
 from slim_det.compress.distill.settings import Term
 from slim_det.compress.distill.taps import (
     Kept,
@@ -27,6 +28,7 @@ from slim_det.compress.distill.taps import (
     forward_without_boxes,
     yolo_outputs,
 )
+from slim_det.compress.steps import Step, attach_step, detach_step, step_of
 from slim_det.core.errors import ConfigError, TrainingError
 
 logger = logging.getLogger("slim_det")
@@ -34,11 +36,11 @@ logger = logging.getLogger("slim_det")
 DRY_IMAGE_SIZE_HW = (64, 64)
 """Size of the image that tells the shapes: twice the coarsest stride of any YOLOv3."""
 
-_ATTRIBUTE = "slim_distiller"
 
-
-class Distiller:
+class Distiller(Step):
     """Runs a teacher beside a student, and adds weighted terms to the student's losses.
+
+    As a step it lasts for the training only: its file holds the auxiliary modules, if any.
 
     In training mode the dict that the student returns gains ``distill_<term>`` for every term, as
     it enters the total, and ``loss`` becomes that total. A term that does not act in this epoch
@@ -73,6 +75,10 @@ class Distiller:
         TrainingError: A layer does not run, or runs more than once in a forward.
     """
 
+    suffix: ClassVar[str] = ".companions.pdparams"
+    state: ClassVar[str] = "distilled"
+    changes_model: ClassVar[bool] = False
+
     def __init__(
         self,
         student: Layer,
@@ -92,10 +98,10 @@ class Distiller:
         self._handles: list[Any] = []
 
     def attach(self) -> None:
-        """Hang on the student; nothing happens where it does already.
+        """Attach to the student; nothing happens where it is attached already.
 
         Raises:
-            ConfigError: Another distiller does.
+            ConfigError: Another distiller is attached.
         """
         other = distiller_of(self.student)
         if other is self:
@@ -113,7 +119,7 @@ class Distiller:
             *self._watch_outputs(self.student, "the student's"),
             *self._watch_outputs(self.teacher, "the peer's"),
         ]
-        object.__setattr__(self.student, _ATTRIBUTE, self)
+        attach_step(self.student, self)
 
     def detach(self) -> None:
         """Leave the student as it was."""
@@ -122,8 +128,22 @@ class Distiller:
         self._handles = []
         self._student_taps.detach()
         self._teacher_taps.detach()
-        if distiller_of(self.student) is self:
-            object.__delattr__(self.student, _ATTRIBUTE)
+        detach_step(self.student, self)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether anything is trained beside the student."""
+        return self.auxiliary_modules is not None
+
+    def write(self, path: str | Path) -> None:
+        """Write what is trained beside the student."""
+        if self.auxiliary_modules is not None:
+            self.auxiliary_modules.write(path)
+
+    def resume(self, stem: Path) -> None:
+        """Load what was trained beside the student (see `AuxiliaryModules.resume`)."""
+        if self.auxiliary_modules is not None:
+            self.auxiliary_modules.resume(stem.with_name(stem.name + self.suffix))
 
     @property
     def acting(self) -> list[BoundTerm]:
@@ -229,7 +249,7 @@ class Distiller:
         theirs: dict[Place, Kept],
         acting: list[BoundTerm],
     ) -> None:
-        """Give the peer's parameters their gradients; the companions' optimizer does the step."""
+        """Give the peer's parameters their gradients; the auxiliary modules' optimizer steps."""
         values = {
             f"the peer's {term.key}": self._weighted(term, term.mirrored_value(ours, theirs))
             for term in acting
@@ -260,12 +280,12 @@ class Distiller:
         )
 
     def _report(self, detection: Tensor, values: dict[str, Tensor]) -> None:
-        """Say, in the first step of every term, how strongly it pulls at the student."""
+        """Say, in the first step of every term, the norm of its gradient."""
         if not values.keys() - self._reported:
             return
         self._reported |= values.keys()
         factors = {term.key: term.term.schedule.factor(self.epoch) for term in self.acting}
-        measured = gradients.pulls(
+        measured = gradient_norms(
             detection,
             {key: (value, factors[key]) for key, value in values.items()},
             [p for p in self.student.parameters() if not p.stop_gradient],
@@ -277,20 +297,20 @@ class Distiller:
             "respect to the student\n%s",
             self.epoch,
             self.step,
-            gradients.table(measured),
+            table(measured),
         )
         weights = {term.key: term.term.weight for term in self.terms}
-        for pull in gradients.drowning(measured):
+        for term in dominating(measured):
             logger.warning(
-                "%s drowns the detection loss: its gradient is %.4g and that of the detection "
+                "%s dominates the detection loss: its gradient is %.4g and that of the detection "
                 "loss %.4g; lower its weight (%g)",
-                pull.name,
-                pull.norm,
+                term.name,
+                term.norm,
                 measured[0].norm,
-                weights[pull.name],
+                weights[term.name],
             )
 
 
 def distiller_of(model: Layer) -> Distiller | None:
-    """The distiller that hangs on a student; None for any other model."""
-    return getattr(model, _ATTRIBUTE, None)
+    """The distiller that is attached to a student; None for any other model."""
+    return step_of(model, Distiller)

@@ -1,4 +1,4 @@
-"""How strongly each part of a loss pulls at the student, for the log of the first step."""
+"""Gradient norms of the parts of a loss, for the log of a term's first step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 
-DROWNS = 10.0
+DOMINATES = 10.0
 """A term whose gradient is so many times the detection loss's leaves it without effect."""
 
 
 @dataclass(frozen=True)
-class Pull:
+class GradientNorm:
     """One line of the report.
 
     Attributes:
@@ -41,11 +41,11 @@ def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> float:
     return float(paddle.add_n(squares).sqrt()) if squares else 0.0
 
 
-def pulls(
+def gradient_norms(
     detection: Tensor,
     terms: Mapping[str, tuple[Tensor, float]],
     parameters: Sequence[Tensor],
-) -> list[Pull]:
+) -> list[GradientNorm]:
     """Measure the detection loss and every term.
 
     Args:
@@ -56,23 +56,23 @@ def pulls(
     Returns:
         The detection loss as ``loss``, then the terms, each at its full weight.
     """
-    measured = [Pull("loss", float(detection), gradient_norm(detection, parameters))]
+    measured = [GradientNorm("loss", float(detection), gradient_norm(detection, parameters))]
     for name, (value, factor) in terms.items():
         norm = gradient_norm(value, parameters) / factor
-        measured.append(Pull(name, float(value) / factor, norm))
+        measured.append(GradientNorm(name, float(value) / factor, norm))
     return measured
 
 
-def table(measured: Sequence[Pull]) -> str:
+def table(measured: Sequence[GradientNorm]) -> str:
     """The report as lines of a table; the last column is in units of the first line's norm."""
-    width = max(len(pull.name) for pull in measured)
+    width = max(len(one.name) for one in measured)
     lines = [f"{'':{width}}  {'value':>12}  {'gradient':>12}  {'of loss':>9}"]
-    for pull in measured:
-        share = f"{pull.norm / measured[0].norm:.3g} x" if measured[0].norm else "-"
-        lines.append(f"{pull.name:{width}}  {pull.value:12.6g}  {pull.norm:12.6g}  {share:>9}")
+    for one in measured:
+        share = f"{one.norm / measured[0].norm:.3g} x" if measured[0].norm else "-"
+        lines.append(f"{one.name:{width}}  {one.value:12.6g}  {one.norm:12.6g}  {share:>9}")
     return "\n".join(lines)
 
 
-def drowning(measured: Sequence[Pull]) -> list[Pull]:
+def dominating(measured: Sequence[GradientNorm]) -> list[GradientNorm]:
     """The terms beside which the detection loss, the first line, has no effect."""
-    return [pull for pull in measured[1:] if pull.norm > DROWNS * measured[0].norm]
+    return [one for one in measured[1:] if one.norm > DOMINATES * measured[0].norm]

@@ -7,20 +7,15 @@ a file says only; nothing is built or merged here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slim_det.core.errors import ConfigError
 
 HISTORICAL_LOSS = "DistillYOLOv3Loss"
 
-# Other strategies of the same file; they are the student's.
-_BESIDE = ("Pruner", "QAT")
-
-# Everything else in a historical file is the teacher's configuration.
-SLIM_KEYS = frozenset(
-    {"slim", "slim_method", "distill_loss", HISTORICAL_LOSS, "pruner", "Distill", *_BESIDE}
-)
+# Everything else in a historical file, other strategies aside, is the teacher's configuration.
+_SLIM_KEYS = {"slim", "slim_method", "distill_loss", HISTORICAL_LOSS, "pruner", "Distill"}
 
 _SUPPORTED = (
     "supported are distill_loss: DistillYOLOv3Loss, and the losses of Distill.loss and "
@@ -28,17 +23,20 @@ _SUPPORTED = (
 )
 
 
-def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) -> dict[str, Any]:
+def read_distill(
+    tree: Mapping[str, Any], path: str, others: Sequence[str], has_teacher: bool = False
+) -> dict[str, Any]:
     """What a slim file with `Distill` asks for, in the keys of today.
 
     Args:
         tree: The file without ``slim`` and ``pruner``.
         path: The file, for messages.
+        others: Names of other strategies, whose settings in the same file are the student's.
         has_teacher: Whether the configuration names a teacher already.
 
     Returns:
-        Settings to merge into the student's configuration. Of a historical file only `Pruner`,
-        `QAT` and `Distill`, whose ``teacher`` is ``{"tree": CONFIGURATION, "weights": FILE}``.
+        Settings to merge into the student's configuration. Of a historical file only those of
+        strategies; the ``teacher`` of `Distill` is ``{"tree": CONFIGURATION, "weights": FILE}``.
 
     Raises:
         ConfigError: There is no teacher, or a loss or method is not supported.
@@ -47,8 +45,9 @@ def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) 
     if not isinstance(distill, Mapping):
         raise ConfigError(f"{path}: Distill: expected a mapping of keys, found {distill!r}")
     distill = {**distill, **_historical_loss(tree, distill, path)}
-    rest = {key: value for key, value in tree.items() if key not in SLIM_KEYS}
-    settings = {key: tree[key] for key in _BESIDE if key in tree}
+    own = _SLIM_KEYS.union(others)
+    rest = {key: value for key, value in tree.items() if key not in own}
+    settings = {key: tree[key] for key in others if key in tree}
     if not distill.get("teacher") and "architecture" in rest:
         weights = rest.pop("pretrain_weights", None)
         distill["teacher"] = {"tree": rest, **({"weights": weights} if weights else {})}
@@ -56,7 +55,7 @@ def read_distill(tree: Mapping[str, Any], path: str, has_teacher: bool = False) 
     if not distill.get("teacher") and not has_teacher:
         raise ConfigError(
             f"{path}: Distill.teacher is missing; expected teacher: {{config: FILE.yml, weights: "
-            "FILE.pdparams}, or the teacher's whole configuration as _BASE_"
+            "FILE.pdparams}, or the teacher's complete configuration as _BASE_"
         )
     return {**settings, **rest, "Distill": distill}
 

@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
+from ppdet.core.workspace import global_config
 
 from slim_det.compress.distill.distiller import Distiller
 from slim_det.compress.distill.fit import check_fit, num_classes
 from slim_det.compress.distill.losses import LOSSES
+from slim_det.compress.distill.preflight import DistillPreflight
+from slim_det.compress.distill.schedule import DistillSchedule
 from slim_det.compress.distill.settings import read_terms
+from slim_det.compress.distill.slim_file import read_distill
 from slim_det.compress.distill.teacher import build_teacher
+from slim_det.compress.strategy import Context, Strategy, registered_strategies
 
 
-class Distill:
+class Distill(Strategy):
     """Adds terms to a student's loss that pull it towards a teacher.
 
     Args:
@@ -30,6 +35,11 @@ class Distill:
         ConfigError: A setting is wrong.
     """
 
+    step = Distiller
+    hooks = (DistillSchedule, DistillPreflight)
+    comes_after = ("Pruner",)
+    only_in_training = True
+
     def __init__(
         self,
         teacher: Mapping[str, Any],
@@ -43,26 +53,31 @@ class Distill:
         self.teacher = teacher
         self.terms = read_terms(loss, weight, pairs, start_epoch, end_epoch, ramp_epochs)
 
-    def __call__(self, model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> paddle.nn.Layer:
+    def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Build the teacher and tie the student to it; the student stays the model it was.
 
         Args:
             model: The student with the weights that its training starts from.
-            image_size_hw: Not used: a distiller follows the size of each batch.
-
-        Returns:
-            ``model``.
+            context: The student's configuration; loads the teacher.
 
         Raises:
             ConfigError: The teacher does not fit the student, or a layer is unknown.
             WeightsError: The teacher's weights are missing, or of another model.
         """
-        # Not above: importing ppdet registers this class.
-        from ppdet.core.workspace import global_config
-
-        teacher = build_teacher(self.teacher)
+        teacher = build_teacher(self.teacher, context.load_detector)
         on_outputs = any(LOSSES[term.loss].on_yolo_outputs for term in self.terms)
-        check_fit(model, global_config, teacher, compare_outputs=on_outputs)
-        classes = num_classes(model, global_config)
+        check_fit(model, context.cfg, teacher, compare_outputs=on_outputs)
+        classes = num_classes(model, context.cfg)
         Distiller(model, teacher.model, self.terms, classes).attach()
         return model
+
+    @classmethod
+    def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
+        """Read PaddleDetection's historical keys too (see `slim_det.compress.distill.slim_file`).
+
+        Raises:
+            ConfigError: There is no teacher, or a loss or method is not supported.
+        """
+        others = [name for name in registered_strategies() if name != "Distill"]
+        has_teacher = bool((global_config.get("Distill") or {}).get("teacher"))
+        return read_distill(tree, path, others, has_teacher)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -14,6 +13,7 @@ from paddle.nn import Layer
 
 from slim_det.core.errors import LayerError, TrainingError
 from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.graph.activations import ActivationRecorder
 from slim_det.graph.dygraph import blank_batch, evaluation_mode
 from slim_det.graph.layer_names import layer_names
 
@@ -65,14 +65,13 @@ def yolo_outputs(model: Layer) -> list[str]:
     return list(itertools.takewhile(paths.__contains__, names))
 
 
-class Taps:
-    """Forward hooks on named layers of one model.
+class Taps(ActivationRecorder[Place]):
+    """The places of a model that teaches or learns, each of which has to run once in a forward.
 
-    Nothing is kept while the taps are closed, so a model may run in between for any other
-    reason. Open them just before the forward that counts, and take afterwards.
+    Open the taps just before the forward that counts, and take afterwards.
 
     Args:
-        model: The tapped model; it is given hooks while attached, and never attributes.
+        model: The tapped model.
         places: Where; the same place may be given twice.
 
     Raises:
@@ -81,39 +80,13 @@ class Taps:
 
     def __init__(self, model: Layer, places: Iterable[Place]) -> None:
         self.model = model
-        layers = dict(model.named_sublayers())
-        self._kept: dict[Place, list[Kept]] = {place: [] for place in places}
-        for place in self._kept:
-            if place.path not in layers:
+        modules = dict(model.named_sublayers())
+        layers = {}
+        for place in places:
+            if place.path not in modules:
                 raise LayerError(f"'{place.path}' is not a module of {type(model).__name__}")
-        self._layers = layers
-        self._handles: list[Any] = []
-        self._is_open = False
-
-    def attach(self) -> None:
-        """Place the hooks; nothing happens where they are in place already."""
-        if not self._handles:
-            for place in self._kept:
-                hook = self._hook(place)
-                self._handles.append(self._layers[place.path].register_forward_post_hook(hook))
-
-    def detach(self) -> None:
-        """Take the hooks away, and what they kept."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self.close()
-
-    def open(self) -> None:
-        """Forget what was kept, and keep what comes from now on."""
-        self.close()
-        self._is_open = True
-
-    def close(self) -> None:
-        """Forget what was kept, and keep nothing from now on."""
-        self._is_open = False
-        for kept in self._kept.values():
-            kept.clear()
+            layers[place] = modules[place.path]
+        super().__init__(layers, _read)
 
     def take(self) -> dict[Place, Kept]:
         """Give what the forward since `open` left, and close.
@@ -122,38 +95,22 @@ class Taps:
             TrainingError: A layer did not run, or ran more than once.
         """
         try:
-            for place, kept in self._kept.items():
-                if len(kept) != 1:
+            for place, calls in self.kept.items():
+                if len(calls) != 1:
                     raise TrainingError(
-                        f"layer '{place.path}' of {type(self.model).__name__} ran {len(kept)} "
+                        f"layer '{place.path}' of {type(self.model).__name__} ran {len(calls)} "
                         "times in one forward; a layer that teaches or learns has to run once"
                     )
-            return {place: kept[0] for place, kept in self._kept.items()}
+            return {place: calls[0] for place, calls in self.kept.items()}
         finally:
             self.close()
-
-    @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Attach for a block of code."""
-        self.attach()
-        try:
-            yield
-        finally:
-            self.detach()
-
-    def _hook(self, place: Place) -> Any:
-        def keep(layer: Layer, inputs: Any, output: Any) -> None:
-            if self._is_open:
-                self._kept[place].append(_read(place, inputs, output))
-
-        return keep
 
 
 def forward_without_boxes(model: Layer, batch: Any) -> Any:
     """Run a model on a batch as far as its raw outputs.
 
     The boxes of a YOLO detector are neither decoded nor sorted: its parts run one by one. Any
-    other architecture runs whole.
+    other architecture runs to its end.
 
     Args:
         model: A detector of ppdet, in the mode that is wanted.
@@ -188,14 +145,13 @@ def _paths(model: Layer) -> set[str]:
     return {path for path, _ in model.named_sublayers()}
 
 
-def _read(place: Place, inputs: Any, output: Any) -> Kept:
+def _read(place: Place, received: Any, output: Any) -> Kept:
     """What a place keeps of one call of its layer."""
-    first = inputs[0] if isinstance(inputs, (tuple, list)) and inputs else None
-    kept = (first, output) if place.reads == "flow" else (output,)
-    for side, tensor in zip(("output",) if len(kept) == 1 else ("input", "output"), kept):
+    read = {"input": received, "output": output} if place.reads == "flow" else {"output": output}
+    for side, tensor in read.items():
         if not isinstance(tensor, Tensor):
             raise LayerError(
                 f"the {side} of layer '{place.path}' is a {type(tensor).__name__}, expected one "
                 "tensor; name a layer inside it"
             )
-    return output if len(kept) == 1 else kept
+    return (received, output) if place.reads == "flow" else output

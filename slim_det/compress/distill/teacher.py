@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import paddle
 
 from slim_det.core.errors import ConfigError, SlimDetError, nearest
-from slim_det.training import checkpoint
-from slim_det.training.config_scope import fresh_config, plain_copy
 
 _EXPECTED = "expected teacher: {config: FILE.yml, weights: FILE.pdparams}"
 
@@ -30,13 +28,14 @@ class Teacher:
     weights: str
 
 
-def build_teacher(spec: Mapping[str, Any]) -> Teacher:
-    """Build a teacher; ppdet's configuration and the random numbers stay as they are.
+def build_teacher(spec: Mapping[str, Any], load_detector: Callable[..., Any]) -> Teacher:
+    """Build a teacher and freeze it.
 
     Args:
         spec: ``{config: FILE, weights: FILE}``, or ``{tree: MAPPING, weights: FILE}`` where a
-            slim file holds the configuration itself. Weights may be an address. A plan beside
-            them is replayed, so a pruned detector can teach.
+            slim file holds the configuration itself. Weights may be an address. What was done to
+            them is done again, so a pruned detector can teach.
+        load_detector: See `slim_det.compress.strategy.Context`.
 
     Raises:
         ConfigError: The settings or the teacher's configuration are not valid.
@@ -44,15 +43,14 @@ def build_teacher(spec: Mapping[str, Any]) -> Teacher:
         WeightsError: The weights are missing, damaged, or not exactly those of the model.
     """
     source, weights = _read_spec(spec)
-    # ppdet's initialisers draw numbers: with a teacher or without, a seed trains the same student.
-    random_state = paddle.get_rng_state()
     try:
-        with fresh_config():
-            return _build(source, weights)
+        model, cfg = load_detector(source, weights)
     except SlimDetError as error:
         raise type(error)(f"Distill.teacher: {error}") from error
-    finally:
-        paddle.set_rng_state(random_state)
+    model.eval()
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    return Teacher(model, cfg, weights)
 
 
 def _read_spec(spec: Any) -> tuple[str | Mapping[str, Any], str]:
@@ -75,18 +73,3 @@ def _read_spec(spec: Any) -> tuple[str | Mapping[str, Any], str]:
         if value and not isinstance(value, str):
             raise ConfigError(f"Distill.teacher.{key}: expected the path of a file, got {value!r}")
     return source, weights
-
-
-def _build(source: str | Mapping[str, Any], weights: str) -> Teacher:
-    # Not above: a program may import these first, and they import ppdet, which leads here.
-    from slim_det.training.config import load_config, load_tree
-    from slim_det.training.session import build_model
-
-    cfg = load_config(source) if isinstance(source, str) else load_tree(source, "_BASE_")
-    settings = plain_copy(cfg)
-    model = build_model(cfg)
-    checkpoint.load_weights(model, weights)
-    model.eval()
-    for parameter in model.parameters():
-        parameter.stop_gradient = True
-    return Teacher(model, settings, weights)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import paddle
 
-from slim_det.graph.channel_rules import propagate
 from slim_det.graph.channels import ChannelGraph, ParameterAxis, Producer
 from slim_det.graph.layer_names import layer_names
+from slim_det.graph.propagation import follow_channels
 from slim_det.graph.trace import Trace
 
 
@@ -80,8 +80,7 @@ def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
     Returns:
         All groups, those that cannot be cut included with their reasons.
     """
-    graph = ChannelGraph(trace)
-    propagate(graph)
+    graph = follow_channels(trace)
     axes = [
         ParameterAxis(axis.parameter, axis.axis, graph.find(axis.ids), axis.makes)
         for axis in graph.axes.values()

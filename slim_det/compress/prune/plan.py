@@ -1,17 +1,19 @@
-"""The plan: every structural change of a model, as JSON, replayed before weights are loaded."""
+"""The plan: every structural change of a model, as JSON, restored before weights are loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import paddle
 
-from slim_det.core.errors import PlanError
+from slim_det.compress.steps import Step, attach_step, step_of
+from slim_det.core.errors import PlanError, SlimDetError
 from slim_det.core.files import read_json
 from slim_det.version import __version__
 
@@ -20,8 +22,8 @@ SHOWN_DIFFERENCES = 5
 
 
 @dataclass
-class Plan:
-    """What was cut from a model.
+class Plan(Step):
+    """What was cut from a model: the step of a pruning.
 
     Attributes:
         architecture: Class name of the model, e.g. ``YOLOv3``.
@@ -33,6 +35,10 @@ class Plan:
         slices: State-dict name -> {axis: kept indices}.
         depthwise: Weight name -> its new number of groups.
     """
+
+    suffix: ClassVar[str] = ".plan.json"
+    state: ClassVar[str] = "pruned"
+    error: ClassVar[type[SlimDetError]] = PlanError
 
     architecture: str
     tensors: dict[str, tuple[int, ...]]
@@ -58,9 +64,14 @@ class Plan:
             after[name] = tuple(shape)
         return after
 
-    def cuts_like(self, other: Plan) -> bool:
-        """Whether both plans cut the same channels of the same model."""
-        return self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
+    def differs(self, other: Plan) -> str:
+        """Whether another plan cuts other channels, or another model."""
+        same = self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
+        return "" if same else "cuts other channels"
+
+    def fit(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Cut a tensor that has the shape from before the cut."""
+        return self.slice(name, value) if value.shape == self.tensors.get(name) else value
 
     def slice(self, name: str, value: np.ndarray) -> np.ndarray:
         """Cut one tensor (or its optimizer state of equal shape) as the plan says."""
@@ -85,6 +96,20 @@ class Plan:
                 "tensors": {name: list(shape) for name, shape in self.tensors.items()},
             }
         )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """Read a plan (see `read_plan`)."""
+        return read_plan(path)
+
+    @classmethod
+    def explains(cls, names: Iterable[str]) -> bool:
+        """Any tensor may have been cut."""
+        return True
+
+    def __str__(self) -> str:
+        """One phrase for people."""
+        return f"{len(self.groups)} groups cut"
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -151,7 +176,7 @@ def apply_plan(model: paddle.nn.Layer, plan: Plan, source: str = "the plan") -> 
         name = names.get(id(getattr(layer, "weight", None)), "")
         if name in plan.slices:
             _refresh_layer(layer, plan.depthwise.get(name))
-    attach_plan(model, plan)
+    attach_step(model, plan)
 
 
 def resize_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
@@ -160,14 +185,9 @@ def resize_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
     parameter.value().get_tensor().set(np.ascontiguousarray(value), place)
 
 
-def attach_plan(model: paddle.nn.Layer, plan: Plan) -> None:
-    """Remember on the model what was cut from it."""
-    object.__setattr__(model, "slim_plan", plan)
-
-
 def plan_of(model: paddle.nn.Layer) -> Plan | None:
-    """The plan of a cut model; None for a whole one."""
-    return getattr(model, "slim_plan", None)
+    """The plan of a cut model; None for an unpruned one."""
+    return step_of(model, Plan)
 
 
 def check_same_model(model: paddle.nn.Layer, plan: Plan, source: str) -> None:

@@ -13,6 +13,7 @@ from slim_det.compress.prune.importance import CRITERIA, smallest
 from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
 from slim_det.compress.prune.ratios import units_removed
 from slim_det.compress.prune.requests import read_requests, select_groups
+from slim_det.compress.strategy import Context, Strategy
 from slim_det.core.errors import ConfigError, LayerError, PlanError, nearest
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.graph.channels import Producer
@@ -21,14 +22,13 @@ from slim_det.graph.trace import Trace, trace_detector
 
 logger = logging.getLogger("slim_det")
 
-DEFAULT_IMAGE_SIZE_HW = (608, 608)
 
-
-class Pruner:
+class Pruner(Strategy):
     """Cuts the least important channels of named layers out of a detector.
 
     Args:
-        criterion: `l1_norm`, `l2_norm`, `fpgm`, `bn_scale` or `random`.
+        criterion: A name in `slim_det.compress.prune.importance.CRITERIA`: `l1_norm`, `l2_norm`,
+            `fpgm`, `bn_scale` or `random`.
         pruned_params: Layer names in any spelling, globs, `yolo_head` (the 18 layers of a
             YOLOv3 head) or `all` (every group that can be cut, the default). Left out where
             ``pruned_ratios`` names the layers itself.
@@ -42,6 +42,8 @@ class Pruner:
     Raises:
         ConfigError: A value is not one of the above.
     """
+
+    step = Plan
 
     def __init__(
         self,
@@ -68,16 +70,12 @@ class Pruner:
         self.print_params = print_params
         self.requests = read_requests(pruned_params, pruned_ratios)
 
-    def __call__(
-        self,
-        model: paddle.nn.Layer,
-        image_size_hw: tuple[int, int] = DEFAULT_IMAGE_SIZE_HW,
-    ) -> paddle.nn.Layer:
+    def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Cut the model in place and attach the plan to it.
 
         Args:
             model: A ppdet detector, with the weights that importance is measured on.
-            image_size_hw: Size at which MACs are stated, in pixels.
+            context: Its image size is the one at which MACs are stated.
 
         Raises:
             LayerError: A name is unknown or its layer cannot be cut.
@@ -86,10 +84,26 @@ class Pruner:
         if self.print_params:
             for name, shape in tensor_shapes(model).items():
                 logger.info("parameter %s, shape %s", name, list(shape))
-        trace = trace_detector(model, image_size_hw)
-        plan = self.plan(model, trace, find_groups(model, trace))
+        trace = trace_detector(model, context.image_size_hw)
+        return self.cut(model, trace, find_groups(model, trace))
+
+    def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
+        """Cut a traced model in place and attach the plan to it.
+
+        The cut model is traced again: it has to cost what the plan says.
+
+        Args:
+            model: With the weights that importance is measured on.
+            trace: Its operators at the image size at which MACs are stated.
+            groups: Its channel groups.
+
+        Raises:
+            LayerError: A name is unknown or its layer cannot be cut.
+            PlanError: Nothing was cut, or the cut model does not cost what the plan says.
+        """
+        plan = self.plan(model, trace, groups)
         apply_plan(model, plan)
-        reached = model_cost(model, trace_detector(model, image_size_hw))
+        reached = model_cost(model, trace_detector(model, plan.image_size_hw))
         if reached.as_dict() != plan.cost["after"]:
             raise PlanError(
                 f"the cut model costs {reached.as_dict()}, the plan says {plan.cost['after']}; "
@@ -97,6 +111,35 @@ class Pruner:
             )
         logger.info("%s", describe_cost(plan))
         return model
+
+    @classmethod
+    def restore(cls, model: paddle.nn.Layer, step: Plan) -> None:
+        """Cut a freshly built model as a plan says."""
+        apply_plan(model, step)
+
+    def adopt(self, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
+        """Refuse settings that contradict the plan beside the weights.
+
+        Raises:
+            PlanError: The weights were cut in another way.
+        """
+        done = step.settings
+        same = self.criterion == done["criterion"] and self.align == done["align"]
+        if not same or self._unpruned_ratios(context) != done["ratios"]:
+            raise PlanError(
+                f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
+                f"than {context.asked_by} asks for; leave --slim_config out, or start from "
+                "unpruned weights"
+            )
+        logger.info(
+            "'%s' is already cut as %s asks; its plan is used", context.weights, context.asked_by
+        )
+
+    def _unpruned_ratios(self, context: Context) -> dict[str, float]:
+        """The ratio of each group that would be cut in the unpruned model."""
+        model = context.build_detector()
+        groups = find_groups(model, trace_detector(model, context.image_size_hw))
+        return select_groups(self.requests, LayerFinder(model), groups)
 
     def plan(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> Plan:
         """Decide what to cut; nothing is changed.
@@ -235,7 +278,7 @@ def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[i
         removed: Identities of the units that are cut.
 
     Returns:
-        Parameter name -> axis -> places kept; axes that stay whole are left out.
+        Parameter name -> axis -> places kept; axes that are not cut are left out.
     """
     slices: dict[str, dict[int, np.ndarray]] = {}
     for axis in groups.axes:

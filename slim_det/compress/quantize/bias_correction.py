@@ -25,7 +25,7 @@ def correct_biases(
 
     Args:
         model: A quantized model.
-        quantization_errors: Module path -> deviation, of `layer_quantization_errors`.
+        quantization_errors: Module path -> error, of `layer_quantization_errors`.
 
     Returns:
         Module paths of layers that have neither batch norm nor bias, and stay as they are.
@@ -73,12 +73,12 @@ def shift_of(layer: QuantConv2D) -> paddle.Tensor | None:
     return layer.bias if layer.norm is None else layer.norm._mean
 
 
-def _add(layer: QuantConv2D, deviation: QuantizationError, times: float) -> bool:
+def _add(layer: QuantConv2D, error: QuantizationError, times: float) -> bool:
     """Raise the output of a layer by so many times its mean difference; whether it could be."""
     target = shift_of(layer)
     if target is None:
         return False
     sign = 1.0 if layer.norm is None else -1.0
-    values = target.numpy().astype(np.float64) + times * sign * deviation.mean_difference
+    values = target.numpy().astype(np.float64) + times * sign * error.mean_difference
     target.set_value(values.astype("float32"))
     return True

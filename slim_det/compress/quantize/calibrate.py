@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import paddle
@@ -16,8 +16,9 @@ from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.compress.quantize.statistics import Statistics
 from slim_det.core.errors import ConfigError, DataError, QuantError
-from slim_det.evaluate.evaluation import quiet_stdout
+from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.images import image_batches
+from slim_det.graph.activations import ActivationRecorder
 from slim_det.graph.dygraph import evaluation_mode
 
 logger = logging.getLogger("slim_det")
@@ -90,24 +91,18 @@ def collect(
     """
     found = {layer.name: Statistics() for layer in layers if not layer.shares}
 
-    def hook(name: str) -> Callable[..., None]:
-        def look(module: paddle.nn.Layer, inputs: tuple[Any, ...]) -> None:
-            try:
-                found[name].add(inputs[0].numpy())
-            except ValueError as error:
-                raise QuantError(
-                    f"'{name}' reads a value that is not finite; expected sound weights"
-                ) from error
+    def add(name: str, received: paddle.Tensor, output: Any) -> None:
+        try:
+            found[name].add(received.numpy())
+        except ValueError as error:
+            raise QuantError(
+                f"'{name}' reads a value that is not finite; expected sound weights"
+            ) from error
 
-        return look
-
-    handles = [convolution_of(model, name).register_forward_pre_hook(hook(name)) for name in found]
-    try:
+    recorder = ActivationRecorder({name: convolution_of(model, name) for name in found}, add)
+    with recorder.recording():
         for _ in run_images(model, cfg, images, "calibration"):
             pass
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, statistics in found.items():
         if not statistics.maxima:
             raise QuantError(f"'{name}' did not run on the calibration images; name it in 'skip'")

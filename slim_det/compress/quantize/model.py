@@ -24,10 +24,11 @@ from slim_det.compress.quantize.quantizers import (
     ObservedRange,
     SharedRange,
 )
-from slim_det.compress.quantize.record import QuantLayer, QuantRecord, attach_record, record_of
+from slim_det.compress.quantize.record import QuantLayer, QuantRecord, record_of
 from slim_det.compress.quantize.residual_fusion import round_outputs
 from slim_det.compress.quantize.rounding import MIN_RANGE
 from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.compress.steps import attach_step
 from slim_det.core.errors import QuantError, nearest
 from slim_det.graph.integers import LayerScales
 from slim_det.graph.layer_names import layer_names
@@ -62,7 +63,7 @@ def quantize_model(
         quantize_convolution(module, activation, _weight_quantizer(record, module, norm), norm)
         module.activation.training = module.weights.training = module.training
     _round_outputs(record, weighted, modules)
-    attach_record(model, record)
+    attach_step(model, record)
 
 
 def keep_float(model: paddle.nn.Layer, names: Iterable[str], reason: str) -> None:
@@ -93,7 +94,7 @@ def keep_float(model: paddle.nn.Layer, names: Iterable[str], reason: str) -> Non
         elif layer.shares != shared[layer.name]:
             layers[layer.name].activation = SharedRange(ranges[shared[layer.name]])
     kept = {**record.kept_float, **{name: reason for name in back}}
-    attach_record(model, replace(record, layers=left, kept_float=kept))
+    attach_step(model, replace(record, layers=left, kept_float=kept))
 
 
 def quantized_layers(model: paddle.nn.Layer) -> dict[str, QuantConv2D]:

@@ -102,14 +102,6 @@ def quantize_post(
     options.check()
     require_float(model)
     source, images = calibration_source(options.images)
-    trace = trace_detector(model, image_size_hw(cfg))
-    quantizable = find_quantizable_layers(model, trace, settings)
-    statistics = collect(model, quantizable.layers, cfg, images)
-    bits = {layer.name: settings.input_bits(layer.unsigned) for layer in quantizable.layers}
-    ranges = {
-        name: input_range(options.observer, found, bits[name], options.percent)
-        for name, found in statistics.items()
-    }
     origin = {
         "method": "post",
         "observer": options.observer,
@@ -119,10 +111,9 @@ def quantize_post(
     }
     if options.observer == "hist":
         origin["percent"] = options.percent
-    record = QuantRecord(
-        settings, quantizable.layers, quantizable.kept_float, origin, quantizable.rounded
+    record, ranges, trace = quantize_from_images(
+        model, cfg, image_size_hw(cfg), settings, images, origin, options.percent
     )
-    quantize_model(model, record, ranges)
     compared = images if options.bias_correction else images[:COMPARED_IMAGES]
     quantization_errors = layer_quantization_errors(model, cfg, compared)
     if options.bias_correction:
@@ -135,6 +126,46 @@ def quantize_post(
         len(record.kept_float),
     )
     return PostResult(record, images, ranges, trace, quantization_errors)
+
+
+def quantize_from_images(
+    model: paddle.nn.Layer,
+    cfg: Any,
+    size_hw: tuple[int, int],
+    settings: QuantSettings,
+    images: list[str],
+    origin: dict[str, Any],
+    percent: float = 0.99999,
+) -> tuple[QuantRecord, dict[str, float], Trace]:
+    """Find the ranges of a float model on images, and quantize it in place.
+
+    Args:
+        model: A detector.
+        cfg: ppdet's configuration; ``TestReader`` prepares the images.
+        size_hw: At which the model is traced, in pixels.
+        settings: Types and bits, and layers to skip.
+        images: Paths of the images.
+        origin: For the record; its ``observer`` finds the ranges.
+        percent: Share of the values that the observer ``hist`` keeps.
+
+    Returns:
+        The record, module path -> range, and the operators of the float model.
+
+    Raises:
+        ConfigError: A name to skip matches nothing.
+        QuantError: Nothing is left to quantize.
+    """
+    trace = trace_detector(model, size_hw)
+    found = find_quantizable_layers(model, trace, settings)
+    statistics = collect(model, found.layers, cfg, images)
+    bits = {layer.name: settings.input_bits(layer.unsigned) for layer in found.layers}
+    ranges = {
+        name: input_range(origin["observer"], one, bits[name], percent)
+        for name, one in statistics.items()
+    }
+    record = QuantRecord(settings, found.layers, found.kept_float, origin, found.rounded)
+    quantize_model(model, record, ranges)
+    return record, ranges, trace
 
 
 def require_float(model: paddle.nn.Layer) -> None:

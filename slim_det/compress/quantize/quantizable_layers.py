@@ -15,15 +15,12 @@ from slim_det.core.errors import ConfigError, LayerError, QuantError
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.graph.dygraph import blank_batch, evaluation_mode
 from slim_det.graph.layer_names import layer_names
-from slim_det.graph.program import CONVOLUTIONS, head_convolutions
-from slim_det.graph.trace import Op, Trace
+from slim_det.graph.op import Op
+from slim_det.graph.operators import OPERATORS, data_of, declared, result_of
+from slim_det.graph.program import head_convolutions
+from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
-
-DEFORMABLE = ("deformable_conv", "deformable_conv_v1")
-
-UNSIGNED_AFTER = ("relu", "relu6")
-"""Operators whose output oneDNN keeps in integers without a sign."""
 
 SKIPPED_BY_MODEL = "the model's code keeps it in float (raw outputs of the head)"
 SKIPPED_AS_HEAD = "boxes are decoded from it (raw outputs of the head)"
@@ -62,7 +59,7 @@ def find_quantizable_layers(
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
     modules = dict(model.named_sublayers())
-    readers, fixed = trace.readers(), _kept_by_place(trace)
+    fixed = _kept_by_place(trace)
     tensors: dict[str, str] = {}
     outputs: dict[str, str] = {}
     layers: list[QuantLayer] = []
@@ -80,9 +77,9 @@ def find_quantizable_layers(
         if reason:
             kept[path] = reason
             continue
-        tensors[path] = op.input("Input")
-        outputs[op.output("Output")] = path
-        layers.append(QuantLayer(path, _norm_of(op, trace, readers)))
+        tensors[path] = data_of(op)
+        outputs[result_of(op)] = path
+        layers.append(QuantLayer(path, _norm_of(op, trace)))
     if not layers:
         raise QuantError(
             f"nothing to quantize: all {len(kept)} layers stay in float; expected at least one "
@@ -129,8 +126,8 @@ def _with_inputs(
         tensors: Module path -> variable that it reads.
         trace: The operators of the model.
     """
-    pooled = {op.output(): op.input("X") for op in trace.ops if _takes_maxima(op)}
-    positive = {op.output() for op in trace.ops if op.type in UNSIGNED_AFTER}
+    pooled = {result_of(op): data_of(op) for op in trace.ops if declared(op).keeps_range(op)}
+    positive = {result_of(op) for op in trace.ops if declared(op).unsigned}
     read = set(tensors.values())
     found = []
     first: dict[str, str] = {}
@@ -166,10 +163,6 @@ def _rounded_outputs(
     return found
 
 
-def _takes_maxima(op: Op) -> bool:
-    return op.type == "pool2d" and op.attrs.get("pooling_type") == "max"
-
-
 def _skipped(model: paddle.nn.Layer, names: Iterable[str]) -> set[str]:
     finder = LayerFinder(model)
     found: set[str] = set()
@@ -183,7 +176,7 @@ def _skipped(model: paddle.nn.Layer, names: Iterable[str]) -> set[str]:
 
 def _weight_of(op: Op, trace: Trace) -> str:
     """State-dict name of a layer's weight; '' for an operator without one."""
-    for slot in ("Filter", "W", "Y"):
+    for slot in {operator.weight for operator in OPERATORS.values()}:
         name = trace.parameters.get(op.input(slot), "")
         if name.endswith(".weight") and len(trace.shapes[op.input(slot)]) > 1:
             return name
@@ -192,7 +185,7 @@ def _weight_of(op: Op, trace: Trace) -> str:
 
 def _kept_by_place(trace: Trace) -> dict[str, str]:
     """Output of a convolution -> why its place in the model keeps it in float."""
-    head = {op.output("Output"): SKIPPED_AS_HEAD for op in head_convolutions(trace.ops)}
+    head = {result_of(op): SKIPPED_AS_HEAD for op in head_convolutions(trace.ops)}
     placing = "it places the samples of a deformable convolution"
     return {**head, **dict.fromkeys(_placing(trace), placing)}
 
@@ -201,12 +194,12 @@ def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, fixed: Mappin
     """Why a layer stays in float; '' where it is quantized."""
     if skipped:
         return SKIPPED_BY_USER
-    if op.type not in CONVOLUTIONS:
+    if not declared(op).int8_kernel:
         return f"{op.type} has no int8 kernel"
     if getattr(module, "skip_quant", False):
         return SKIPPED_BY_MODEL
-    if op.output("Output") in fixed:
-        return fixed[op.output("Output")]
+    if result_of(op) in fixed:
+        return fixed[result_of(op)]
     if module is None or type(module) is not paddle.nn.Conv2D:
         return f"its layer is a {type(module).__name__}, not a Conv2D"
     if module._padding_mode != "zeros":
@@ -219,27 +212,26 @@ def _placing(trace: Trace) -> set[str]:
 
     Between the two stand a bias, a split and a sigmoid.
     """
-    makers = trace.makers()
-    deformable = [op for op in trace.ops if op.type in DEFORMABLE]
-    waiting = [op.input(slot) for op in deformable for slot in ("Offset", "Mask")]
+    waiting = [op.input(slot) for op in trace.ops for slot in declared(op).sampling]
     seen: set[str] = set()
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in makers:
+        op = trace.writer(name)
+        if name in seen or op is None:
             continue
         seen.add(name)
-        if makers[name].type in CONVOLUTIONS:
+        if declared(op).int8_kernel:
             found.add(name)
         else:
-            waiting.extend(makers[name].input_arg_names)
+            waiting.extend(op.input_arg_names)
     return found
 
 
-def _norm_of(op: Op, trace: Trace, readers: dict[str, list[Op]]) -> str:
+def _norm_of(op: Op, trace: Trace) -> str:
     """Module path of the batch norm that alone reads a convolution; '' for none."""
-    output = op.output("Output")
-    consumers = readers.get(output, [])
+    output = result_of(op)
+    consumers = trace.readers(output)
     if output in trace.outputs or len(consumers) != 1 or consumers[0].type != "batch_norm":
         return ""
     # A norm without a scale of its own has no such name.

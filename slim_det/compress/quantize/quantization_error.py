@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from paddle import Tensor
 from slim_det.compress.quantize.calibrate import run_images
 from slim_det.compress.quantize.layers import QuantConv2D
 from slim_det.compress.quantize.model import quantized_layers
+from slim_det.graph.activations import ActivationRecorder
 
 
 @dataclass
@@ -52,7 +53,7 @@ def only_quantized(model: paddle.nn.Layer, names: Collection[str]) -> Iterator[N
 
     Args:
         model: A quantized model.
-        names: Module paths; none makes the whole model float.
+        names: Module paths; none makes the complete model float.
     """
     others = [layer for name, layer in quantized_layers(model).items() if name not in names]
     try:
@@ -78,7 +79,7 @@ def layer_quantization_errors(
         images: Paths of image files.
 
     Returns:
-        Module path -> deviation of the convolution's output, before batch norm.
+        Module path -> error of the convolution's output, before batch norm.
     """
     layers = quantized_layers(model)
     found = {
@@ -89,20 +90,12 @@ def layer_quantization_errors(
         # Rounded once: weights are larger than the activations of one image.
         weights = {name: layer.rounded_weight() for name, layer in layers.items()}
 
-    def hook(name: str) -> Callable[..., None]:
-        def compare(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            _compare(layer, inputs[0], weights[name], output, found[name])
+    def compare(name: str, received: Tensor, output: Tensor) -> None:
+        _compare(layers[name], received, weights[name], output, found[name])
 
-        return compare
-
-    handles = [layer.register_forward_post_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with only_quantized(model, ()):
-            for _ in run_images(model, cfg, images, "comparison"):
-                pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ActivationRecorder(layers, compare).recording(), only_quantized(model, ()):
+        for _ in run_images(model, cfg, images, "comparison"):
+            pass
     return found
 
 

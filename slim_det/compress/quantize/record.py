@@ -1,25 +1,27 @@
 """The record: which layers of a model are quantized and how, as JSON beside its weights.
 
-What the plan is to a cut, the record is to a quantization: it is replayed before weights are
+What the plan is to a cut, the record is to a quantization: it is restored before weights are
 loaded, so that every command builds the same model.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import paddle
 
 from slim_det.compress.quantize.settings import QuantSettings, settings_from_dict
-from slim_det.core.errors import ConfigError, QuantError
+from slim_det.compress.steps import Step, step_of
+from slim_det.core.errors import ConfigError, QuantError, SlimDetError
 from slim_det.core.files import read_json
 from slim_det.version import __version__
 
 SCHEMA = "slim_det.quantization/1"
-_ATTRIBUTE = "slim_quantization"
+_RANGES = (".activation.limit", ".activation.step")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class RoundedOutput:
 
 
 @dataclass
-class QuantRecord:
-    """What was quantized.
+class QuantRecord(Step):
+    """What was quantized: the step of a quantization.
 
     Attributes:
         settings: Types and bits.
@@ -69,6 +71,10 @@ class QuantRecord:
             "images": count, ...}``.
         rounded: Outputs of modules that additions read as integers.
     """
+
+    suffix: ClassVar[str] = ".quant.json"
+    state: ClassVar[str] = "quantized"
+    error: ClassVar[type[SlimDetError]] = QuantError
 
     settings: QuantSettings
     layers: list[QuantLayer]
@@ -89,9 +95,24 @@ class QuantRecord:
         }
         return json.dumps(content, indent=1) + "\n"
 
-    def quantizes_like(self, other: QuantRecord) -> bool:
-        """Whether both give the same layers the same kind of integers."""
-        return self.settings == other.settings and self.layers == other.layers
+    @classmethod
+    def read(cls, path: str | Path) -> QuantRecord:
+        """Read a record (see `read_record`)."""
+        return read_record(path)
+
+    @classmethod
+    def explains(cls, names: Iterable[str]) -> bool:
+        """Whether the ranges of quantized layers are among the tensors."""
+        return any(name.endswith(_RANGES) for name in names)
+
+    def differs(self, other: QuantRecord) -> str:
+        """Whether another record gives other layers, or the same other integers."""
+        same = self.settings == other.settings and self.layers == other.layers
+        return "" if same else "quantizes otherwise"
+
+    def __str__(self) -> str:
+        """One phrase for people."""
+        return f"{len(self.layers)} layers quantized"
 
 
 def read_record(path: str | Path) -> QuantRecord:
@@ -156,11 +177,6 @@ def _texts(found: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def attach_record(model: paddle.nn.Layer, record: QuantRecord | None) -> None:
-    """Remember on the model how it is quantized; None where it is float again."""
-    object.__setattr__(model, _ATTRIBUTE, record)
-
-
 def record_of(model: paddle.nn.Layer) -> QuantRecord | None:
     """The record of a quantized model; None for a float one."""
-    return getattr(model, _ATTRIBUTE, None)
+    return step_of(model, QuantRecord)

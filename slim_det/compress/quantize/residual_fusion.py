@@ -17,10 +17,10 @@ from paddle import Tensor
 from slim_det.compress.quantize.layers import QuantConv2D
 from slim_det.compress.quantize.quantizers import FixedRange
 from slim_det.compress.quantize.record import RoundedOutput
-from slim_det.graph.trace import Op, Trace
-
-FUSED = ("relu", "relu6", "leaky_relu", "hard_swish", "swish")
-"""Activations that become part of the convolution before them."""
+from slim_det.graph.activations import ActivationRecorder
+from slim_det.graph.op import Op
+from slim_det.graph.operators import data_of, declared, result_of
+from slim_det.graph.trace import Trace
 
 
 def rounded_tensors(
@@ -56,34 +56,21 @@ def giving_modules(
     """
     given: dict[int, str] = {}
     found: dict[str, str] = {}
-    alive: list[Tensor] = []
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(layer: Any, received: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                alive.append(output)
-                given.setdefault(id(output), name)
+    def note(name: str, received: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        given.setdefault(id(output), name)
+        return output  # kept, so that no other tensor is given its id
 
-        return hook
+    def look(name: str, received: Tensor, output: Any) -> None:
+        if id(received) in given:
+            found[name] = given[id(received)]
 
-    def look(name: str) -> Callable[..., None]:
-        def hook(layer: Any, received: tuple[Tensor, ...]) -> None:
-            if id(received[0]) in given:
-                found[name] = given[id(received[0])]
-
-        return hook
-
-    handles = [
-        module.register_forward_post_hook(note(name)) for name, module in model.named_sublayers()
-    ]
-    for name, convolution in convolutions.items():
-        handles.append(convolution.register_forward_pre_hook(look(name)))
-    try:
-        with paddle.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    makers = ActivationRecorder(dict(model.named_sublayers()), note)
+    readers = ActivationRecorder(convolutions, look)
+    with makers.recording(), readers.recording(), paddle.no_grad():
+        run()
     return found
 
 
@@ -137,22 +124,21 @@ class _ResidualFusion:
     def __init__(self, trace: Trace, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         self._trace = trace
         self._outputs = outputs
-        self._readers = trace.readers()
-        self._makers = trace.makers()
-        self._sites: dict[str, list[str]] = {}
+        self._read_by: dict[str, list[str]] = {}
         for path, name in inputs.items():
-            self._sites.setdefault(name, []).append(path)
+            self._read_by.setdefault(name, []).append(path)
 
     def rounded(self) -> dict[str, tuple[list[str], list[str]]]:
         found = {}
-        for name, paths in self._sites.items():
-            additions = [op for op in self._readers[name] if self._adds(op)]
+        for name, paths in self._read_by.items():
+            readers = self._trace.readers(name)
+            additions = [op for op in readers if self._adds(op)]
             if not additions:
                 continue
             producers = self._made_in_integers(name)
             if not producers:
                 fused = [self._fused(op) for op in additions]
-                others = [op for op in self._readers[name] if self._reads_floats(op)]
+                others = [op for op in readers if self._reads_floats(op)]
                 if others or not all(pair and pair[1] == name for pair in fused):
                     continue
                 producers = [pair[0] for pair in fused if pair]
@@ -160,26 +146,26 @@ class _ResidualFusion:
         return found
 
     def _adds(self, op: Op) -> bool:
-        """Whether an operator adds two tensors of the model, and not a bias to one."""
+        """Whether an operator adds two tensors of the model, and not a parameter to one."""
         return op.type == "elementwise_add" and not any(
-            name in self._trace.parameters for name in op.input_arg_names
+            self._trace.is_parameter(name) for name in op.input_arg_names
         )
 
     def _reads_floats(self, op: Op) -> bool:
-        is_site = op.input("Input") in self._sites and op.output("Output") in self._outputs
-        return not (is_site or self._adds(op) or op.type == "pool2d")
+        is_quantized = data_of(op) in self._read_by and result_of(op) in self._outputs
+        return not (is_quantized or self._adds(op) or declared(op).reads_integers)
 
     def _made_in_integers(self, name: str) -> list[str]:
         """The convolution whose kernel writes a tensor that has a range; none where it is float."""
-        op = self._makers.get(name)
-        if op is not None and op.type in FUSED:
-            name = op.input("X")
-            if len(self._readers[name]) != 1:
+        op = self._trace.writer(name)
+        if op is not None and declared(op).fused_int8:
+            name = data_of(op)
+            if len(self._trace.readers(name)) != 1:
                 return []
         convolution = self._convolution(name)
         if convolution:
             return [convolution]
-        op = self._makers.get(name)
+        op = self._trace.writer(name)
         fused = self._fused(op) if op is not None and self._adds(op) else None
         return [fused[0]] if fused else []
 
@@ -188,19 +174,22 @@ class _ResidualFusion:
         left, right = addition.input("X"), addition.input("Y")
         for name, other in ((left, right), (right, left)):
             convolution = self._convolution(name)
-            alone = len(self._readers.get(name, ())) == 1
-            if convolution and alone and other in self._sites and not self._convolution(other):
+            alone = len(self._trace.readers(name)) == 1
+            if convolution and alone and other in self._read_by and not self._convolution(other):
                 return convolution, other
         return None
 
     def _convolution(self, name: str) -> str:
-        """The quantized convolution that gives a tensor, through bias and batch norm only."""
+        """The quantized convolution that gives a tensor, through batch norm only.
+
+        Or through the addition of a parameter; a bias that is reshaped first stays apart.
+        """
         while name not in self._outputs:
-            op = self._makers.get(name)
+            op = self._trace.writer(name)
             biased = op is not None and op.type == "elementwise_add" and not self._adds(op)
             if op is None or not (biased or op.type == "batch_norm"):
                 return ""
             name = op.input("X")
-            if len(self._readers[name]) != 1:
+            if len(self._trace.readers(name)) != 1:
                 return ""
         return self._outputs[name]

@@ -3,19 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
-from slim_det.core.errors import ConfigError, nearest
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
-WEIGHT_TYPES = ("channel_wise_abs_max", "abs_max")
-ACTIVATION_TYPES = ("moving_average_abs_max", "abs_max")
-PREPROCESS_TYPES = ("PACT", "LSQ")
-LAYER_TYPES = ("Conv2D", "Linear")
-MIN_BITS, MAX_BITS = 2, 16
+from slim_det.core.errors import ConfigError
+from slim_det.core.schema import check_keys, validated
+
+WeightType = Literal["channel_wise_abs_max", "abs_max"]
+ActivationType = Literal["moving_average_abs_max", "abs_max"]
+LayerType = Literal["Conv2D", "Linear"]
+
+# Field -> its key in PaddleDetection's files, where that is another.
+_KEYS = {
+    "weight_type": "weight_quantize_type",
+    "activation_type": "activation_quantize_type",
+    "activation_preprocess": "activation_preprocess_type",
+    "weight_preprocess": "weight_preprocess_type",
+    "layer_types": "quantizable_layer_type",
+}
 
 # Of PaddleSlim; they say nothing that is not said by another key.
 _WITHOUT_EFFECT = {"window_size", "name", "onnx_format"}
+
+
+def _as_tuple(value: Any) -> Any:
+    """One text, or a list, as YAML gives them."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _none_as_empty(value: Any) -> Any:
+    return () if value is None else value
+
+
+def _with_convolutions(types: tuple[str, ...]) -> tuple[str, ...]:
+    if "Conv2D" not in types:
+        raise ValueError(f"a detector is made of Conv2D; expected it in {list(types)}")
+    return types
+
+
+Bits = Annotated[
+    int,
+    Strict(),
+    Field(ge=2, le=16, description="a whole number of bits from 2 to 16 (exported models take 8)"),
+]
+Rate = Annotated[
+    float,
+    Strict(),
+    Field(ge=0, lt=1, allow_inf_nan=False, description="a number from 0 to below 1"),
+]
+LayerTypes = Annotated[
+    tuple[LayerType, ...],
+    BeforeValidator(_as_tuple),
+    Field(min_length=1, description="a list of layer types"),
+    AfterValidator(_with_convolutions),
+]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_as_tuple),
+    BeforeValidator(_none_as_empty),
+    Field(description="names or globs of layers"),
+]
 
 
 @dataclass(frozen=True)
@@ -40,16 +91,16 @@ class QuantSettings:
         skip: Names or globs of layers that stay in float, on top of those that have to.
     """
 
-    weight_type: str = "channel_wise_abs_max"
-    activation_type: str = "moving_average_abs_max"
-    weight_bits: int = 8
-    activation_bits: int = 8
-    moving_rate: float = 0.9
-    activation_preprocess: str | None = None
-    weight_preprocess: str | None = None
-    unsigned_inputs: bool = True
-    layer_types: tuple[str, ...] = ("Conv2D",)
-    skip: tuple[str, ...] = ()
+    weight_type: WeightType = "channel_wise_abs_max"
+    activation_type: ActivationType = "moving_average_abs_max"
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    moving_rate: Rate = 0.9
+    activation_preprocess: Literal["PACT", "LSQ", None] = None
+    weight_preprocess: Literal["LSQ", None] = None
+    unsigned_inputs: Annotated[bool, Strict(), Field(description="true or false")] = True
+    layer_types: LayerTypes = ("Conv2D",)
+    skip: Names = ()
 
     def input_bits(self, unsigned: bool) -> int:
         """Bits of the signed integer that has as many steps above zero as an input's integer.
@@ -72,10 +123,10 @@ def settings_from_dict(found: Mapping[str, Any]) -> QuantSettings:
         TypeError: It is not a mapping of these settings.
         ConfigError: A value is not valid.
     """
-    readers = {field: reader for field, reader in _READERS.values()}
-    if not isinstance(found, Mapping) or found.keys() != readers.keys():
-        raise TypeError(f"settings are {sorted(readers)}")
-    return QuantSettings(**{field: readers[field](field, found[field]) for field in readers})
+    names = {field.name for field in fields(QuantSettings)}
+    if not isinstance(found, Mapping) or found.keys() != names:
+        raise TypeError(f"settings are {sorted(names)}")
+    return validated(QuantSettings, found, "")
 
 
 def read_quant_config(config: Any, where: str = "QAT") -> QuantSettings:
@@ -92,104 +143,11 @@ def read_quant_config(config: Any, where: str = "QAT") -> QuantSettings:
     Raises:
         ConfigError: A key or a value is not valid; one line that names it.
     """
-    if config is None:
-        config = {}
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"{where}.quant_config: expected a mapping of keys, found {config!r}")
+    config = {} if config is None else config
     where = f"{where}.quant_config"
-    known = {*_READERS, *_WITHOUT_EFFECT, "dtype"}
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'{nearest(str(key), sorted(known))}")
+    keys = {_KEYS.get(field.name, field.name): field.name for field in fields(QuantSettings)}
+    check_keys(config, {*keys, *_WITHOUT_EFFECT, "dtype"}, where)
     if config.get("dtype", "int8") != "int8":
         raise ConfigError(f"{where}.dtype: {config['dtype']!r} is not supported; expected 'int8'")
-    values = {}
-    for key, (field, reader) in _READERS.items():
-        if key in config:
-            values[field] = reader(f"{where}.{key}", config[key])
-    return QuantSettings(**values)
-
-
-def read_bits(where: str, value: Any) -> int:
-    """A number of bits.
-
-    Raises:
-        ConfigError: It is not a whole number from 2 to 16.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not MIN_BITS <= value <= MAX_BITS:
-        raise ConfigError(
-            f"{where}: {value!r} is not valid; expected a whole number of bits from {MIN_BITS} to "
-            f"{MAX_BITS} (exported models take 8)"
-        )
-    return int(value)
-
-
-def read_skip(where: str, value: Any) -> tuple[str, ...]:
-    """Names or globs of layers.
-
-    Raises:
-        ConfigError: It is neither text nor a list of texts.
-    """
-    names = [value] if isinstance(value, str) else value
-    names = [] if names is None else names
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n for n in names):
-        raise ConfigError(f"{where}: {value!r} is not valid; expected names or globs of layers")
-    return tuple(names)
-
-
-def read_choice(where: str, value: Any, choices: tuple[str, ...]) -> str:
-    """One of a few names.
-
-    Raises:
-        ConfigError: It is none of them.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{where}: unknown type {value!r}{nearest(str(value), choices)}")
-    return value
-
-
-def _read_rate(where: str, value: Any) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < 1:
-        raise ConfigError(f"{where}: {value!r} is not valid; expected a number from 0 to below 1")
-    return float(value)
-
-
-def _read_flag(where: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where}: {value!r} is not valid; expected true or false")
-    return value
-
-
-def _read_layer_types(where: str, value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)) or not names:
-        raise ConfigError(f"{where}: {value!r} is not valid; expected a list of layer types")
-    types = tuple(read_choice(where, name, LAYER_TYPES) for name in names)
-    if "Conv2D" not in types:
-        raise ConfigError(f"{where}: a detector is made of Conv2D; expected it in {list(types)}")
-    return types
-
-
-_READERS: dict[str, tuple[str, Any]] = {
-    "weight_quantize_type": ("weight_type", lambda w, v: read_choice(w, v, WEIGHT_TYPES)),
-    "activation_quantize_type": (
-        "activation_type",
-        lambda w, v: read_choice(w, v, ACTIVATION_TYPES),
-    ),
-    "weight_bits": ("weight_bits", read_bits),
-    "activation_bits": ("activation_bits", read_bits),
-    "moving_rate": ("moving_rate", _read_rate),
-    "activation_preprocess_type": (
-        "activation_preprocess",
-        lambda w, v: None if v is None else read_choice(w, v, PREPROCESS_TYPES),
-    ),
-    "weight_preprocess_type": (
-        "weight_preprocess",
-        lambda w, v: None if v is None else read_choice(w, v, ("LSQ",)),
-    ),
-    "unsigned_inputs": ("unsigned_inputs", _read_flag),
-    "quantizable_layer_type": ("layer_types", _read_layer_types),
-    "skip": ("skip", read_skip),
-}
+    values = {keys[key]: value for key, value in config.items() if key in keys}
+    return validated(QuantSettings, values, f"{where}.", spelled=_KEYS)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import Any
 
 import paddle
 
+from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
+from slim_det.compress.quantize.ptq import PostOptions, quantize_from_images, quantize_post
 from slim_det.compress.quantize.record import QuantRecord, record_of
+from slim_det.compress.quantize.schedule import QuantSchedule
 from slim_det.compress.quantize.settings import QuantSettings, read_quant_config
+from slim_det.compress.steps import attach_step
+from slim_det.compress.strategy import Context, Strategy
 from slim_det.core.errors import ConfigError, QuantError, nearest
-from slim_det.graph.trace import trace_detector
-
-if TYPE_CHECKING:
-    from slim_det.compress.quantize.ptq import PostOptions
 
 logger = logging.getLogger("slim_det")
 
 CALIBRATION_IMAGES = 16
-
-_PENDING = "slim_post_quantizer"
 
 # PaddleSlim's class -> our observer. It takes KLQuantizer where none is named.
 _OBSERVERS = {"KLQuantizer": "kl", "HistQuantizer": "hist", "AbsmaxQuantizer": "abs_max"}
@@ -35,7 +33,20 @@ _WEIGHT_TYPES = {
 _WITHOUT_EFFECT = {"upsample_bins", "bins"}
 
 
-class QAT:
+class _Quantization(Strategy):
+    """What training in int8 and calibration afterwards have in common: the record."""
+
+    step = QuantRecord
+    hooks = (QuantSchedule,)
+    comes_after = ("Pruner", "Distill")
+
+    @classmethod
+    def restore(cls, model: paddle.nn.Layer, step: QuantRecord) -> None:
+        """Quantize a freshly built model as a record says; its ranges are among the weights."""
+        quantize_model(model, step)
+
+
+class QAT(_Quantization):
     """Trains a detector while its convolutions simulate their int8 kernels.
 
     Args:
@@ -44,11 +55,13 @@ class QAT:
         calibration_images: Training images that ranges start from.
         freeze_epoch: First epoch, from 0, in which ranges move no more; None for never.
         freeze_bn_epoch: First epoch in which batch norms use and keep their running statistics,
-            as deployed; 0 for the whole training, None for never.
+            as deployed; 0 for the entire training, None for never.
 
     Raises:
         ConfigError: A setting is wrong.
     """
+
+    only_in_training = True
 
     def __init__(
         self,
@@ -71,69 +84,84 @@ class QAT:
         """What the ranges start from; a range that is learned clips nothing at first."""
         return "abs_max" if self.settings.activation_preprocess else "moving_average"
 
-    def __call__(self, model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> paddle.nn.Layer:
+    def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Calibrate a float model and quantize it in place; it stays the model it was.
 
         Args:
             model: With the weights that training starts from.
-            image_size_hw: At which it is deployed, in pixels.
-
-        Returns:
-            ``model``.
+            context: Its configuration names the training images.
 
         Raises:
             ConfigError: A name to skip matches nothing.
             DataError: There are fewer training images than asked for.
             QuantError: The model is quantized already, or nothing is left to quantize.
         """
-        # Not above: importing ppdet registers this class.
-        from ppdet.core.workspace import global_config
-
-        from slim_det.compress.quantize.calibrate import calibration_images, collect
-        from slim_det.compress.quantize.observers import input_range
-
         if record_of(model) is not None:
             raise QuantError("the model is quantized already; start from float weights")
         if self.print_model:
             logger.info("model before quantization:\n%s", str(model))
-        images = calibration_images(global_config, self.calibration_images)
-        quantizable = find_quantizable_layers(
-            model, trace_detector(model, image_size_hw), self.settings
-        )
-        statistics = collect(model, quantizable.layers, global_config, images)
-        bits = {
-            layer.name: self.settings.input_bits(layer.unsigned) for layer in quantizable.layers
-        }
-        ranges = {n: input_range(self.observer, s, bits[n]) for n, s in statistics.items()}
+        images = calibration_images(context.cfg, self.calibration_images)
         origin = {
             "method": "aware",
             "observer": self.observer,
             "images": len(images),
             **self.schedule,
         }
-        quantize_model(
-            model,
-            QuantRecord(
-                self.settings,
-                quantizable.layers,
-                quantizable.kept_float,
-                origin,
-                quantizable.rounded,
-            ),
-            ranges,
+        record, _, _ = quantize_from_images(
+            model, context.cfg, context.image_size_hw, self.settings, images, origin
         )
         if self.print_model:
             logger.info("quantized model:\n%s", str(model))
         logger.info(
-            "%d layers simulate int8 (calibration images: %d)", len(quantizable.layers), len(images)
+            "%d layers simulate int8 (calibration images: %d)", len(record.layers), len(images)
         )
-        for line in kept_float_lines(quantizable.kept_float):
+        for line in kept_float_lines(record.kept_float):
             logger.info("%s", line)
         return model
 
+    def adopt(self, model: paddle.nn.Layer, step: QuantRecord, context: Context) -> None:
+        """Refuse settings that contradict the record; take over when ranges and norms freeze.
 
-class PTQ:
-    """Says how a trained detector is calibrated; `slim-det quantize` does it.
+        Raises:
+            QuantError: The weights are quantized otherwise.
+        """
+        differing = settings_that_differ(step.settings, self.settings)
+        if differing:
+            raise QuantError(
+                f"'{context.weights}' are quantized otherwise than {context.asked_by} asks for: "
+                f"{differing[0]}; leave --slim_config out, or start from float weights"
+            )
+        origin = {**step.origin, "method": "aware", **self.schedule}
+        attach_step(model, replace(step, origin=origin))
+        logger.info(
+            "'%s' are already quantized as %s asks; their ranges are used",
+            context.weights,
+            context.asked_by,
+        )
+
+    @classmethod
+    def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
+        """Float weights are where a training starts; nothing else goes on with them.
+
+        Raises:
+            QuantError: They are to be resumed, evaluated or exported as if they were quantized.
+        """
+        super().check_weights(model, context)
+        weights, asked_by = context.weights, context.asked_by
+        if context.purpose == "resume":
+            raise QuantError(
+                f"'{weights}' is of a float training and {asked_by} asks for QAT, so it cannot be "
+                f"resumed; expected -o pretrain_weights={weights} instead of -r"
+            )
+        if not context.is_training:
+            raise QuantError(
+                f"'{weights}' are float weights and {asked_by} asks for QAT; expected weights "
+                f"that `slim-det train --slim_config {asked_by}` has left, or `slim-det quantize`"
+            )
+
+
+class PTQ(_Quantization):
+    """Calibrates a trained detector, when `slim-det quantize` or PaddleDetection's script asks.
 
     Args:
         ptq_config: PaddleSlim's keys: ``activation_quantizer`` (`KLQuantizer`, `HistQuantizer`,
@@ -149,6 +177,12 @@ class PTQ:
     Raises:
         ConfigError: A setting is wrong.
     """
+
+    excludes = {
+        "QAT": "one trains the int8 model, the other calibrates it; leave one out",
+        "Distill": "'PTQ' does not train; distil first, then quantize those weights",
+    }
+    waits = True
 
     def __init__(
         self,
@@ -190,22 +224,43 @@ class PTQ:
         Args:
             batch_size: Images in a batch of ``EvalReader``.
         """
-        # Not above: importing ppdet registers this class.
-        from slim_det.compress.quantize.ptq import PostOptions
-
         options = PostOptions(**{"images": self._batches * batch_size, **self._options})
         options.check("PTQ.")
         return options
 
-    def __call__(self, model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> paddle.nn.Layer:
-        """Remember on a float model how it is to be calibrated (see `post_quantizer_of`)."""
-        object.__setattr__(model, _PENDING, self)
+    def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
+        """Calibrate and quantize a float model in place (see `quantize_post`)."""
+        batch_size = int(context.cfg["EvalReader"].get("batch_size", 1))
+        quantize_post(model, context.cfg, self.settings, self.options(batch_size))
         return model
 
+    @classmethod
+    def check_purpose(cls, context: Context) -> None:
+        """Refuse to train.
 
-def post_quantizer_of(model: paddle.nn.Layer) -> PTQ | None:
-    """How a float model is to be calibrated; None where no slim file says so."""
-    return getattr(model, _PENDING, None)
+        Raises:
+            ConfigError: The model is to be trained.
+        """
+        if context.is_training:
+            raise ConfigError(
+                f"{context.asked_by}: slim: 'PTQ' does not train; expected 'QAT', or `slim-det "
+                f"quantize --slim_config {context.asked_by}`"
+            )
+
+    @classmethod
+    def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
+        """Float weights are for a calibration.
+
+        Raises:
+            QuantError: They are to be evaluated or exported as if they were quantized.
+        """
+        super().check_weights(model, context)
+        if context.purpose != "calibrate":
+            raise QuantError(
+                f"'{context.weights}' are float weights and {context.asked_by} asks for PTQ; "
+                f"expected `slim-det quantize --slim_config {context.asked_by}`, and then the "
+                "weights that it leaves"
+            )
 
 
 def settings_that_differ(found: QuantSettings, asked: QuantSettings) -> list[str]:

@@ -1,1 +1,1 @@
-"""Paddle-Lite: the forms of a program that it reads, conversion, and running on x86."""
+"""Paddle-Lite: preparing programs for it, conversion, and running on x86."""

@@ -1,24 +1,22 @@
-"""Writes what Paddle-Lite deploys: the program that its converter reads, and the `.nb` files."""
+"""Writes an artifact's files for Paddle-Lite: the converter's input program and the `.nb` files."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slim_det.core.errors import ExportError
-from slim_det.core.files import sha256_of, write_json
+from slim_det.core.files import sha256_of, staged_folder, write_json
 from slim_det.deploy.predictor import MANIFEST_FILE, MODEL_FILE, PARAMS_FILE
 
 logger = logging.getLogger("slim_det")
@@ -27,7 +25,7 @@ LITE_DIR = "lite"
 TARGETS = ("arm", "x86")
 RUNNER = Path(__file__).with_name("runner.py")
 X86_INT8_NOTE = (
-    "Paddle-Lite's x86 kernels compute int8 convolutions wrongly: run this file on ARM, and "
+    "Paddle-Lite's x86 kernels compute int8 convolutions incorrectly: use this file on ARM, and "
     "Paddle Inference on x86"
 )
 TIMEOUT_S = 1800
@@ -35,11 +33,11 @@ TIMEOUT_S = 1800
 
 @dataclass(frozen=True)
 class Converter:
-    """How Paddle-Lite's converter is started.
+    """Paddle-Lite's converter.
 
     Attributes:
         program: A Python interpreter that has ``paddlelite``, or an ``opt`` executable.
-        is_python: Which of both.
+        is_python: Whether it is a Python interpreter.
     """
 
     program: str
@@ -49,10 +47,10 @@ class Converter:
         """Convert ``<stem>.pdmodel`` and ``.pdiparams`` to ``<out_stem>.nb``.
 
         Returns:
-            The converter's version, where it says so.
+            The converter's version, if it reports one.
 
         Raises:
-            ExportError: It cannot be started, fails, or leaves no file.
+            ExportError: It cannot be started, fails, or writes no file.
         """
         model, params = stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams")
         if self.is_python:
@@ -63,8 +61,8 @@ class Converter:
         out = run_quietly(command, f"Paddle-Lite's converter '{self.program}'")
         if not out_stem.with_name(out_stem.name + ".nb").is_file():
             raise ExportError(
-                f"Paddle-Lite's converter '{self.program}' made no .nb file for {target}: "
-                f"{_last_line(out) or 'it said nothing'}"
+                f"Paddle-Lite's converter '{self.program}' wrote no .nb file for {target}: "
+                f"{_last_line(out) or 'it printed nothing'}"
             )
         version = _last_line(out) if self.is_python else self._stated_version()
         return version if re.fullmatch(r"v?\d+\.\S+", version) else None
@@ -78,12 +76,12 @@ class Converter:
 
 @dataclass(frozen=True)
 class LiteRequest:
-    """What is to be made.
+    """A request for Paddle-Lite files.
 
     Attributes:
-        targets: Of `TARGETS`.
-        fp16: Half precision on ARM.
-        converter: None where there is none.
+        targets: One or more of `TARGETS`.
+        fp16: Whether to use half precision on ARM.
+        converter: The converter; None if there is none.
     """
 
     targets: tuple[str, ...]
@@ -92,7 +90,7 @@ class LiteRequest:
 
 
 def opt_command(program: str, stem: Path, out_stem: Path, target: str, fp16: bool) -> list[str]:
-    """The command line of the converter ``opt`` for one target."""
+    """Command line that runs the converter ``opt`` for one target."""
     command = [
         program,
         f"--model_file={stem.with_suffix('.pdmodel')}",
@@ -116,17 +114,17 @@ def find_converter(path: str | None = None) -> Converter | None:
             ``opt`` executable; None for this interpreter.
 
     Returns:
-        None where none is named and this interpreter has no ``paddlelite``.
+        The converter; None if ``path`` is None and this interpreter has no ``paddlelite``.
 
     Raises:
-        ExportError: What is named is not there or cannot be run.
+        ExportError: ``path`` does not exist or is not executable.
     """
     if path is None:
         return Converter(sys.executable, True) if has_paddlelite() else None
     program = shutil.which(path)
     if program is None:
         raise ExportError(
-            f"--paddle_lite_opt '{path}' is not a program that can be run; expected a Python "
+            f"--paddle_lite_opt '{path}' is not an executable program; expected a Python "
             "interpreter that has paddlelite, or Paddle-Lite's opt"
         )
     return Converter(program, Path(path).name.startswith("python"))
@@ -135,34 +133,28 @@ def find_converter(path: str | None = None) -> Converter | None:
 def write_lite(
     artifact_dir: str | Path, write_program: Callable[[Path], None], form: str, request: LiteRequest
 ) -> dict[str, Any]:
-    """Write ``<artifact>/lite``, whole or not at all, and enter it in the artifact's manifest.
+    """Write ``<artifact>/lite`` atomically and add it to the artifact's manifest.
 
     Args:
         artifact_dir: A published artifact.
-        write_program: Writes the program for the converter; is given the files without suffix.
+        write_program: Writes the converter's input program to a path without suffix.
         form: ``float32``, or ``int8_in_float32`` for integers that are stored as floats.
-        request: What to make.
+        request: What to write.
 
     Returns:
-        What was entered: ``targets`` (name -> ``file``, ``size_mb``, ``sha256``), ``form``,
+        The manifest entry: ``targets`` (name -> ``file``, ``size_mb``, ``sha256``), ``form``,
         ``fp16``, ``opt_version``, ``program_sha256``.
 
     Raises:
-        ExportError: The artifact cannot be read, or a conversion fails; the artifact is then as
-            it was.
+        ExportError: The artifact cannot be read, or a conversion fails; the artifact is then
+            unchanged.
     """
     artifact = Path(artifact_dir)
     manifest = _read_manifest(artifact)
     target_dir = artifact / LITE_DIR
-    staging = Path(tempfile.mkdtemp(prefix=f".{artifact.name}.lite.", dir=artifact.parent))
-    try:
+    with staged_folder(target_dir, beside=artifact) as staging:
         write_program(staging / "model")
         found = _convert_all(staging, form, request)
-        os.chmod(staging, 0o755)
-        shutil.rmtree(target_dir, ignore_errors=True)
-        os.replace(staging, target_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     write_json(artifact / MANIFEST_FILE, {**manifest, "lite": found})
     _report(target_dir, found, request)
     return found
@@ -196,14 +188,12 @@ def _convert_all(folder: Path, form: str, request: LiteRequest) -> dict[str, Any
 
 
 def _report(folder: Path, found: dict[str, Any], request: LiteRequest) -> None:
-    """What was made, or how to make it."""
-    for manifest in found["targets"].values():
-        note = f"; {manifest['note']}" if "note" in manifest else ""
-        logger.info(
-            "wrote %s (%.2f MB)%s", folder.parent / manifest["file"], manifest["size_mb"], note
-        )
+    """Log what was written, or the commands that would write it."""
+    for target in found["targets"].values():
+        note = f"; {target['note']}" if "note" in target else ""
+        logger.info("wrote %s (%.2f MB)%s", folder.parent / target["file"], target["size_mb"], note)
     if request.converter is None:
-        logger.info("no .nb file was made: this interpreter has no paddlelite; convert with")
+        logger.info("no .nb file was written: this interpreter has no paddlelite; convert with")
         for target in request.targets:
             fp16 = request.fp16 and target == "arm"
             out_stem = folder / f"model_{target}"
@@ -221,17 +211,17 @@ def _read_manifest(artifact: Path) -> dict[str, Any]:
 
 
 def run_quietly(command: list[str], what: str) -> str:
-    """Run a program to its end.
+    """Run a program without showing its output.
 
     Args:
         command: Program and arguments.
-        what: Its name, for the error.
+        what: Name of the program, for error messages.
 
     Returns:
-        What it wrote to stdout.
+        Its stdout.
 
     Raises:
-        ExportError: It cannot be started, ends with an error, or takes half an hour.
+        ExportError: It cannot be started, fails, or takes more than half an hour.
     """
     try:
         done = subprocess.run(
@@ -248,7 +238,7 @@ def run_quietly(command: list[str], what: str) -> str:
         how = f"exit code {done.returncode}"
         if done.returncode < 0:
             how = f"signal {-done.returncode}"
-        reason = _last_line(done.stderr) or _last_line(done.stdout) or "it said nothing"
+        reason = _last_line(done.stderr) or _last_line(done.stdout) or "it printed nothing"
         raise ExportError(f"{what} failed ({how}): {reason}")
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""The program of a detector in the form that Paddle-Lite's converter reads."""
+"""Writes a detector as a program for Paddle-Lite's converter."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from slim_det.graph.lite_program import (
     write_out_hard_swish,
     write_out_leaky_relu,
 )
-from slim_det.graph.program import DeployProgram, trace_program
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_program
 
 SURROGATE_BITS = 7
-"""Paddle-Lite's x86 kernels add pairs of products in 16 bits, where two of 8 x 8 bits overflow."""
+"""Paddle-Lite's x86 kernels add two products in 16 bits, which overflows for 8-bit weights."""
 
 SURROGATE_STEP = 128
-"""Pixels. The x86 kernels take 16 values at a time and err in the rest, so that a map has to
-have a multiple of 16: that of stride 32 a side of a multiple of 4."""
+"""In pixels. The x86 kernels process 16 values at a time and miscompute a remainder, so every
+feature map needs a multiple of 16 values: at stride 32, sides that are multiples of 4."""
 
 
 def lite_form(
     model: paddle.nn.Layer, cfg: Any, artifact_dir: str | Path
 ) -> tuple[str, Callable[[Path], None]]:
-    """What Paddle-Lite is given of a detector.
+    """The form in which Paddle-Lite's converter reads a detector.
 
     Args:
         model: The model that was exported.
         cfg: ppdet's configuration.
-        artifact_dir: The artifact.
+        artifact_dir: Folder of the artifact.
 
     Returns:
-        ``float32`` or ``int8_in_float32``, and what writes the program to the files that it is
-        given without suffix: the artifact's own where it is float.
+        ``float32`` or ``int8_in_float32``, and a function that writes the program to a path
+        without suffix; a float program is copied from the artifact.
     """
     if record_of(model) is not None:
         size_hw = image_size_hw(cfg)
@@ -58,12 +59,12 @@ def lite_form(
 def lite_program(
     model: paddle.nn.Layer, image_size_hw: tuple[int, int], weight_bits: int = ENGINE_BITS
 ) -> DeployProgram:
-    """A quantized detector with batch norm folded and integers in Paddle-Lite's form.
+    """Program of a quantized detector with batch norm folded and Paddle-Lite's int8 operators.
 
     Args:
         model: A quantized detector.
         image_size_hw: Height and width in pixels.
-        weight_bits: Integers of at most so many bits.
+        weight_bits: Largest bit width of the integer weights.
     """
     program = trace_program(model, image_size_hw)
     fold_batch_norm(program)
@@ -72,20 +73,20 @@ def lite_program(
 
 
 def surrogate_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
-    """The next size, height and width in pixels, that Paddle-Lite computes correctly on x86."""
+    """Round height and width in pixels up to a size that Paddle-Lite computes correctly on x86."""
     height, width = (-(-side // SURROGATE_STEP) * SURROGATE_STEP for side in image_size_hw)
     return height, width
 
 
 def lite_surrogate(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
-    """The same with weights of 7 bits and plain activations, which x86 computes correctly.
+    """The x86 surrogate: `lite_program` with 7-bit weights and decomposed activations.
 
-    It stands in for the shipped program where there is no ARM: conversion, scales and
-    operators are those of the shipped one.
+    x86 computes it correctly, so it replaces the shipped program where there is no ARM device. It
+    has the same conversion, scales and operators.
 
     Args:
         model: A quantized detector.
-        image_size_hw: Of `surrogate_size`.
+        image_size_hw: Height and width in pixels, from `surrogate_size`.
     """
     program = lite_program(model, image_size_hw, SURROGATE_BITS)
     write_out_leaky_relu(program)

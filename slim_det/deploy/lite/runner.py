@@ -1,12 +1,12 @@
-"""Paddle-Lite's converter and x86 runtime, as a script: Paddle and Paddle-Lite share no process.
+"""Script that runs Paddle-Lite's converter and x86 runtime in a separate process.
 
-Loaded together they crash, so this file imports nothing of slim_det nor of Paddle, and may be run
-by another interpreter that has the package `paddlelite`::
+Paddle and Paddle-Lite crash in the same process, so this file imports neither Paddle nor slim_det,
+and any interpreter that has the package `paddlelite` can run it::
 
     python runner.py convert MODEL PARAMS OUT_STEM TARGET FP16
     python runner.py run NB_FILE INPUTS.npz OUTPUTS.npz
 
-Arrays travel in `.npz` files: ``<run>/<input name>`` in, ``<run>/<place of the output>`` out.
+Arrays are exchanged as `.npz` files with keys ``<run>/<input name>`` and ``<run>/<output index>``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def convert(model: str, params: str, out_stem: str, target: str, fp16: bool) -> 
     Args:
         model: ``.pdmodel`` file.
         params: ``.pdiparams`` file.
-        out_stem: The new file without ``.nb``.
+        out_stem: Path of the new file without ``.nb``.
         target: ``arm`` or ``x86``.
-        fp16: Let the ARM kernels compute in half precision.
+        fp16: Whether the ARM kernels compute in half precision.
 
     Returns:
         The converter's version.
@@ -46,9 +46,9 @@ def run(nb_file: str, inputs: str, outputs: str) -> int:
     """Run a converted model on every set of inputs.
 
     Args:
-        nb_file: Converted for ``x86``.
-        inputs: Of one or more runs, each with every input of the model.
-        outputs: The new file.
+        nb_file: A model converted for ``x86``.
+        inputs: ``.npz`` file with every input of the model for one or more runs.
+        outputs: ``.npz`` file to write.
 
     Returns:
         The number of runs.
@@ -66,14 +66,14 @@ def run(nb_file: str, inputs: str, outputs: str) -> int:
                 predictor.get_input(place).from_numpy(value)
             predictor.run()
             for place in range(len(predictor.get_output_names())):
-                # A view of memory that the next run writes to.
+                # A view of memory that the next run overwrites.
                 found[f"{number}/{place}"] = predictor.get_output(place).numpy().copy()
     np.savez(outputs, **found)
     return count
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; its result goes to the last line of stdout."""
+    """Run one command and print its result as the last line of stdout."""
     command, *rest = arguments
     if command == "convert":
         model, params, out_stem, target, fp16 = rest

@@ -1,1 +1,1 @@
-"""Checks of a user's data set before anything is trained or measured on it."""
+"""Checks of a data set before training or evaluation."""

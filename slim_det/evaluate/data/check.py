@@ -1,4 +1,4 @@
-"""Checks a data set before hours are spent on it: folders, annotations, classes, images."""
+"""Checks a data set before it is used: folders, annotations, classes, images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from PIL import Image
 
 from slim_det.core.errors import DataError, nearest
 from slim_det.core.files import IMAGE_SUFFIXES
+from slim_det.evaluate.data.check_faces import check_faces
 
 METRICS = {"COCODataSet": "COCO", "VOCDataSet": "VOC", "WIDERFaceDataSet": "WiderFace"}
 
 
 def check_dataset(cfg: Any, name: str) -> int:
-    """Check a data set of the configuration: COCO, VOC or WIDER FACE.
+    """Check a data set of the configuration (COCO, VOC or WIDER FACE).
 
     Args:
         cfg: ppdet's configuration.
@@ -28,8 +29,8 @@ def check_dataset(cfg: Any, name: str) -> int:
 
     Raises:
         DataError: A folder, file or image is missing or unreadable, there are no annotations,
-            the classes do not fit ``num_classes``, ``metric`` cannot measure this kind, or
-            WIDER FACE's ground truth is of other images.
+            the classes do not match ``num_classes``, ``metric`` does not fit the data set, or
+            the WIDER FACE ground truth does not belong to these images.
     """
     settings = cfg[name]
     fields = settings if isinstance(settings, dict) else vars(settings)
@@ -44,7 +45,7 @@ def check_dataset(cfg: Any, name: str) -> int:
         found = [p.name for p in root.iterdir() if p.is_dir()]
         raise DataError(f"{name}: image_dir '{images}' does not exist{nearest(images.name, found)}")
     if not fields.get("anno_path"):
-        raise DataError(f"{name}: no anno_path is given; expected a file of annotations")
+        raise DataError(f"{name}: no anno_path is given; expected an annotation file")
     annotations = root / fields["anno_path"]
     if not annotations.is_file():
         raise DataError(f"{name}: anno_path '{annotations}' does not exist")
@@ -54,9 +55,6 @@ def check_dataset(cfg: Any, name: str) -> int:
         labels = root / (fields.get("label_list") or "label_list.txt")
         paths = _check_voc(name, annotations, images, labels, cfg.num_classes)
     elif kind == "WIDERFaceDataSet":
-        # Not above: it reads names of images as this module does.
-        from slim_det.evaluate.data.check_faces import check_faces
-
         _check_classes(name, annotations, ["face"], cfg.num_classes)
         truth = cfg.get("widerface_ground_truth") if name == "EvalDataset" else None
         paths = check_faces(name, annotations, images, fields.get("sample_num", -1), truth)
@@ -68,10 +66,10 @@ def check_dataset(cfg: Any, name: str) -> int:
 
 
 def check_image(path: str | Path) -> None:
-    """Make sure that a file is an image that can be opened; only its header is read.
+    """Check that a file is an image; only its header is read.
 
     Raises:
-        DataError: It is missing, or is not an image.
+        DataError: The file is missing or is not a readable image.
     """
     try:
         with Image.open(path):
@@ -79,14 +77,14 @@ def check_image(path: str | Path) -> None:
     except FileNotFoundError:
         raise DataError(f"image '{path}' does not exist") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"'{path}' is not an image that can be read") from error
+        raise DataError(f"'{path}' is not a readable image") from error
 
 
 def find_images(image: str | None, folder: str | None) -> list[str]:
-    """Paths of the images that ``--infer_img`` or ``--infer_dir`` names, in order.
+    """Paths of the images given by ``--infer_img`` or ``--infer_dir``, in order.
 
     Raises:
-        DataError: Nothing is named, or a file is missing or not an image.
+        DataError: Neither is given, or a file is missing or not an image.
     """
     if image:
         paths = [Path(image)]
@@ -139,7 +137,7 @@ def _check_voc(name: str, path: Path, images: Path, labels: Path, num_classes: i
                     f"{nearest(label, classes)}"
                 )
     if not objects:
-        raise DataError(f"{name}: '{path}' names no annotated object")
+        raise DataError(f"{name}: '{path}' lists no annotated objects")
     return files
 
 

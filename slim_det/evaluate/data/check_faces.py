@@ -1,4 +1,4 @@
-"""Checks the annotations of faces: WIDER FACE's text file, as ppdet's reader will take it."""
+"""Checks face annotations in WIDER FACE's text format, and that ppdet's reader accepts them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from ppdet.data.source.widerface import WIDERFaceDataSet
 
 from slim_det.core.errors import DataError
 from slim_det.core.files import IMAGE_SUFFIXES
 from slim_det.evaluate.widerface.files import image_key, image_name
-from slim_det.evaluate.widerface.metric import require_known
-from slim_det.evaluate.widerface.truth import read_ground_truth, read_text
+from slim_det.evaluate.widerface.truth import read_ground_truth, read_text, require_known
 
 _SUFFIXES = frozenset(suffix for s in IMAGE_SUFFIXES for suffix in (s, s.upper()))
 
@@ -23,22 +21,25 @@ logger = logging.getLogger("slim_det")
 def check_faces(
     name: str, annotations: Path, images: Path, limit: int = -1, ground_truth: str | None = None
 ) -> list[Path]:
-    """Check annotations of faces, and the ground truth that they are evaluated with.
+    """Check face annotations and the ground truth of their evaluation.
 
     Args:
-        name: ``TrainDataset`` or ``EvalDataset``, for messages.
+        name: ``TrainDataset`` or ``EvalDataset``, for error messages.
         annotations: Text file in WIDER FACE's format.
-        images: Folder that its names are relative to.
-        limit: ``sample_num`` of the data set; how many images are read, -1 for all.
-        ground_truth: As `slim_det.evaluate.widerface.metric.FaceAp` takes it.
+        images: Folder that its image names are relative to.
+        limit: ``sample_num`` of the data set: number of images to read, -1 for all.
+        ground_truth: See `slim_det.evaluate.widerface.truth.faces_of`.
 
     Returns:
-        The images.
+        Paths of the images.
 
     Raises:
-        DataError: The file is malformed or cut short, has no faces, or names an image in a way that
-            ppdet overlooks; or the ground truth is missing, malformed or of other images.
+        DataError: The file is malformed or truncated, has no faces, or names an image that ppdet
+            does not read; or the ground truth is missing, malformed or does not belong to these
+            images.
     """
+    from ppdet.data.source.widerface import WIDERFaceDataSet
+
     try:
         truth = read_text(annotations)
     except DataError as error:
@@ -51,12 +52,12 @@ def check_faces(
         reader.parse_dataset()
     except (ValueError, LookupError) as error:
         raise DataError(
-            f"{name}: '{annotations}': ppdet cannot read it ({error}); expected numbers with one "
-            "space between them"
+            f"{name}: ppdet cannot read '{annotations}' ({error}); expected numbers separated by "
+            "one space"
         ) from error
     flat = sum(int((np.asarray(faces)[:, 2:] == 0).any(axis=1).sum()) for faces in truth.faces)
     if flat:
-        logger.warning("%s: %d faces have no width or height: nothing learns them", name, flat)
+        logger.warning("%s: %d faces have zero width or height and are not learned", name, flat)
     used = reader.roidbs[:limit] if limit > 0 else reader.roidbs
     if ground_truth:
         names = [image_key(record["im_file"], images) for record in used]
@@ -65,7 +66,7 @@ def check_faces(
 
 
 def _require_read_names(name: str, annotations: Path, images: tuple[str, ...]) -> None:
-    """Make sure that ppdet finds every image; the faces of one that it passes over go elsewhere."""
+    """Check that ppdet reads every image name; it adds the faces of a skipped one to another."""
     known = frozenset(images)
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
         if image_name(line.strip()) not in known:

@@ -1,1 +1,1 @@
-"""WIDER FACE AP, from arrays, from files and inside an evaluation."""
+"""WIDER FACE AP, from arrays, from files and during an evaluation."""

@@ -1,7 +1,7 @@
-"""Detections of faces as text: one file an image, as WIDER FACE's evaluation and ppdet have them.
+"""Text files of face detections, one per image, in the format of WIDER FACE's evaluation and ppdet.
 
-`FOLDER/<event>/<name>.txt` holds the name of the image, the number of detections, then a row
-``x y w h score`` for each, in pixels; ppdet writes ``w = xmax - xmin + 1``.
+`FOLDER/<event>/<name>.txt` holds the image name, the number of detections, then one row
+``x y w h score`` per detection, in pixels; ppdet writes ``w = xmax - xmin + 1``.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ ROW_LENGTH = 5
 
 
 def image_name(path: str | Path) -> str:
-    """``event/name`` of an image, without the suffix of a picture; other dots stay."""
+    """``event/name`` of an image, without an image file suffix; other dots stay."""
     text = PurePosixPath(path).as_posix()
     stem, suffix = os.path.splitext(text)
     return stem if suffix.lower() in IMAGE_SUFFIXES else text
 
 
 def image_key(path: str | Path, image_dir: str | Path) -> str:
-    """``event/name`` of an image from where it lies.
+    """``event/name`` of an image, derived from its path.
 
     Args:
-        path: The image, as ppdet's reader names it.
-        image_dir: Folder of the events, like `WIDER_val/images`.
+        path: Path of the image, from ppdet's reader.
+        image_dir: Folder that contains the events, such as `WIDER_val/images`.
 
     Raises:
-        DataError: The image does not lie below that folder.
+        DataError: The image is not inside that folder.
     """
     relative = os.path.relpath(path, image_dir)
     if relative.split(os.sep)[0] in (os.pardir, os.curdir):
-        raise DataError(f"image '{path}' does not lie below image_dir '{image_dir}'")
+        raise DataError(f"image '{path}' is not inside image_dir '{image_dir}'")
     return image_name(Path(relative).as_posix())
 
 
 def xywh_of(boxes_xyxy_score: np.ndarray) -> np.ndarray:
-    """``x y w h score`` from corners, by ppdet's rule ``w = xmax - xmin + 1``; float64 [n, 5]."""
+    """Convert corners to ``x y w h score`` with ppdet's ``w = xmax - xmin + 1``; float64 [n, 5]."""
     rows = np.array(boxes_xyxy_score, np.float64).reshape(-1, ROW_LENGTH)
     rows[:, 2:4] += 1.0 - rows[:, :2]
     return rows
@@ -54,16 +54,16 @@ def xywh_of(boxes_xyxy_score: np.ndarray) -> np.ndarray:
 def write_prediction(
     folder: str | Path, event: str, stem: str, boxes_xywh_score: np.ndarray
 ) -> Path:
-    """Write the detections of one image, with nine digits: what a float32 needs to come back.
+    """Write the detections of one image, with nine digits so that float32 values round-trip.
 
     Args:
-        folder: Of all predictions; made if it is not there.
-        event: Folder of the image, like ``0--Parade``; may be empty.
-        stem: Name of the image without suffix.
-        boxes_xywh_score: float [n, 5], xywh in pixels; best first, if other tools read it.
+        folder: Folder of all predictions; created if missing.
+        event: Folder of the image, such as ``0--Parade``; may be empty.
+        stem: Image name without suffix.
+        boxes_xywh_score: float [n, 5], xywh in pixels; best first if other tools will read it.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
         ConfigError: The folder cannot be written to.
@@ -79,25 +79,25 @@ def write_prediction(
 def read_predictions(
     folder: str | Path, names: Collection[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the detections of a whole set, one image at a time.
+    """Read the detections of a data set, one image at a time.
 
-    An image without a file has no detections; one line in the log says how many there are.
+    An image without a file has no detections; a warning says how many such images there are.
 
     Args:
-        folder: Of all predictions. Only its `.txt` files are looked at.
+        folder: Folder of all predictions; only its `.txt` files are read.
         names: ``event/name`` of every image.
 
     Returns:
-        For each image that has a file, its name and what `read_prediction` gives.
+        For each image that has a file, its name and the array from `read_prediction`.
 
     Raises:
-        DataError: There is no such folder or nothing in it, or a file belongs to no image; from
-            the iterator: a file is malformed.
+        DataError: The folder is missing or has no predictions, or a file belongs to no image.
+            From the iterator: a file is malformed.
     """
     found = find_predictions(folder, names)
     if len(found) < len(names):
         logger.warning(
-            "%d of %d images have no file in '%s': counted as images without detections",
+            "%d of %d images have no file in '%s' and count as images without detections",
             len(names) - len(found),
             len(names),
             folder,
@@ -106,14 +106,14 @@ def read_predictions(
 
 
 def find_predictions(folder: str | Path, names: Collection[str]) -> dict[str, Path]:
-    """The file of each image that has one, in the order of their paths.
+    """Map each image that has a prediction file to it, sorted by path.
 
     Raises:
-        DataError: There is no such folder or nothing in it, or a file belongs to no image.
+        DataError: The folder is missing or has no predictions, or a file belongs to no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"folder of predictions '{folder}' does not exist")
+        raise DataError(f"prediction folder '{folder}' does not exist")
     known = frozenset(names)
     found = {}
     for path in sorted(folder.rglob("*.txt")):
@@ -125,7 +125,7 @@ def find_predictions(folder: str | Path, names: Collection[str]) -> dict[str, Pa
         found[name] = path
     if not found:
         raise DataError(
-            f"folder of predictions '{folder}' has no prediction; expected files EVENT/NAME.txt"
+            f"prediction folder '{folder}' has no predictions; expected files EVENT/NAME.txt"
         )
     return found
 
@@ -137,8 +137,8 @@ def read_prediction(path: str | Path) -> np.ndarray:
         float64 [n, 5]: x y w h in pixels, score; in the order of the file.
 
     Raises:
-        DataError: The file is empty or about another image, a row is malformed, a number is not
-            finite, or there are not as many rows as it says; with the line.
+        DataError: The file is empty or names another image, a row is malformed, a number is not
+            finite, or the number of rows differs from the stated one. The message names the line.
     """
     path = Path(path)
     lines = read_lines(path)
@@ -152,21 +152,19 @@ def read_prediction(path: str | Path) -> np.ndarray:
     stated = PurePosixPath(lines[0].strip())
     if path.stem not in (stated.name, image_name(stated.name)):
         raise DataError(
-            f"'{path}' line 1: names the image '{stated}'; expected '{path.stem}', like the file"
+            f"'{path}' line 1: names the image '{stated}'; expected '{path.stem}', the file's name"
         )
     count = int(lines[1])
     if count != len(lines) - 2:
-        raise DataError(
-            f"'{path}' line 2: says {count} detections; found {len(lines) - 2} rows below"
-        )
+        raise DataError(f"'{path}' line 2: states {count} detections; {len(lines) - 2} rows follow")
     return parse_rows(path, lines, range(2, len(lines)), (ROW_LENGTH,))
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, without ends.
+    """Read the lines of a text file.
 
     Raises:
-        DataError: It cannot be read, or is not text.
+        DataError: The file cannot be read or is not text.
     """
     try:
         return path.read_text(encoding="utf-8").splitlines()
@@ -179,19 +177,19 @@ def read_lines(path: Path) -> list[str]:
 def parse_rows(
     path: Path, lines: Sequence[str], numbers: Sequence[int], lengths: tuple[int, ...]
 ) -> np.ndarray:
-    """Numbers of several lines, all of one length.
+    """Parse lines of numbers that all have the same length.
 
     Args:
-        path: Named in errors.
+        path: Path of the file, for error messages.
         lines: All lines of the file.
-        numbers: Indices of those to parse.
-        lengths: How many numbers a row may have.
+        numbers: Indices of the lines to parse.
+        lengths: Allowed numbers of values per row.
 
     Returns:
-        float64 [n, length]; without rows, the first of the lengths.
+        float64 [n, length]; without rows, length is the first of ``lengths``.
 
     Raises:
-        DataError: A row has another length, or something that is not a finite number; the first.
+        DataError: A row has another length or a value that is not a finite number.
     """
     if not len(numbers):
         return np.zeros((0, lengths[0]))
@@ -207,7 +205,7 @@ def parse_rows(
 def _bad_row(
     path: Path, lines: Sequence[str], numbers: Sequence[int], lengths: tuple[int, ...]
 ) -> DataError:
-    """The first row that keeps a table from being one."""
+    """The error for the first malformed row."""
     first = len(lines[numbers[0]].split())
     length = first if first in lengths else lengths[0]
     expected = str(length) if first in lengths else " or ".join(map(str, lengths))

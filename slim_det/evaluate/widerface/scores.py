@@ -1,9 +1,10 @@
-"""AP on WIDER FACE, computed while a detector is evaluated or from files of detections."""
+"""WIDER FACE AP from detection files."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError, nearest
-from slim_det.evaluate.widerface.files import ROW_LENGTH, read_predictions, xywh_of
-from slim_det.evaluate.widerface.scoring import SETTINGS, average_precision, judge
+from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.widerface.files import read_predictions
+from slim_det.evaluate.widerface.matching import (
+    count_faces,
+    match_faces,
+    notes_on,
+    require_finite,
+    score_settings,
+)
+from slim_det.evaluate.widerface.scoring import SETTINGS
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth
 
 logger = logging.getLogger("slim_det")
@@ -26,9 +35,9 @@ class WiderFaceResult:
         easy: AP of the easy setting.
         medium: AP of the medium setting.
         hard: AP of the hard setting.
-        num_images: Images whose faces were looked for.
-        seconds: Spent on judging and counting, reading of files aside.
-        bands: ``official``, or the heights that stand in for the official lists.
+        num_images: Number of images evaluated.
+        seconds: Time spent on matching and scoring, without reading files.
+        bands: ``official``, or the height bands used in place of the official lists.
     """
 
     easy: float
@@ -39,11 +48,11 @@ class WiderFaceResult:
     bands: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the keys are the attributes."""
+        """The result as a dict with its JSON keys."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         values = ", ".join(f"{setting} {getattr(self, setting):.4f}" for setting in SETTINGS)
         return (
             f"WIDER FACE AP ({self.bands}): {values} on {self.num_images} images; "
@@ -51,130 +60,55 @@ class WiderFaceResult:
         )
 
 
-class WiderFaceAp:
-    """Judges the detections of one image after another, then gives AP.
-
-    Each image is judged at once; what stays in memory is nine bytes a detection. Images may come in
-    any order, and those that never come count as images without detections::
-
-        metric = WiderFaceAp(read_ground_truth("ground_truth"))
-        for path in images:
-            metric.update(image_key(path, image_dir), boxes_xyxy_score)
-        print(metric.accumulate())
+def score_predictions(
+    truth: GroundTruth, found: Iterable[tuple[str, np.ndarray]]
+) -> WiderFaceResult:
+    """Compute the AP of detections that are given image by image, in any order.
 
     Args:
-        ground_truth: As `widerface_truth.read_ground_truth` gives it.
+        truth: Ground truth; images missing from ``found`` count as images without detections.
+        found: ``event/name`` of an image, and float [n, 5]: x y w h in pixels, score.
+
+    Returns:
+        The result. A setting in which no face counts has AP 0 and is logged as a warning.
+
+    Raises:
+        DataError: An image is unknown or occurs twice, or a number is not finite.
     """
-
-    def __init__(self, ground_truth: GroundTruth) -> None:
-        self._truth = ground_truth
-        self._index = {name: i for i, name in enumerate(ground_truth.names)}
-        self._scores: dict[int, np.ndarray] = {}
-        self._worth: dict[int, np.ndarray] = {}
-        self._seconds = 0.0
-
-    @property
-    def num_updated(self) -> int:
-        """Images whose detections have come."""
-        return len(self._scores)
-
-    def update(self, image: str | int, boxes_xyxy_score: np.ndarray) -> None:
-        """Take the detections of one image as corners; ppdet's ``w = xmax - xmin + 1`` is applied.
-
-        Args:
-            image: ``event/name`` without suffix (`widerface_files.image_key`), or the index in the
-                ground truth.
-            boxes_xyxy_score: float [n, 5], pixels of the original image; n may be 0.
-
-        Raises:
-            DataError: The image is unknown or came before, or a number is not finite.
-        """
-        self.update_xywh(image, xywh_of(boxes_xyxy_score))
-
-    def update_xywh(self, image: str | int, boxes_xywh_score: np.ndarray) -> None:
-        """Take the detections of one image as they stand in the files of detections.
-
-        Args:
-            image: As in `update`.
-            boxes_xywh_score: float [n, 5]: x y w h in pixels of the original image, score.
-
-        Raises:
-            DataError: As in `update`.
-        """
+    annotated = dict(zip(truth.names, zip(truth.faces, truth.counted)))
+    matches: dict[str, ImageMatches] = {}
+    seconds = 0.0
+    for name, rows in found:
         start = time.perf_counter()
-        index = self._index_of(image)
-        name = self._truth.names[index]
-        rows = np.asarray(boxes_xywh_score, np.float64).reshape(-1, ROW_LENGTH)
-        if index in self._scores:
-            raise DataError(f"image '{name}' has been given twice; expected each image once")
-        if not np.isfinite(rows).all():
-            wrong = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        if name not in annotated:
             raise DataError(
-                f"image '{name}': detection {wrong} has a box or score that is not finite"
+                f"image '{name}' is not in the ground truth{nearest(name, truth.names)}"
             )
-        scores = rows[:, 4].copy()
-        hits, proposals = judge(
-            rows[:, :4], scores, self._truth.faces[index], self._truth.counted[index]
-        )
-        self._scores[index] = scores
-        self._worth[index] = np.packbits(np.concatenate((hits, proposals)), axis=0)[0]
-        self._seconds += time.perf_counter() - start
-
-    def accumulate(self, only_updated: bool = False) -> WiderFaceResult:
-        """AP of all that has come so far.
-
-        Args:
-            only_updated: Count only the faces of images that have come, for an evaluation of a part
-                of the set. Otherwise every face of the ground truth counts.
-
-        Returns:
-            The result. A setting in which no face counts has AP 0 and a line in the log.
-        """
-        start = time.perf_counter()
-        images = sorted(self._scores)
-        scores = np.concatenate([np.zeros(0), *(self._scores[i] for i in images)])
-        worth = np.concatenate([np.zeros(0, np.uint8), *(self._worth[i] for i in images)])
-        bits = np.unpackbits(worth[None], axis=0, count=2 * len(SETTINGS)).astype(bool)
-        hits, proposals = bits[: len(SETTINGS)], bits[len(SETTINGS) :]
-        expected = images if only_updated else range(len(self._truth.names))
-        faces = sum((self._truth.counted[i].sum(axis=1) for i in expected), np.zeros(3, np.int64))
-        empty = [setting for setting, count in zip(SETTINGS, faces) if not count]
-        if empty:
-            logger.warning("no face counts in %s: AP 0", " and ".join(empty))
-        easy, medium, hard = (
-            average_precision(scores, hits[i], proposals[i], int(faces[i]))
-            for i in range(len(SETTINGS))
-        )
-        self._seconds += time.perf_counter() - start
-        return WiderFaceResult(easy, medium, hard, len(expected), self._seconds, self._truth.bands)
-
-    def _index_of(self, image: str | int) -> int:
-        names = self._truth.names
-        if isinstance(image, str):
-            if image not in self._index:
-                raise DataError(
-                    f"image '{image}' is not in the ground truth{nearest(image, names)}"
-                )
-            return self._index[image]
-        if not 0 <= image < len(names):
-            raise DataError(
-                f"image {image} is not in the ground truth; expected 0 to {len(names) - 1}"
-            )
-        return int(image)
+        if name in matches:
+            raise DataError(f"image '{name}' is given twice; expected each image once")
+        require_finite(name, rows)
+        matches[name] = match_faces(rows[:, :4], rows[:, 4].copy(), *annotated[name])
+        seconds += time.perf_counter() - start
+    start = time.perf_counter()
+    faces = count_faces(truth.counted).tolist()
+    for note in notes_on(faces):
+        logger.warning("%s", note)
+    values = score_settings(list(matches.values()), faces)
+    seconds += time.perf_counter() - start
+    return WiderFaceResult(
+        **values, num_images=len(truth.names), seconds=seconds, bands=truth.bands
+    )
 
 
 def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderFaceResult:
-    """AP of detections that lie in files.
+    """Compute the AP of detections that are stored in files.
 
     Args:
-        predictions: Folder with `EVENT/NAME.txt` (`widerface_files`).
-        ground_truth: The official folder of `.mat` files, or a text file (`widerface_truth`).
+        predictions: Folder with `EVENT/NAME.txt`; see `read_predictions`.
+        ground_truth: The official folder of `.mat` files, or a text file.
 
     Raises:
         DataError: Either is missing or malformed.
     """
     truth = read_ground_truth(ground_truth)
-    metric = WiderFaceAp(truth)
-    for name, rows in read_predictions(predictions, truth.names):
-        metric.update_xywh(name, rows)
-    return metric.accumulate()
+    return score_predictions(truth, read_predictions(predictions, truth.names))

@@ -1,19 +1,20 @@
-"""What a detection is worth on WIDER FACE, and AP from the worth of all; arrays only.
+"""Matching and AP of WIDER FACE, on arrays.
 
 The definition is that of the data set's own evaluation (Yang et al., "WIDER FACE: A Face Detection
 Benchmark", 2016). For each setting (easy, medium, hard) some of an image's faces count and the
-others are ignored. Detections are taken by falling score, those of equal score in the order given:
+others are ignored. Detections are processed by descending score, ties in the given order:
 
-* each one claims the face that it overlaps most, the first of equals, if the IoU is at least 0.5;
-* the first claim to a face that counts is right, later ones are wrong;
-* a claim to an ignored face does not count at all;
-* what claims nothing is wrong.
+* each is assigned to the face with the highest IoU (the first of ties) if that is at least 0.5;
+* the first detection assigned to a face that counts is a true positive, later ones are false
+  positives;
+* a detection assigned to an ignored face is ignored;
+* a detection assigned to no face is a false positive.
 
-Scores are then stretched to 0 ... 1 over the whole set, and precision and recall are taken at 1,000
-thresholds, pooled over the images. AP is the area under the upper envelope of precision.
+Scores are then rescaled to 0 ... 1 over the complete set, and precision and recall are computed at
+1,000 thresholds, pooled over the images. AP is the area under the upper envelope of precision.
 
-Images without any face are passed over: what is detected there is neither right nor wrong, as in
-the data set's own evaluation.
+Images without any face are skipped: detections there count neither as true nor as false positives,
+as in the data set's own evaluation.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ import numpy as np
 SETTINGS = ("easy", "medium", "hard")
 
 OVERLAP = 0.5
-"""IoU at which a detection claims a face; this value is enough."""
+"""Least IoU at which a detection is assigned to a face (inclusive)."""
 
 NUM_THRESHOLDS = 1000
 
 THRESHOLDS = 1.0 - np.arange(1, NUM_THRESHOLDS + 1) / NUM_THRESHOLDS
-"""Falling from 0.999 to 0; a score that is equal to one of them passes it."""
+"""Descending from 0.999 to 0; a score equal to a threshold passes it."""
 
 
 def overlaps(boxes: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """IoU of every detection with every face.
 
-    The far corner is the near one plus the size, and an edge is one pixel longer than the
-    difference of its corners: a box of width w therefore covers w + 1 pixels, on both sides alike.
+    The far corner is the near corner plus the size, and a side is one pixel longer than the
+    difference of the corners: a box of width w covers w + 1 pixels, for detections and faces alike.
 
     Args:
         boxes: float [n, 4], x y w h in pixels.
         faces: float [m, 4], likewise.
 
     Returns:
-        float64 [n, m]; 0 where two boxes do not touch.
+        float64 [n, m]; 0 for boxes that do not touch.
     """
     low, high = _corners(boxes)
     face_low, face_high = _corners(faces)
@@ -61,7 +62,7 @@ def overlaps(boxes: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def judge(
     boxes: np.ndarray, scores: np.ndarray, faces: np.ndarray, counted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Judge the detections of one image in every setting.
+    """Match the detections of one image with its faces in every setting.
 
     Args:
         boxes: float [n, 4], x y w h in pixels.
@@ -70,8 +71,8 @@ def judge(
         counted: bool [s, m]: which faces count in each of s settings.
 
     Returns:
-        ``hits`` and ``proposals``, bool [s, n] in the order given: is the detection right, and does
-        it count in precision at all. On an image without faces nothing counts.
+        ``hits`` and ``proposals``, bool [s, n] in the given order: whether the detection is a true
+        positive, and whether it counts in precision. Nothing counts on an image without faces.
     """
     shape = len(counted), len(boxes)
     if not len(faces) or not len(boxes):
@@ -81,7 +82,7 @@ def judge(
     claiming = shared[np.arange(len(boxes)), claims] >= OVERLAP
     order = np.argsort(-scores, kind="stable")
     order = order[claiming[order]][::-1]
-    # Of the detections that claim a face, the one with the highest score is entered last.
+    # In reverse, so that of the detections of a face the one with the highest score is kept.
     first = np.full(len(faces), -1)
     first[claims[order]] = order
     right = np.zeros(len(boxes), bool)
@@ -93,17 +94,17 @@ def judge(
 def average_precision(
     scores: np.ndarray, hits: np.ndarray, proposals: np.ndarray, num_faces: int
 ) -> float:
-    """AP of one setting from the judged detections of all images, in any order.
+    """AP of one setting from the matched detections of all images, in any order.
 
     Args:
-        scores: float [n] of all images together.
-        hits: bool [n], as `judge` gives them.
+        scores: float [n], of all images together.
+        hits: bool [n], from `judge`.
         proposals: bool [n], likewise.
-        num_faces: Faces that count.
+        num_faces: Number of faces that count.
 
     Returns:
-        0 to 1; 0 where no face counts. With all scores equal there is nothing to stretch, and one
-        point of precision and recall remains.
+        0 to 1; 0 if no face counts. If all scores are equal, the curve is a single point of
+        precision and recall.
     """
     if not len(scores) or not num_faces:
         return 0.0
@@ -116,10 +117,10 @@ def average_precision(
 
 
 def first_threshold(scores: np.ndarray) -> np.ndarray:
-    """Index of the highest of `THRESHOLDS` that each score passes, once stretched to 0 ... 1.
+    """Index of the highest of `THRESHOLDS` that each score passes after rescaling to 0 ... 1.
 
     Args:
-        scores: float [n] of the whole set, n at least 1.
+        scores: float [n], of the complete set, n at least 1.
 
     Returns:
         int64 [n], 0 to 999.

@@ -1,9 +1,10 @@
-"""The faces of WIDER FACE: from the official `.mat` files, or from a text with height bands."""
+"""WIDER FACE ground truth, from the official `.mat` files or a text file with height bands."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,24 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.widerface.files import image_name, parse_rows, read_lines
+from slim_det.evaluate.widerface.files import image_key, image_name, parse_rows, read_lines
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
-LEAST_HEIGHT_PX = {"easy": 50, "medium": 30, "hard": 10}
-"""Where a text file is the ground truth: the least height of a face that counts in a setting."""
+logger = logging.getLogger("slim_det")
+
+MIN_HEIGHT_PX = {"easy": 50, "medium": 30, "hard": 10}
+"""With a text file as ground truth: least height of a face that counts in each setting."""
 
 OFFICIAL = "official"
-BANDS = f"height>={'/'.join(str(LEAST_HEIGHT_PX[setting]) for setting in SETTINGS)} px"
-"""Says of a result that its settings are the heights above, and not the official lists."""
+BANDS = f"height>={'/'.join(str(MIN_HEIGHT_PX[setting]) for setting in SETTINGS)} px"
+"""Marks results whose settings are the height bands above, not the official lists."""
 
 FACES_FILE = "wider_face_val.mat"
 LIST_FILES = tuple(f"wider_{setting}_val.mat" for setting in SETTINGS)
 
 INVALID_COLUMN = 7
 ROW_LENGTHS = (4, 10)
-"""Numbers in a row of the text file: x y w h, alone or with the six flags of WIDER FACE."""
+"""Values per row of the text file: x y w h, without or with WIDER FACE's six attributes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,8 @@ class GroundTruth:
     Attributes:
         names: ``event/name`` of each image, without suffix.
         faces: For each image float64 [n, 4]: x y w h in pixels, as stored.
-        counted: For each image bool [3, n]: which faces count in easy, medium, hard.
-        bands: `OFFICIAL` or `BANDS`: what the three settings are.
+        counted: For each image bool [3, n]: which faces count in easy, medium and hard.
+        bands: `OFFICIAL` or `BANDS`: how the three settings are defined.
     """
 
     names: tuple[str, ...]
@@ -50,10 +53,10 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     """Read the official folder of `.mat` files, or a text file like `wider_face_val_bbx_gt.txt`.
 
     Args:
-        path: A folder means `read_mat`, a file `read_text`.
+        path: A folder is read by `read_mat`, a file by `read_text`.
 
     Raises:
-        DataError: There is nothing, or it is not what it should be.
+        DataError: The path does not exist or its content is malformed.
     """
     if os.path.isdir(path):
         return read_mat(path)
@@ -65,11 +68,62 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     )
 
 
+def faces_of(dataset: Any, ground_truth: str | None = None) -> tuple[list[str], GroundTruth]:
+    """The images of a data set and a ground truth that contains all of them.
+
+    Args:
+        dataset: A parsed ppdet ``WIDERFaceDataSet``.
+        ground_truth: The official folder of `.mat` files, or a text file like
+            `wider_face_val_bbx_gt.txt`; None for the annotations of the data set itself.
+
+    Returns:
+        ``event/name`` of every image, indexed by ``im_id``, and the ground truth.
+
+    Raises:
+        DataError: The ground truth is missing, malformed or does not belong to these images.
+    """
+    names = image_names(dataset)
+    source = ground_truth or dataset.get_anno()
+    truth = read_ground_truth(source)
+    require_known(names, truth, source)
+    if len(names) < len(truth.names):
+        logger.warning(
+            "%d of the %d images of the ground truth are evaluated", len(names), len(truth.names)
+        )
+    return names, truth
+
+
+def image_names(dataset: Any) -> list[str]:
+    """``event/name`` of every image of a parsed ``WIDERFaceDataSet``, indexed by ``im_id``."""
+    folder = os.path.join(dataset.dataset_dir, dataset.image_dir)
+    return [image_key(record["im_file"], folder) for record in dataset.roidbs]
+
+
+def require_known(names: Collection[str], truth: GroundTruth, source: str | Path) -> None:
+    """Check that a ground truth contains all images.
+
+    Args:
+        names: ``event/name`` of the images.
+        truth: The ground truth.
+        source: Its path, for the error message.
+
+    Raises:
+        DataError: An image is not in it; the message names the first.
+    """
+    known = frozenset(truth.names)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise DataError(
+            f"EvalDataset: image '{unknown}' is not in the ground truth '{source}'; expected one "
+            f"of its {len(known)} images, such as '{truth.names[0]}'"
+        )
+
+
 def read_mat(folder: str | Path) -> GroundTruth:
     """Read the official ground truth: four `.mat` files of the data set's evaluation tools.
 
     Args:
-        folder: With `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat`.
+        folder: Folder with `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat`.
 
     Raises:
         DataError: A file is missing, unreadable, or disagrees with the others.
@@ -81,17 +135,17 @@ def read_mat(folder: str | Path) -> GroundTruth:
             f"ground truth '{folder}' lacks {', '.join(missing)}; expected {FACES_FILE}, "
             f"{', '.join(LIST_FILES)}"
         )
-    whole = _load(folder / FACES_FILE, ("event_list", "file_list", "face_bbx_list"))
-    events = [str(_only(event)) for event in whole["event_list"].ravel()]
-    files = _by_event(whole["file_list"])
-    boxes = _by_event(whole["face_bbx_list"])
+    content = _load(folder / FACES_FILE, ("event_list", "file_list", "face_bbx_list"))
+    events = [str(_only(event)) for event in content["event_list"].ravel()]
+    files = _by_event(content["file_list"])
+    boxes = _by_event(content["face_bbx_list"])
     lists = [_by_event(_load(folder / name, ("gt_list",))["gt_list"]) for name in LIST_FILES]
     sizes = [len(cell) for cell in files]
     for name, cells in zip((FACES_FILE, *LIST_FILES), (boxes, *lists)):
         if len(events) != len(files) or [len(cell) for cell in cells] != sizes:
             raise DataError(
                 f"ground truth '{folder / name}' has other images than the file_list of "
-                f"{FACES_FILE}; expected files of one release"
+                f"{FACES_FILE}; expected files of the same release"
             )
     names, faces, counted = [], [], []
     for event, images, event_boxes, *event_lists in zip(events, files, boxes, *lists):
@@ -108,15 +162,15 @@ def read_mat(folder: str | Path) -> GroundTruth:
 
 
 def read_text(path: str | Path) -> GroundTruth:
-    """Read a ground truth in WIDER FACE's text format; the settings are bands of height.
+    """Read a ground truth in WIDER FACE's text format; the settings are height bands.
 
     For each image: a line with its name, one with the number of faces, then a row for each face,
     ``x y w h`` in pixels with or without ``blur expression illumination invalid occlusion pose``.
     An image without faces has the number 0, usually followed by a row of zeros. A face counts in
-    a setting if it is at least as high as `LEAST_HEIGHT_PX` says and not marked invalid.
+    a setting if its height is at least `MIN_HEIGHT_PX` and it is not marked invalid.
 
     Raises:
-        DataError: The file is malformed or cut short, or names an image twice; with the line.
+        DataError: The file is malformed or truncated, or names an image twice.
     """
     path = Path(path)
     lines = read_lines(path)
@@ -131,7 +185,7 @@ def read_text(path: str | Path) -> GroundTruth:
             f"'{path}' line {numbers[negative[0]] + 1}: expected a width and a height of at least "
             f"0, found '{lines[numbers[negative[0]]].strip()}'"
         )
-    least = np.array([[LEAST_HEIGHT_PX[setting]] for setting in SETTINGS])
+    least = np.array([[MIN_HEIGHT_PX[setting]] for setting in SETTINGS])
     counted = table[:, 3] >= least
     if table.shape[1] > INVALID_COLUMN:
         counted &= table[:, INVALID_COLUMN] == 0
@@ -145,7 +199,7 @@ def read_text(path: str | Path) -> GroundTruth:
 
 
 def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], list[int]]:
-    """Names, numbers of faces, and indices of the lines with faces."""
+    """Image names, numbers of faces, and indices of the lines with faces."""
     names: list[str] = []
     counts: list[int] = []
     rows: list[int] = []
@@ -158,7 +212,7 @@ def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], lis
         if _is_row(name):
             raise DataError(
                 f"'{path}' line {at + 1}: expected the name of an image, found '{name}'; are there "
-                "more faces than the number says?"
+                "more faces than the stated number?"
             )
         text = lines[at + 1].strip() if at + 1 < len(lines) else ""
         if not text.isdecimal():
@@ -189,7 +243,7 @@ def _shown(lines: Sequence[str], index: int) -> str:
 
 
 def _is_row(line: str) -> bool:
-    """Whether this is a row of a face, well-formed or not, and no name: two numbers or more."""
+    """Whether a line is the row of a face, possibly malformed: it begins with two numbers."""
     parts = line.split()
     return len(parts) > 1 and all(_is_number(part) for part in parts[:2])
 
@@ -207,7 +261,7 @@ def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
     try:
         content = loadmat(str(path), variable_names=list(keys))
-    except Exception as error:  # each damage has its own kind: zlib.error, ValueError, TypeError
+    except Exception as error:  # damaged files raise zlib.error, ValueError, TypeError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"ground truth '{path}' is not a readable .mat file: {reason}") from error
     for key in keys:
@@ -217,21 +271,21 @@ def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _by_event(cells: np.ndarray) -> list[list[np.ndarray]]:
-    """MATLAB's cells of cells: for each event, for each image, an array."""
+    """Convert MATLAB's nested cells to one list of arrays per event, one array per image."""
     return [
         [_only(image) for image in np.asarray(event, object).ravel()] for event in cells.ravel()
     ]
 
 
 def _only(cell: Any) -> Any:
-    """What MATLAB has wrapped into a cell of one."""
+    """Unwrap MATLAB cells that hold a single element."""
     while isinstance(cell, np.ndarray) and cell.size == 1 and cell.dtype.kind in "OU":
         cell = cell.ravel()[0]
     return cell
 
 
 def _chosen(indices: Any, count: int, where: str) -> np.ndarray:
-    """The faces that a list from 1 names, as bool [count]."""
+    """The faces listed by 1-based indices, as bool [count]."""
     chosen = np.asarray(indices).astype(np.int64).ravel()
     if len(chosen) and (chosen.min() < 1 or chosen.max() > count):
         raise DataError(
@@ -249,6 +303,6 @@ def _require_distinct(names: Sequence[str], source: Path) -> None:
         if name in seen:
             raise DataError(
                 f"ground truth '{source}' has the image '{name}' twice; expected distinct names, "
-                "suffixes aside"
+                "ignoring suffixes"
             )
         seen.add(name)

@@ -19,7 +19,8 @@ from slim_det.compress.prune.plan import tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import PlanError
 from slim_det.graph.cost import macs_by_parameter
-from slim_det.graph.trace import Op, Trace
+from slim_det.graph.op import Op
+from slim_det.graph.trace import Trace
 from slim_det.planning.budget.options import ratio_for
 from slim_det.planning.budget.problem import Factor, merged
 from slim_det.planning.profile.shapes import ConvShape, conv_shapes, resized

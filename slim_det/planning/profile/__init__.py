@@ -10,14 +10,14 @@ from slim_det.planning.profile.table import LatencyTable, read_table
 
 
 def read_any_table(path: str | Path) -> LatencyTable:
-    """Read a latency table, JSON or the older text, whichever it is.
+    """Read a latency table: our JSON or the text of PaddleSlim, whichever it is.
 
     Raises:
-        LatencyError: It is neither, or it is damaged.
+        LatencyError: It is neither, or is damaged.
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            old = stream.readline().startswith("op_type")
+            is_text = stream.readline().startswith("op_type")
     except (OSError, ValueError) as error:
         raise LatencyError(f"latency table '{path}' cannot be read: {error}") from error
-    return to_latency_table(read_paddleslim_table(path)) if old else read_table(path)
+    return to_latency_table(read_paddleslim_table(path)) if is_text else read_table(path)

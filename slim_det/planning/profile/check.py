@@ -1,4 +1,4 @@
-"""How well the sum of convolutions predicts the latency of whole models."""
+"""How well the sum of convolutions predicts the latency of complete models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CheckRow:
         convs_ms: Sum of its convolutions in the table.
         predicted_ms: That sum and the table's ``other_ms``.
         measured_ms: Median latency from image to boxes.
-        p10_ms: A tenth of the runs was faster.
-        p90_ms: A tenth of the runs was slower.
+        p10_ms: 10th percentile of the runs.
+        p90_ms: 90th percentile of the runs.
         error: ``predicted_ms / measured_ms - 1``.
     """
 
@@ -51,15 +51,15 @@ def compare(
     models: Mapping[str, tuple[Path, list[ConvShape]]],
     runs: int = 50,
 ) -> list[CheckRow]:
-    """Predict exported models and measure them in turns, in one process.
+    """Predict exported models and measure them by turns in one process.
 
     Args:
         table: Of the model that was cut.
-        models: Name -> (exported folder, its convolutions as often as they are run).
-        runs: Counted rounds.
+        models: Name -> (exported folder, its convolutions, each as often as it is run).
+        runs: Number of timed rounds.
 
     Returns:
-        One row a model, in order.
+        One row per model, in order.
 
     Raises:
         LatencyError: A convolution is out of the table's reach.

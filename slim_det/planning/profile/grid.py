@@ -19,10 +19,10 @@ def check_widths(text: str) -> tuple[float, ...]:
     """Read ``--widths``: shares of each convolution's width, separated by commas.
 
     Returns:
-        The shares in rising order, the whole width among them.
+        The shares in ascending order, the full width included.
 
     Raises:
-        ConfigError: One is no number above 0 and at most 1.
+        ConfigError: One is not a number above 0 and at most 1.
     """
     shares = {1.0}
     for part in text.split(","):
@@ -44,13 +44,13 @@ def shapes_to_measure(
 ) -> list[ConvShape]:
     """Every convolution of a model at a grid of widths, each shape once.
 
-    Input and output channels vary independently where pruning can change them, over the same
-    shares; a depthwise convolution has one width.
+    Input and output channels take the same shares independently, where pruning can change them; a
+    depthwise convolution has only one width.
 
     Args:
         model: The model that was traced.
         trace: Its operators.
-        shares: Of the whole width, each above 0 and at most 1.
+        shares: Shares of the full width, each above 0 and at most 1.
 
     Returns:
         Shapes in the order of the model.
@@ -74,16 +74,16 @@ def shapes_to_measure(
 
 
 def widths(channels: int, shares: Sequence[float], unit: int = 1) -> list[int]:
-    """Channels at each share, rising, each once.
+    """The number of channels at each share, ascending, each once.
 
     Args:
-        channels: The whole width.
-        shares: Of it.
+        channels: The full width.
+        shares: Shares of it.
         unit: What a width must be a multiple of.
 
     Returns:
-        Multiples of ``unit``, at least one; of 8 as well where the layer is 32 channels or
-        wider, because engines compute in blocks and odd widths cost nearly as much as the next
+        Multiples of ``unit``, at least ``unit`` itself. Layers of 32 or more channels get multiples
+        of 8 as well: engines compute in blocks, and an odd width costs nearly as much as the next
         multiple.
     """
     step = unit if channels < 4 * ALIGN or ALIGN % unit else ALIGN
@@ -98,7 +98,7 @@ def _unit(shape: ConvShape) -> int:
 
 
 def _prunable_axes(groups: ModelGroups) -> set[tuple[str, int]]:
-    """(weight, axis) pairs whose size a cut can change."""
+    """The (weight, axis) pairs whose size pruning can change."""
     units = {unit for g in groups.groups.values() if g.prunable for unit in g.units.tolist()}
     return {
         (axis.parameter, axis.axis)

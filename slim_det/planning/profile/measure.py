@@ -1,4 +1,4 @@
-"""Measures convolutions and a whole model in turns, so that a drift hits all alike."""
+"""Measures convolutions and a complete model by turns, so a drift affects all of them alike."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ WEIGHTS_AT_ONCE = 60_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """What one session of measuring has found.
+    """The result of `measure`.
 
     Attributes:
-        entries: One a shape, in the order they were asked for.
-        whole_ms: Median of the whole model, which was run in between; NaN without one.
-        seconds: That it took.
+        entries: One per shape, in the given order.
+        model_ms: Median latency of the complete model; NaN without one.
+        seconds: Duration of the measurement.
     """
 
     entries: tuple[Entry, ...]
-    whole_ms: float
+    model_ms: float
     seconds: float
 
 
 def measure(
-    shapes: Sequence[ConvShape], whole: Runner | None, threads: int = 1, repeats: int = 20
+    shapes: Sequence[ConvShape], model: Runner | None, threads: int = 1, repeats: int = 20
 ) -> Measured:
     """Measure convolutions on Paddle Inference, batch 1.
 
-    A program with several copies of a convolution is timed against the same program without
-    them; the difference, divided by the number of copies, is the latency of one. Programs are
-    visited in turns, in rounds; a visit is one run that is not counted and two that are. Between
-    bundles of programs the whole model is run by itself, as it will be when deployed.
+    A program with several copies of a convolution is compared with the same program without them;
+    the difference divided by the number of copies is the latency of one. The programs are run by
+    turns, in rounds. Each visit of a program is one warm-up run and two timed runs. Between bundles
+    of programs the complete model is run alone, as it will be when deployed.
 
     Args:
         shapes: Each once.
-        whole: Runs the whole model once; None for no model.
+        model: Runs the complete model once; None for no model.
         threads: CPU threads of the convolutions.
-        repeats: Counted runs of each program wanted; see `counted`.
+        repeats: Wanted number of timed runs of each program; see `counted`.
     """
     start = time.perf_counter()
     entries: dict[ConvShape, Entry] = {}
-    whole_ms: list[float] = []
+    model_ms: list[float] = []
     rounds = counted(repeats) // RUNS_A_VISIT
     visits = len(shapes) * (1 + rounds)
     with tqdm(total=visits, desc="convolutions", unit="visit", disable=None) as bar:
@@ -70,27 +70,27 @@ def measure(
             runners: dict[Hashable, Runner] = dict([*empties.items(), *programs.items()])
             times = in_turns(runners, rounds, partial(bar.update, len(chunk)))
             entries.update({s: _entry(s, times[s], times[surroundings(s)]) for s in chunk})
-            if whole is not None:
-                whole_ms.extend(in_turns({"whole": whole}, rounds)["whole"])
+            if model is not None:
+                model_ms.extend(in_turns({"model": model}, rounds)["model"])
             del empties, programs, runners
             gc.collect()
-    median = float(np.median(whole_ms)) if whole_ms else math.nan
+    median = float(np.median(model_ms)) if model_ms else math.nan
     return Measured(tuple(entries[s] for s in shapes), median, time.perf_counter() - start)
 
 
 def counted(repeats: int) -> int:
-    """How many runs are counted where ``repeats`` are wanted: the next multiple of a visit's."""
+    """Number of timed runs for ``repeats`` wanted ones: the next multiple of those of a visit."""
     return math.ceil(repeats / RUNS_A_VISIT) * RUNS_A_VISIT
 
 
 def in_turns(
     runners: Mapping[Hashable, Runner], rounds: int, tick: Callable[[], object] | None = None
 ) -> dict[Hashable, np.ndarray]:
-    """Time several programs in rounds, after one round that is not counted.
+    """Time several programs in rounds, after a warm-up round.
 
     Args:
-        runners: Name -> runs it once.
-        rounds: Visits of each; a visit is one run that is not counted and two that are.
+        runners: Name -> runs the program once.
+        rounds: Visits of each program; a visit is one warm-up run and two timed runs.
         tick: Called after each round.
 
     Returns:
@@ -110,17 +110,17 @@ def in_turns(
 
 
 def _entry(shape: ConvShape, full: np.ndarray, empty: np.ndarray) -> Entry:
-    """Median and spread of one convolution; what noise would make negative is 0."""
+    """Median and percentiles of one convolution; what noise makes negative counts as 0."""
     each = np.maximum(0.0, full - np.median(empty)) / copies(shape)
     p10, median, p90 = (float(value) for value in np.percentile(each, [10, 50, 90]))
     return Entry(shape, median, p10, p90)
 
 
 def _chunks(shapes: Sequence[ConvShape]) -> Iterator[list[ConvShape]]:
-    """Shapes whose programs fit in memory together; neighbours share an empty program.
+    """Shapes whose programs fit into memory together; neighbours share an empty program.
 
-    The order is drawn (always the same way), so that a slow minute of the machine hits no kind
-    of layer more than another.
+    The order is random with a fixed seed, so a slow minute of the machine affects no kind of layer
+    more than another.
     """
     places = list(dict.fromkeys(map(surroundings, shapes)))
     rank = dict(zip(places, np.random.default_rng(0).permutation(len(places)).tolist()))

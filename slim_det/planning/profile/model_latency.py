@@ -1,4 +1,4 @@
-"""Whole models: exported for timing only, measured with their convolutions, cut for a check."""
+"""Complete models: exported for timing, measured with their convolutions, pruned for a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import paddle
 import yaml
 
-from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.prune.groups import find_groups
+from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import LayerError
 from slim_det.deploy.latency import random_batch
@@ -18,8 +19,7 @@ from slim_det.deploy.predictor import INFER_CFG, Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
-from slim_det.graph.trace import trace_detector
-from slim_det.graph.tracing import save_detector
+from slim_det.graph.trace import save_detector, trace_detector
 from slim_det.planning.profile.grid import shapes_to_measure
 from slim_det.planning.profile.measure import counted, measure
 from slim_det.planning.profile.programs import Runner
@@ -37,70 +37,71 @@ def profile_model(
     """Measure the convolutions of a detector at a grid of widths, and the detector itself.
 
     Args:
-        model: With trained weights, or with random ones: only NMS depends on them.
+        model: With trained or random weights; only the latency of NMS depends on them.
         cfg: ppdet's configuration, for the image size.
-        shares: Of each convolution's width, each above 0 and at most 1.
+        shares: Shares of each convolution's width, each above 0 and at most 1.
         threads: CPU threads.
-        repeats: Counted runs of each program.
+        repeats: Timed runs of each program.
     """
     size_hw = image_size_hw(cfg)
     trace = trace_detector(model, size_hw)
     shapes = shapes_to_measure(model, trace, shares)
     with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
-        whole = model_runner(export_for_timing(model, cfg, Path(folder) / "model"), threads)
-        measured = measure(shapes, whole, threads, repeats)
+        runner = model_runner(export_for_timing(model, cfg, Path(folder) / "model"), threads)
+        measured = measure(shapes, runner, threads, repeats)
     alone = LatencyTable(this_machine(threads), measured.entries)
     convs_ms = alone.model_ms(shape for _, shape in conv_shapes(trace))
     return LatencyTable(
-        alone.origin, alone.entries, counted(repeats), size_hw, measured.whole_ms - convs_ms
+        alone.origin, alone.entries, counted(repeats), size_hw, measured.model_ms - convs_ms
     )
 
 
 def models_to_check(
     cfg: Any, weights: str | None, slim: SlimConfig | None, folder: Path
 ) -> dict[str, tuple[Path, list[ConvShape]]]:
-    """Export a detector uncut and cut.
+    """Export a detector unpruned and pruned.
 
     Args:
         cfg: ppdet's configuration.
         weights: Trained weights; None for random ones.
-        slim: How to cut it; None for every preset, where it has the head of a YOLOv3 and its
-            weights have not been cut before.
-        folder: Gets one folder a model.
+        slim: How to prune it; None for every preset, if it has the head of a YOLOv3 and its weights
+            have not been pruned before.
+        folder: One folder per model is written here.
 
     Returns:
-        Name of the cut -> (folder, convolutions in execution order).
+        Name of the model -> (folder, convolutions in execution order).
     """
     model = model_to_profile(cfg, weights)
-    models = {UNCUT: model}
+    trace = trace_detector(model, image_size_hw(cfg))
+    models = {UNCUT: (model, conv_shapes(trace))}
     if slim is not None:
-        models[Path(slim.path).stem] = session.apply_strategies(
-            model_to_profile(cfg, weights), cfg, slim
-        )
+        cut = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
+        shapes = conv_shapes(trace_detector(cut, image_size_hw(cfg)))
+        models[Path(slim.path).stem] = (cut, shapes)
     elif plan_of(model) is None and _has_yolo_head(model):
+        groups = find_groups(model, trace)
         for preset in PRESETS:
-            whole = model_to_profile(cfg, weights)
-            models[preset] = Pruner(pruned_ratios=preset)(whole, image_size_hw(cfg))
-    found = {}
-    for name, cut in models.items():
-        trace = trace_detector(cut, image_size_hw(cfg))
-        shapes = [shape for _, shape in conv_shapes(trace)]
-        found[name] = (export_for_timing(cut, cfg, folder / name), shapes)
-    return found
+            unpruned = model_to_profile(cfg, weights)
+            cut = Pruner(pruned_ratios=preset).cut(unpruned, trace, groups)
+            models[preset] = (cut, conv_shapes(trace, tensor_shapes(cut)))
+    return {
+        name: (export_for_timing(cut, cfg, folder / name), [shape for _, shape in shapes])
+        for name, (cut, shapes) in models.items()
+    }
 
 
 def model_to_profile(cfg: Any, weights: str | None) -> paddle.nn.Layer:
-    """The detector with these weights, cut as their plan says; with random ones for None."""
+    """The detector with these weights, pruned as their plan says; None for random weights."""
     return session.model_with_weights(cfg, weights) if weights else session.build_model(cfg)
 
 
 def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
-    """Export a detector with neither data nor comparison of boxes: only its latency is wanted.
+    """Export a detector without data and without comparing boxes: only its latency is wanted.
 
     Args:
-        model: With any weights.
+        model: The detector with any weights.
         cfg: ppdet's configuration.
-        folder: Created; gets what `slim_det.deploy.predictor.Predictor` reads.
+        folder: Created; what `slim_det.deploy.predictor.Predictor` reads is written here.
 
     Returns:
         ``folder``.
@@ -120,7 +121,7 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
 
 
 def model_runner(folder: Path, threads: int) -> Runner:
-    """Runs an exported detector once, on a random image."""
+    """A function that runs an exported detector once on a random image."""
     predictor = Predictor(folder, threads)
     batch = random_batch(predictor.image_size_hw)
 

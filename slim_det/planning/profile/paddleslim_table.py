@@ -1,4 +1,4 @@
-"""The text table of PaddleSlim's latency evaluator, one operator a line.
+"""The text table of PaddleSlim's latency evaluator, one operator per line.
 
 Its header is `op_type<TAB>device<TAB>us`. The row of a convolution is
 `conv,flag_bias,flag_relu,n,c_in,h,w,c_out,groups,kernel,padding,stride,dilation`, a tab, and
@@ -27,7 +27,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class PaddleSlimRow:
-    """One row as it stands in the file.
+    """One row of the file.
 
     Attributes:
         key: What was measured, its fields separated by commas.
@@ -45,11 +45,11 @@ class PaddleSlimRow:
 
 @dataclass(frozen=True)
 class PaddleSlimTable:
-    """A text table; every row is kept, whatever its operator.
+    """A text table with all of its rows, whatever their operators.
 
     Attributes:
-        header: The first line without its end, e.g. ``op_type<TAB>855<TAB>us``.
-        rows: In the order of the file, no key twice.
+        header: The first line without its newline, e.g. ``op_type<TAB>855<TAB>us``.
+        rows: In the order of the file, each key once.
     """
 
     header: str
@@ -66,8 +66,8 @@ def read_paddleslim_table(path: str | Path) -> PaddleSlimTable:
     """Read and check a text table.
 
     Raises:
-        LatencyError: It cannot be read, a row is malformed, of an unknown operator, or there
-            twice.
+        LatencyError: It cannot be read, or a row is malformed, repeated, or of an unknown
+            operator.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -99,25 +99,25 @@ def write_paddleslim_table(path: str | Path, table: PaddleSlimTable) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def to_latency_table(old: PaddleSlimTable) -> LatencyTable:
-    """The convolutions of a text table; a line names what else it holds and is left behind.
+def to_latency_table(text_table: PaddleSlimTable) -> LatencyTable:
+    """The convolutions of a text table; a warning names the other operators, which are left out.
 
     Raises:
-        LatencyError: A convolution was measured with more than one image.
+        LatencyError: A convolution was measured with several images, or with and without bias.
     """
     entries = []
-    for row in old.rows:
+    for row in text_table.rows:
         if row.operator == "conv":
             latency_ms = row.latency_us / 1e3
             entries.append(Entry(_shape_from(row.key), latency_ms, latency_ms, latency_ms))
-    left = len(old.rows) - len(entries)
+    left = len(text_table.rows) - len(entries)
     if left:
-        kinds = dict.fromkeys(row.operator for row in old.rows if row.operator != "conv")
-        logger.warning("%d rows are no convolutions and are left out: %s", left, ", ".join(kinds))
+        kinds = dict.fromkeys(row.operator for row in text_table.rows if row.operator != "conv")
+        logger.warning("%d rows are not convolutions and are left out: %s", left, ", ".join(kinds))
     shapes = {entry.shape for entry in entries}
     if len(shapes) < len(entries):
         raise LatencyError("a convolution is listed with bias and without; keep one of the rows")
-    return LatencyTable(Origin(UNKNOWN, "", old.device), tuple(entries))
+    return LatencyTable(Origin(UNKNOWN, "", text_table.device), tuple(entries))
 
 
 def from_latency_table(table: LatencyTable, device: str | None = None) -> PaddleSlimTable:
@@ -128,14 +128,14 @@ def from_latency_table(table: LatencyTable, device: str | None = None) -> Paddle
         device: For the header; by default the table's processor.
 
     Raises:
-        LatencyError: The format has no word for an activation.
+        LatencyError: The format cannot hold an activation.
     """
     rows = []
     for entry in table.entries:
         shape = entry.shape
         if shape.act not in ("", "relu"):
             raise LatencyError(
-                f"the text table cannot hold {shape}: it knows no activation but relu; "
+                f"the text table cannot hold {shape}: its only activation is relu; "
                 "keep the JSON table"
             )
         numbers = (
@@ -168,10 +168,10 @@ def _row_from(line: str) -> PaddleSlimRow:
 
 
 def _check_conv(key: str) -> None:
-    """Refuse a row whose fields are not those of a convolution."""
+    """Check that the fields of a row are those of a convolution."""
     numbers = key.split(",")[1:]
     if len(numbers) != CONV_FIELDS - 1 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"'{key}' is no convolution; expected 'conv' and 12 whole numbers")
+        raise ValueError(f"'{key}' is not a convolution; expected 'conv' and 12 integers")
     bias, relu, *sizes = map(int, numbers)
     _, c_in, _, _, c_out, groups, *_ = sizes
     del sizes[7]  # padding may be 0
@@ -192,5 +192,5 @@ def _shape_from(key: str) -> ConvShape:
 
 
 def _plain(number: float) -> str:
-    """Without a fraction where there is none, as the original files are."""
+    """An integer without a fraction, as in the original files."""
     return str(int(number)) if number == int(number) else repr(number)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import paddle
-from paddle import inference
 from paddle.base.layer_helper import LayerHelper
 from paddle.static import InputSpec
 
-from slim_det.graph.engine import engine_config
+from slim_det.graph.engine import Engine
 from slim_det.graph.tracing import deployment_program
 from slim_det.planning.profile.shapes import ConvShape
 
@@ -23,11 +22,8 @@ COPIES_AT_MOST = 8
 MACS_WANTED = 25_000_000
 
 
-class Runner(Protocol):
-    """Something that can be run once, to be timed."""
-
-    def __call__(self) -> None:
-        """Run it."""
+Runner = Callable[[], None]
+"""Something that can be run once, to be timed."""
 
 
 def copies(shape: ConvShape) -> int:
@@ -109,16 +105,12 @@ def _feed_shape(shape: ConvShape) -> tuple[int, int, int, int]:
 
 def _runner(layer: paddle.nn.Layer, feed_shape: tuple[int, ...], threads: int) -> Runner:
     layer.eval()
-    with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
-        stem = Path(folder) / "program"
+
+    def save(stem: Path) -> None:
+        spec = [InputSpec(list(feed_shape), "float32", "x")]
         with deployment_program():
-            spec = [InputSpec(list(feed_shape), "float32", "x")]
             function = paddle.jit.to_static(layer.forward, input_spec=spec, full_graph=True)
             paddle.jit.save(function, str(stem))
-        predictor = inference.create_predictor(
-            engine_config(f"{stem}.pdmodel", f"{stem}.pdiparams", threads)
-        )
-    image = np.random.default_rng(0).normal(size=feed_shape).astype("float32")
-    predictor.get_input_handle("x").copy_from_cpu(image)
-    run: Runner = predictor.run
-    return run
+
+    image = np.random.default_rng(0).normal(size=feed_shape)
+    return Engine.of(save, threads=threads).prepared({"x": image})

@@ -7,23 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from slim_det.graph.program import CONVOLUTIONS
-from slim_det.graph.trace import Op, Trace
+from slim_det.graph.op import Op
+from slim_det.graph.operators import data_of, declared, result_of, weight_of
+from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
-
-ACTIVATIONS = (
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "hard_swish",
-    "hard_sigmoid",
-    "swish",
-    "sigmoid",
-    "tanh",
-    "mish",
-)
-"""Operators that the engine runs inside the convolution before them."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +102,11 @@ def conv_shapes(
         (state-dict name of the weight, shape) of each convolution; a weight that is used
         twice is listed twice.
     """
-    consumers = trace.readers()
     found = []
-    for op in trace.ops:
-        if op.type not in CONVOLUTIONS:
-            continue
-        variable = op.input("Filter")
+    for op in trace.convolutions:
+        variable = weight_of(op)
         name = trace.parameters.get(variable, variable)
-        shape = _shape_of(op, trace, _activation(op, consumers, trace))
+        shape = _shape_of(op, trace, _activation(op, trace))
         if shape is None:
             logger.warning("%s: not a square convolution; not in the table", name)
             continue
@@ -133,8 +118,8 @@ def conv_shapes(
 
 def _shape_of(op: Op, trace: Trace, act: str) -> ConvShape | None:
     """The shape of one operator; None where height and width are treated differently."""
-    variable = trace.shapes[op.input("Input")]
-    weight = trace.shapes[op.input("Filter")]
+    variable = trace.shapes[data_of(op)]
+    weight = trace.shapes[weight_of(op)]
     if op.attrs.get("data_format") == "NHWC":
         _, height, width, channels = variable
     else:
@@ -178,19 +163,19 @@ def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
     return shape.with_widths(weight[1] * shape.groups, weight[0])
 
 
-def _activation(op: Op, consumers: Mapping[str, list[Op]], trace: Trace) -> str:
+def _activation(op: Op, trace: Trace) -> str:
     """The activation behind batch norm, where nothing else reads what it reads.
 
     A bias in place of batch norm keeps it apart: the engine folds batch norm alone.
     """
-    variable = op.output("Output")
+    variable = result_of(op)
     while True:
-        readers = consumers.get(variable, [])
+        readers = trace.readers(variable)
         if len(readers) != 1 or variable in trace.outputs:
             return ""
         reader = readers[0]
-        if reader.type in ACTIVATIONS:
+        if declared(reader).fused:
             return reader.type
         if reader.type != "batch_norm":
             return ""
-        variable = reader.output("Y")
+        variable = result_of(reader)

@@ -1,4 +1,4 @@
-"""The latency table: measured convolutions as JSON, and what lies between them."""
+"""The latency table: measured convolutions as JSON, and interpolation between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import paddle
 
 from slim_det.core.errors import LatencyError
 from slim_det.core.files import read_json, write_text
-from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+from slim_det.graph.operators import fused_activations
+from slim_det.planning.profile.shapes import ConvShape
 
 logger = logging.getLogger("slim_det")
 
@@ -25,7 +26,7 @@ SCHEMA = "slim_det.latency/1"
 ENGINE = "paddle_inference"
 AT_LEAST_ZERO = ("padding",)
 
-Family = tuple  # everything of a shape but its widths
+Family = tuple  # everything of a shape except its widths
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Origin:
     """What a table was measured with.
 
     Attributes:
-        engine: ``paddle_inference`` where it was measured by slim_det.
-        paddle: Version of Paddle; '' where it is not known.
+        engine: ``paddle_inference`` if slim_det measured it.
+        paddle: Version of Paddle; '' if unknown.
         cpu: Name of the processor.
         threads: CPU threads.
         precision: Of weights and activations.
@@ -52,10 +53,10 @@ class Entry:
     """One measured convolution.
 
     Attributes:
-        shape: Which one.
-        latency_ms: Median.
-        p10_ms: A tenth of the runs was faster.
-        p90_ms: A tenth of the runs was slower.
+        shape: The convolution.
+        latency_ms: Median of the runs.
+        p10_ms: 10th percentile of the runs.
+        p90_ms: 90th percentile of the runs.
     """
 
     shape: ConvShape
@@ -64,7 +65,7 @@ class Entry:
     p90_ms: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Shape and times under their JSON keys."""
+        """Shape and times with their JSON keys."""
         times = {key: round(getattr(self, key), 6) for key in TIMES}
         return {**self.shape.as_dict(), **times}
 
@@ -78,12 +79,11 @@ class LatencyTable:
 
     Attributes:
         origin: What they were measured with.
-        entries: The convolutions, none twice.
-        repeats: Counted runs of each; 0 where it is not known.
-        image_size_hw: Of the model whose convolutions they are; None where there is none.
-        other_ms: Everything of that model that is not a listed convolution: its latency from
-            image to boxes less the sum of its convolutions. It is negative where convolutions
-            are faster in the model than alone. None where there is no model.
+        entries: The convolutions, each once.
+        repeats: Timed runs of each; 0 if unknown.
+        image_size_hw: Image size of the model that has these convolutions; None without a model.
+        other_ms: Latency of the model from image to boxes minus the sum of its convolutions;
+            negative if convolutions are faster in the model than alone. None without a model.
     """
 
     origin: Origin
@@ -95,14 +95,14 @@ class LatencyTable:
     def latency_ms(self, shape: ConvShape) -> float:
         """Latency of one convolution.
 
-        A measured shape gives its median. Other widths are interpolated linearly over the
-        output channels, then over the input channels, between the nearest widths measured with
-        all other attributes equal (a depthwise convolution has one width). Below the smallest
-        width the latency is in proportion to the width, 0 at none. Where no shape with this
-        activation was measured, one with another activation stands in: it costs little.
+        For a measured shape it is the median. Other widths are interpolated linearly over the
+        output channels and then over the input channels, between the nearest widths measured with
+        all other attributes equal (a depthwise convolution has only one width). Below the smallest
+        width the latency is proportional to the width. If no shape with this activation was
+        measured, another activation is used, because activations cost little.
 
         Raises:
-            LatencyError: Nothing like it was measured, or only narrower ones.
+            LatencyError: No such convolution was measured, or only narrower ones.
         """
         found = self._exact.get(shape)
         if found is not None:
@@ -112,26 +112,26 @@ class LatencyTable:
             if value is not None:
                 return value
         raise LatencyError(
-            f"the latency table does not reach {shape}; the nearest of its {len(self.entries)} "
+            f"the latency table does not cover {shape}; the nearest of its {len(self.entries)} "
             f"entries is {self._nearest(shape)}"
         )
 
     def model_ms(self, shapes: Iterable[ConvShape]) -> float:
-        """Latency of a whole model by the additive rule.
+        """Latency of a complete model: the sum of its parts.
 
         Args:
             shapes: Its convolutions, each as often as it is run.
 
         Returns:
-            The sum of their latencies and of ``other_ms`` (0 where the table has none).
+            The sum of their latencies and ``other_ms`` (0 if the table has none).
 
         Raises:
-            LatencyError: One of them is out of the table's reach.
+            LatencyError: The table does not cover one of them.
         """
         return sum(map(self.latency_ms, shapes)) + (self.other_ms or 0.0)
 
     def to_json(self) -> str:
-        """The table as JSON, one line a convolution."""
+        """The table as JSON, one line per convolution."""
         height_width = None if self.image_size_hw is None else list(self.image_size_hw)
         head = {
             "schema": SCHEMA,
@@ -168,7 +168,7 @@ class LatencyTable:
         return rows
 
     def _families_like(self, shape: ConvShape) -> list[Family]:
-        """The family of a shape, then those that differ in the activation alone."""
+        """The family of a shape, then those that differ only in the activation."""
         own = _family(shape)
         others = [family for family in self._rows if family[:-1] == own[:-1] and family != own]
         return [own, *others] if own in self._rows else others
@@ -188,7 +188,7 @@ _SIZES = ("height", "width", "in_channels", "out_channels")
 
 
 def read_table(path: str | Path) -> LatencyTable:
-    """Read and check a latency table; a table of another machine or engine is named in a line.
+    """Read and check a latency table; warn if it is of another machine or engine.
 
     Raises:
         LatencyError: The file cannot be read or is not a latency table.
@@ -204,12 +204,12 @@ def read_table(path: str | Path) -> LatencyTable:
 
 
 def this_machine(threads: int) -> Origin:
-    """What a table that is measured here and now is measured with."""
+    """The origin of a table that is measured on this machine."""
     return Origin(ENGINE, str(paddle.__version__), _cpu_name(), threads)
 
 
 def warn_if_foreign(origin: Origin, path: str | Path) -> None:
-    """Log one line where a table was measured on another processor or with another engine."""
+    """Warn if a table was measured on another processor or with another engine."""
     here = this_machine(origin.threads)
     differences = [
         f"{name} {getattr(origin, name) or 'unknown'!s} (here {getattr(here, name)})"
@@ -272,8 +272,9 @@ def _entry_from(row: Any, where: str) -> Entry:
         for name in names
         if name != "act"
     }
-    if row["act"] and row["act"] not in ACTIVATIONS:
-        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(ACTIVATIONS)}")
+    known = fused_activations()
+    if row["act"] and row["act"] not in known:
+        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(known)}")
     shape = ConvShape(**sizes, act=row["act"])
     if shape.in_channels % shape.groups or shape.out_channels % shape.groups:
         raise ValueError(f"{where}: {shape.groups} groups do not divide the channels")
@@ -302,22 +303,22 @@ def _number(value: Any, name: str) -> float:
 
 
 def _family(shape: ConvShape) -> Family:
-    """Everything of a shape but its widths, the activation last."""
+    """Everything of a shape except its widths, the activation last."""
     place = (shape.height, shape.width, shape.kernel, shape.stride, shape.padding, shape.dilation)
     multiplier = shape.out_channels // shape.in_channels if shape.depthwise else 0
     return (*place, 0 if shape.depthwise else shape.groups, multiplier, shape.act)
 
 
 def _widths(shape: ConvShape) -> tuple[int, int]:
-    """The widths that are interpolated over; a depthwise convolution has one, the second."""
+    """The widths to interpolate over; a depthwise convolution has only the second."""
     return (1 if shape.depthwise else shape.in_channels), shape.out_channels
 
 
 def _interpolated(rows: dict[int, dict[int, float]], inside: int, out: int) -> float | None:
     """Latency between measured widths; None above them.
 
-    A table need not be a full grid: of the input widths only those count that were measured
-    with outputs at least this wide.
+    A table need not be a full grid: only the input widths count that were measured with outputs
+    at least this wide.
     """
     column = {width: _between(row, out) for width, row in rows.items() if out <= max(row)}
     return _between(column, inside) if column and inside <= max(column) else None

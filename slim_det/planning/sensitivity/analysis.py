@@ -1,4 +1,4 @@
-"""The sensitivity analysis: from a trained model to the loss of AP for every cut."""
+"""The sensitivity analysis: from a trained model to the loss of AP of every cut."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.images import eval_at
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.bootstrap import bootstrap_losses, relative_loss
-from slim_det.planning.sensitivity.candidates import Target, choose_groups, keep_cuts, make_targets
+from slim_det.planning.sensitivity.candidates import choose_groups, make_targets
+from slim_det.planning.sensitivity.cuts import Target, keep_cuts
 from slim_det.planning.sensitivity.grid import split
 from slim_det.planning.sensitivity.identity import identify
 from slim_det.planning.sensitivity.journal import Journal
@@ -38,11 +39,7 @@ from slim_det.planning.sensitivity.measure import (
     unit_keys,
     unpack_matches,
 )
-from slim_det.planning.sensitivity.partial_inference import (
-    DetectorProgram,
-    save_program,
-    threads_each,
-)
+from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
 from slim_det.planning.sensitivity.result import (
     Bands,
     Conditions,
@@ -50,12 +47,12 @@ from slim_det.planning.sensitivity.result import (
     SensitivityResult,
     Sources,
 )
-from slim_det.planning.sensitivity.workers import Workers
+from slim_det.planning.sensitivity.workers import Workers, threads_each
 
 logger = logging.getLogger("slim_det")
 
 LEAST_BASELINE = 1e-3
-"""Below this a relative loss means nothing."""
+"""Below this baseline a relative loss means nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,13 @@ class Settings:
 
     Attributes:
         ratios: Shares of channels to remove, ascending.
-        params: Layers in any spelling; None for the 18 of a YOLOv3 head, or every group.
+        params: Layers in any spelling; None for the 18 of a YOLOv3 head, or else every group.
         criterion: Which channels are removed.
-        num_images: Images to evaluate on, from the first; None for all.
-        workers: Processes.
-        shard: Which part of how many, from 0; None for everything.
-        cache_mb: Bound of what each process keeps between runs of the detector, in MB (10^6
-            bytes).
-        bootstrap: Times that images are drawn for bands; 0 for none.
+        num_images: Number of images to evaluate on, from the first; None for all.
+        workers: Number of processes.
+        shard: Which part (from 0) of how many parts; None for everything.
+        cache_mb: Limit for the cached activations of each process, in MB (10^6 bytes).
+        bootstrap: Number of resamplings for the confidence bands; 0 for none.
     """
 
     ratios: tuple[float, ...]
@@ -87,16 +83,16 @@ class Settings:
 def analyse(
     cfg: Any, model: paddle.nn.Layer, settings: Settings, output: str | Path
 ) -> SensitivityResult:
-    """Measure the loss of AP of every group at every ratio, each cut alone, no fine-tuning.
+    """Measure the loss of AP of every group at every ratio: each cut alone, without fine-tuning.
 
-    loss = (baseline - pruned) / baseline, with channels chosen on the trained weights by the
-    transform that the pruner would apply.
+    loss = (baseline - pruned) / baseline. The channels are those that the pruner would remove from
+    the trained weights.
 
     Args:
         cfg: ppdet's configuration.
         model: The model with trained weights.
         settings: What to measure.
-        output: The result's file; the journal of finished points is kept beside it.
+        output: The file of the result; the journal of finished points is kept beside it.
 
     Raises:
         SensitivityError: The baseline is about 0, or the journal belongs to another run.
@@ -116,7 +112,7 @@ def analyse(
         header = identify(cfg, model, images, pruner)
         is_new = not journal_path(output).exists()
         with Journal(journal_path(output), header) as journal, _program_folder(output) as folder:
-            with _without_trace_of_errors(journal, is_new):
+            with _removed_on_early_error(journal, is_new):
                 save_program(model, image_size_hw(cfg), folder)
                 program = DetectorProgram(folder, threads_each(1))
                 images.chunk_images = _chunk_images(cfg, program, targets, images, settings)
@@ -133,7 +129,7 @@ def analyse(
 
 
 def _started(count: int) -> contextlib.AbstractContextManager[Workers | None]:
-    """Processes, started before they are needed; one alone is this one."""
+    """Worker processes, started before they are needed; none where this process does the work."""
     return Workers(count, threads_each(count)) if count > 1 else contextlib.nullcontext()
 
 
@@ -152,8 +148,8 @@ def journal_path(output: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def _without_trace_of_errors(journal: Journal, is_new: bool) -> Iterator[None]:
-    """Remove the journal that this run began if an error comes before the first cut."""
+def _removed_on_early_error(journal: Journal, is_new: bool) -> Iterator[None]:
+    """Remove a journal that this run began if there is an error before the first cut."""
     try:
         yield
     except SlimDetError:
@@ -172,7 +168,7 @@ class _Table:
         self._drawn: dict[bytes, float] = {}
 
     def require_baseline(self) -> None:
-        """Refuse a model that finds nothing."""
+        """Refuse a model that detects nothing."""
         if self.baseline < LEAST_BASELINE:
             raise SensitivityError(
                 f"the baseline {self._images.scorer.name} is {self.baseline:.4f} on "
@@ -181,14 +177,14 @@ class _Table:
             )
 
     def matches(self, name: str) -> list[ImageMatches]:
-        """Of every image, in order."""
+        """The matches of every image, in order."""
         keys = unit_keys(name, self._images.num_images, self._images.chunk_images)
         try:
             return [m for key in keys for m in unpack_matches(self._journal.entries[key])]
         except (KeyError, ValueError) as error:
             raise SensitivityError(
                 f"journal '{self._journal.path}': '{name}' is damaged ({error}); delete the file "
-                "to measure anew"
+                "to measure again"
             ) from error
 
     def ap(self, name: str) -> float:
@@ -208,7 +204,7 @@ class _Table:
         return band.low, band.high
 
     def _drawn_baseline(self, drawn: np.ndarray) -> float:
-        """The same drawings come for every cut."""
+        """The baseline on a resample; every cut has the same resamples."""
         key = drawn.tobytes()
         if key not in self._drawn:
             self._drawn[key] = self._drawn_ap(self._baseline_matches, drawn)
@@ -220,7 +216,7 @@ class _Table:
 
 @contextlib.contextmanager
 def _program_folder(output: str | Path) -> Iterator[Path]:
-    """A folder beside the result; what a killed run left there is removed."""
+    """A folder beside the result; whatever a killed run left there is removed."""
     folder = Path(output).with_suffix(".program")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -233,7 +229,7 @@ def _program_folder(output: str | Path) -> Iterator[Path]:
 def _chunk_images(
     cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, settings: Settings
 ) -> int:
-    """Images whose cached_activations fit into the bound, as whole batches of the reader."""
+    """How many images have cached activations within the limit, in full batches of the reader."""
     each = program.bytes_an_image({*program.cached_variables(targets), "image"})
     batch = int(cfg["EvalReader"]["batch_size"])
     fitting = batch * max(1, int(settings.cache_mb * 1e6 / each / batch))
@@ -241,7 +237,7 @@ def _chunk_images(
 
 
 def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Target]:
-    """The targets of one part of the work; the parts cost about the same."""
+    """The targets of one part of the work; all parts cost about the same."""
     if shard is None:
         return targets
     index, count = shard
@@ -252,7 +248,7 @@ def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Targ
 
 @contextlib.contextmanager
 def _reported(job: Job, journal: Journal) -> Iterator[Finished]:
-    """Records each finished unit and shows how far the measuring is."""
+    """A function that records each finished unit and shows the progress."""
     keys = [
         key
         for target in job.targets
@@ -261,7 +257,7 @@ def _reported(job: Job, journal: Journal) -> Iterator[Finished]:
     ]
     known = len(job.recorded.intersection(keys))
     if known:
-        logger.info("%d of %d points are on record", known, len(keys))
+        logger.info("%d of %d points are already recorded", known, len(keys))
     with tqdm(total=len(keys), initial=known, unit="point", disable=None) as bar:
 
         def finished(key: str, value: dict[str, Any]) -> None:

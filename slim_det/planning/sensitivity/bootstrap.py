@@ -1,4 +1,4 @@
-"""How sure a loss is: a paired bootstrap over the images of the evaluation."""
+"""How certain a loss is: a paired bootstrap over the images of the evaluation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PERCENTILES = (5.0, 95.0)
 
 
 class LossBand(NamedTuple):
-    """Where the loss lies when the images are drawn anew.
+    """The range of the loss over resampled images.
 
     Attributes:
         low: 5th percentile of the loss.
         high: 95th percentile of the loss.
-        left_out: Samples that have no loss, because their baseline is 0.
+        left_out: Number of samples without a loss, because their baseline is 0.
     """
 
     low: float
@@ -27,20 +27,20 @@ class LossBand(NamedTuple):
 
 
 def relative_loss(baseline: float, ap: float) -> float:
-    """The share of the baseline's AP that is lost; negative where the AP has risen.
+    """The share of the baseline that is lost; negative where the AP has risen.
 
     ``(baseline - ap) / baseline``, the sensitivity of Li et al. 2017, "Pruning filters for
     efficient ConvNets", as PaddleSlim 1.x normalizes it.
 
     Args:
-        baseline: AP of the whole model, above 0 and up to 1.
+        baseline: AP of the unpruned model, above 0 and up to 1.
         ap: AP of the cut model, 0 to 1.
     """
     return (baseline - ap) / baseline
 
 
 def resamples(num_images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw the images of each sample, with replacement; a seed always gives the same ones.
+    """Draw the images of each sample with replacement; the same seed gives the same samples.
 
     Args:
         num_images: Images of the evaluation.
@@ -48,7 +48,7 @@ def resamples(num_images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
         seed: 0 or more.
 
     Yields:
-        int64 [num_images], indices of images.
+        Indices of images, int64 [num_images].
 
     Raises:
         ConfigError: There is no sample.
@@ -72,15 +72,15 @@ def bootstrap_losses(
 ) -> LossBand:
     """The 5th and 95th percentile of a loss over resampled images.
 
-    Whole and cut model are scored on the same drawn images, so what is hard about a draw
+    The unpruned and the cut model are scored on the same sample, so how hard its images are
     cancels out of the loss (Efron and Tibshirani 1993, "An introduction to the bootstrap").
-    Every call with one seed draws the same images: losses of several cuts compare as well.
+    Calls with the same seed draw the same samples, so losses of several cuts can be compared.
 
     Args:
-        ap_of: AP of the cut model, 0 to 1, on images given by index, int64 [num_images]; an
-            index that comes twice is two images.
-        baseline_of: The same of the whole model. Called first in each sample; worth caching,
-            by position, when several cuts are scored.
+        ap_of: AP of the cut model, 0 to 1, on the images with these indices, int64 [num_images]; an
+            index that occurs twice counts as two images.
+        baseline_of: The same for the unpruned model, called first for each sample. Worth caching
+            where several cuts are scored.
         num_images: Images of the evaluation.
         samples: How many samples.
         seed: 0 or more.

@@ -1,10 +1,9 @@
-"""Candidates: which groups are cut by how much, and the masks that stand for each cut."""
+"""Candidates: which groups are cut by how much, and the masks that do it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -16,57 +15,11 @@ from slim_det.core.errors import LayerError
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.graph.cost import macs_by_parameter
-from slim_det.graph.trace import Op, Trace
-from slim_det.planning.sensitivity.grid import key_of
-from slim_det.planning.sensitivity.partial_inference import mask_name, mask_value
+from slim_det.graph.operators import weight_of
+from slim_det.graph.trace import Trace
+from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name, mask_value
 
 logger = logging.getLogger("slim_det")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One group cut by one ratio.
-
-    Attributes:
-        group: Name of the group.
-        ratio: Share of its channels that is removed.
-        masks: Name of a program input -> its value; empty where the ratio removes no channel,
-            so that the model stays as it is.
-    """
-
-    group: str
-    ratio: float
-    masks: dict[str, np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """What the journal calls it."""
-        return f"{self.group}@{key_of(self.ratio)}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A group with everything that is needed to measure its cuts.
-
-    Attributes:
-        name: Of the group.
-        channels: Output channels of its widest member.
-        readers: Weights (names in the program) that read its channels.
-        macs: Multiply-accumulates of what one cut changes, for one image.
-        cuts: One a ratio, in the order of the grid.
-    """
-
-    name: str
-    channels: int
-    readers: tuple[str, ...]
-    macs: int
-    cuts: tuple[Cut, ...]
-
-
-def keep_cuts(targets: Iterable[Target], is_kept: Callable[[Cut], bool]) -> tuple[Target, ...]:
-    """The same groups with some of their cuts; groups without any are left out."""
-    kept = (replace(t, cuts=tuple(filter(is_kept, t.cuts))) for t in targets)
-    return tuple(target for target in kept if target.cuts)
 
 
 def choose_groups(
@@ -98,7 +51,7 @@ def make_targets(
     ratios: Sequence[float],
     pruner: Pruner,
 ) -> list[Target]:
-    """Work out every cut exactly as the pruner would make it, each group alone.
+    """Every cut exactly as the pruner would make it, each group alone.
 
     Args:
         model: The model with trained weights.
@@ -106,7 +59,7 @@ def make_targets(
         groups: Its channel groups.
         names: Groups to cut.
         ratios: Shares to remove.
-        pruner: Says by which criterion, seed and alignment; its own layers do not matter.
+        pruner: Gives criterion, seed and alignment; the layers it names are ignored.
     """
     return [_target(model, trace, groups, groups.groups[n], ratios, pruner) for n in names]
 
@@ -123,7 +76,7 @@ def _target(
     variables = {name: variable for variable, name in trace.parameters.items()}
     reading = [a for a in groups.axes if not a.makes and np.isin(a.ids, group.units).any()]
     if not reading:
-        raise LayerError(f"'{group.name}': nothing reads its channels, so a cut changes nothing")
+        raise LayerError(f"'{group.name}': no layer reads its channels, so a cut changes nothing")
     repeats = _convolution_groups(trace)
     scores = pruner.unit_scores(group, parameters, np.random.default_rng(pruner.seed))
     cuts = []
@@ -144,22 +97,12 @@ def _target(
 
 def _convolution_groups(trace: Trace) -> dict[str, int]:
     """Weight variable -> groups of its convolution."""
-    return {op.input("Filter"): int(op.attrs.get("groups") or 1) for op in _convolutions(trace)}
-
-
-def _convolutions(trace: Trace) -> list[Op]:
-    return [op for op in trace.ops if op.input("Filter")]
+    weights = ((op, weight_of(op)) for op in trace.ops)
+    return {weight: int(op.attrs.get("groups") or 1) for op, weight in weights if weight}
 
 
 def _macs_downstream(trace: Trace, readers: tuple[str, ...]) -> int:
     """MACs of the readers and of all that follows them."""
-    macs, changed, total = macs_by_parameter(trace), set(readers), 0
-    counted: set[str] = set()
-    for op in trace.ops:
-        names = {name for slot in op.inputs.values() for name in slot}
-        if names & changed:
-            changed |= {name for slot in op.outputs.values() for name in slot}
-            weights = {trace.parameters.get(name, "") for name in names} - counted
-            total += sum(macs.get(weight, 0) for weight in weights)
-            counted |= weights
-    return total
+    macs = macs_by_parameter(trace)
+    read = {name for op in trace.downstream(readers) for name in op.input_arg_names}
+    return sum(macs.get(name, 0) for name in {trace.parameters.get(name, "") for name in read})

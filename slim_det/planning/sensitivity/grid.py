@@ -1,4 +1,4 @@
-"""The grid of a sensitivity analysis: its ratios, their keys in a file, its shards."""
+"""The grid of a sensitivity analysis: its ratios, their keys in a file, and its shards."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def read_ratios(text: str) -> list[float]:
     """Read the ratios to measure.
 
     Args:
-        text: Numbers and ranges ``start:end:step`` (the end is part of the range where a
-            step meets it), separated by commas or spaces: ``0.1:0.9:0.1``, ``0.1,0.25 0.5``.
+        text: Numbers and ranges ``start:end:step`` (the end is included if a step reaches it),
+            separated by commas or spaces: ``0.1:0.9:0.1``, ``0.1,0.25 0.5``.
 
     Returns:
         Shares of channels to remove in ascending order, each strictly between 0 and 1. They
         are computed as decimals: 0.3, not 0.30000000000000004.
 
     Raises:
-        ConfigError: An entry is no number or range, is not between 0 and 1, or comes twice.
+        ConfigError: An entry is not a number or range, is not between 0 and 1, or is given twice.
     """
     entries = [entry for entry in re.split(r"[\s,]+", text) if entry]
     if not entries:
@@ -50,10 +50,10 @@ def key_of(ratio: float) -> str:
 
 
 def split(costs: Sequence[float], parts: int) -> list[range]:
-    """Cut a list of candidates into contiguous parts of about equal cost.
+    """Split a list of candidates into contiguous parts of about equal cost.
 
-    Each cut is put where the cost before it is nearest to its share of the whole, so that no
-    part costs more than the mean of all parts plus the dearest candidate.
+    Each border is put where the cost before it is nearest to its share of the total, so no part
+    costs more than the mean of all parts plus the most expensive candidate.
 
     Args:
         costs: Cost of each candidate, in any unit, 0 or more. All 0 counts as all equal.
@@ -79,7 +79,7 @@ def split(costs: Sequence[float], parts: int) -> list[range]:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """Read which part of the work is to be done.
+    """Read which part of the work to do.
 
     Args:
         text: ``i/n``, the i-th of n parts, counted from 1.
@@ -88,7 +88,7 @@ def read_shard(text: str) -> tuple[int, int]:
         The part, counted from 0, and the number of parts.
 
     Raises:
-        ConfigError: It is not of this form, or i is not between 1 and n.
+        ConfigError: The form is wrong, or i is not between 1 and n.
     """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if not match:

@@ -1,4 +1,4 @@
-"""What a measurement belongs to: hashes of model, weights, data and configuration."""
+"""What was measured on what: hashes of model, weights, data and configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slim_det.planning.sensitivity.measure import Images
 from slim_det.training.checkpoint import checkpoint_stem, params_path
 from slim_det.version import __version__
 
-# What a run may change without changing one box; the data are hashed by themselves.
+# Settings that change no box. The data are hashed separately.
 _WITHOUT_EFFECT = frozenset(
     """
     EvalDataset LearningRate OptimizerBuilder TestDataset TestReader TrainDataset TrainReader
@@ -28,10 +28,10 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def identify(cfg: Any, model: paddle.nn.Layer, images: Images, pruner: Pruner) -> dict[str, Any]:
-    """Everything that measured losses depend on, as JSON values.
+    """Everything that the measured losses depend on, as JSON values.
 
     Args:
-        cfg: ppdet's configuration; ``weights`` names the file that was loaded.
+        cfg: ppdet's configuration; ``weights`` is the file that was loaded.
         model: The model with these weights.
         images: The evaluation images and the metric.
         pruner: Criterion, seed and alignment of the cuts.
@@ -54,7 +54,7 @@ def identify(cfg: Any, model: paddle.nn.Layer, images: Images, pruner: Pruner) -
 
 
 def _hash_data(dataset: Any, num_images: int, ground_truth: str | None) -> str:
-    """Of every image file, of what its record says about objects, in order, and of annotations."""
+    """A hash of every image file and its objects, in order, and of the annotation files."""
     digest = hashlib.sha256()
     for record in dataset.roidbs[:num_images]:
         digest.update(sha256_of(record["im_file"]).encode())
@@ -73,7 +73,7 @@ def _hash_config(cfg: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it; what JSON has no form for, as its type's name."""
+    """A value as JSON; a value that JSON cannot hold, as the name of its type."""
     if isinstance(value, dict):
         return {str(k): _plain(item) for k, item in value.items() if k not in _WITHOUT_EFFECT}
     if isinstance(value, (list, tuple)):

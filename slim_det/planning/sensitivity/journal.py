@@ -1,4 +1,8 @@
-"""The journal: every finished point of a long measurement on one line, safe against crashes."""
+"""The journal: every finished point of a long measurement on one line, safe against crashes.
+
+`sqlite3` is no replacement: a database that was cut short is lost as a whole, a changed byte goes
+unnoticed, and the journals of earlier versions would still need all of the reading below.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ import re
 import weakref
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from slim_det.core.errors import SensitivityError
@@ -27,21 +30,21 @@ _CHECKSUM = re.compile(rb',"crc":[0-9]+\}')
 class Journal:
     """Finished units of work, appended one line at a time and read again after a crash.
 
-    Each line is compact JSON that ends with the CRC-32 of the rest. The first is the header.
-    A last line that a crash cut short is dropped, with a warning; any other damage is an error
-    that leaves the file as it is.
+    Each line is compact JSON that ends with the CRC-32 of the rest; the first line is the header.
+    A last line that a crash cut short is dropped with a warning. Any other damage is an error, and
+    the file is left as it is.
 
     Args:
         path: The file; created, with its folder, where there is none.
-        header: What was measured on what, as JSON values: a file is only continued by the
-            run that would write the same header. The schema is added.
+        header: What was measured on what, as JSON values; the schema is added. A file can only
+            be continued by a run with the same header.
 
     Attributes:
         entries: Key -> value of every finished unit, in the order of the file.
 
     Raises:
-        SensitivityError: The file cannot be opened, is damaged, is being written by another
-            run, or its header differs.
+        SensitivityError: The file cannot be opened, is damaged, has another header, or is being
+            written by another run.
     """
 
     def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
@@ -58,7 +61,7 @@ class Journal:
             raise
 
     def append(self, key: str, value: dict[str, Any]) -> None:
-        """Record one finished unit: one write, on the disk when this returns.
+        """Record one finished unit; it is on the disk when this returns.
 
         Args:
             key: Names the unit.
@@ -73,25 +76,20 @@ class Journal:
         if key in self.entries:
             if self.entries[key] != stored:
                 raise SensitivityError(
-                    f"journal '{self.path}': '{key}' is recorded already, with another value"
+                    f"journal '{self.path}': '{key}' is already recorded with another value"
                 )
             return
         self._write(line)
         self.entries[key] = stored
 
     def close(self) -> None:
-        """Let another run write; a second call does nothing."""
+        """Let another run write. A second call does nothing."""
         self._file.close()
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _open(self) -> Any:
@@ -105,12 +103,12 @@ class Journal:
             ) from error
 
     def _lock(self) -> None:
-        """Keep other runs out; the system lets go when this process ends, however it ends."""
+        """Keep other runs out. The lock goes when this process ends, however it ends."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SensitivityError(
-                f"journal '{self.path}': another run is writing it; wait for its end, or choose "
+                f"journal '{self.path}': another run is writing it; wait until it ends or choose "
                 "another output"
             ) from None
         except OSError as error:
@@ -120,11 +118,11 @@ class Journal:
             ) from error
 
     def _read(self, header_line: bytes) -> None:
-        """Take over what the file holds; it is changed only once all of it has been judged."""
+        """Load the entries. The file is only changed after all of it has been checked."""
         self._file.seek(0)
         *lines, rest = self._file.readall().split(b"\n")
         if not lines and header_line.startswith(rest):
-            self._mend(0, header_line)  # new, or cut short before its first line had ended
+            self._mend(0, header_line)  # new, or cut short within its first line
             self._sync_folder()
             return
         self._check_header(_parse(lines[0] if lines else rest), _parse(header_line[:-1]))
@@ -143,13 +141,13 @@ class Journal:
                     "journal '%s': its last line was cut short; it is dropped and measured again",
                     self.path,
                 )
-                self._mend(sum(len(whole) + 1 for whole in [lines[0], *body[:-1]]))
+                self._mend(sum(len(kept) + 1 for kept in [lines[0], *body[:-1]]))
                 return
         if rest:
             self._write(b"\n")
 
     def _check_header(self, found: dict[str, Any] | None, expected: Any) -> None:
-        """Refuse the file of another run.
+        """Refuse the journal of another run.
 
         Raises:
             SensitivityError: Names the entries that differ.
@@ -189,7 +187,7 @@ class Journal:
         self._write(line)
 
     def _write(self, line: bytes) -> None:
-        """Write one line whole, or leave the file as it was."""
+        """Write a complete line, or leave the file as it was."""
         size = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(line) != len(line):
@@ -199,11 +197,11 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._file.truncate(size)
             raise SensitivityError(
-                f"journal '{self.path}' cannot be written: {error.strerror}; what it holds is kept"
+                f"journal '{self.path}' cannot be written: {error.strerror}; its lines are kept"
             ) from error
 
     def _sync_folder(self) -> None:
-        """Put the name of a new file on the disk too."""
+        """Make the name of a new file as durable as its content."""
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -212,7 +210,7 @@ class Journal:
 
 
 def _close_in_children(file: Any) -> None:
-    """Readers of images are forked, and would keep the lock for as long as they live."""
+    """The reader's processes are forked and would hold the lock for as long as they live."""
     reference = weakref.ref(file)
 
     def close() -> None:
@@ -224,13 +222,13 @@ def _close_in_children(file: Any) -> None:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """A record as its only spelling, checksum last."""
+    """The only spelling of a record, with its checksum at the end."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f'{text[:-1]},"crc":{zlib.crc32(text.encode())}}}\n'.encode()
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, without its end and checksum; None unless every byte is right."""
+    """The record of a line without its checksum; None unless every byte is right."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
@@ -242,6 +240,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _short(value: Any) -> str:
-    """A value as one error line can hold it: digests by their first digits."""
+    """A value short enough for an error: of a digest, the first digits."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:13]}...{text[-1]}"

@@ -1,8 +1,8 @@
-"""Measures candidates: one run of the whole detector, then a partial program for each cut.
+"""Measures candidates: one run of the complete detector, then the partial program of each cut.
 
-Images are taken in chunks, so that the memory for cached activations stays under a bound that
-does not grow with the data set. A *unit* of work is one cut on one chunk; each is reported as soon
-as it is done, with the matches of every image, from which AP is computed later.
+Images are processed in chunks, so that the memory for cached activations does not grow with the
+data set. A *unit* of work is one cut on one chunk. Each is reported as soon as it is finished, with
+the matches of every image; AP is computed from them later.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.image_matches import ImageMatches
-from slim_det.evaluate.matching import ApScorer, make_scorer
-from slim_det.planning.sensitivity.candidates import Cut, Target, keep_cuts
-from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram, Runner
+from slim_det.evaluate.matching import make_scorer
+from slim_det.evaluate.scorer import ApScorer
+from slim_det.graph.engine import Engine
+from slim_det.planning.sensitivity.cuts import Cut, Target, keep_cuts
+from slim_det.planning.sensitivity.partial_inference import IMAGE_INPUTS, DetectorProgram
 from slim_det.planning.sensitivity.workers import Workers
 
 BASELINE = "baseline"
 
 Finished = Callable[[str, "dict[str, Any]"], None]
-"""Takes the key of a unit and its value as JSON holds it."""
+"""Is given the key of a unit and its value as JSON."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Job:
 
     Attributes:
         targets: Groups with their cuts.
-        num_images: Images to use, from the first.
-        chunk_images: Images whose cached_activations are held at a time.
-        recorded: Keys of units that need not be measured again.
+        num_images: Number of images to use, from the first.
+        chunk_images: Images whose cached activations are kept at a time.
+        recorded: Keys of the units that need not be measured again.
     """
 
     targets: tuple[Target, ...]
@@ -47,11 +50,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images in a row.
+    """Consecutive images.
 
     Attributes:
-        start: Place of the first image in the data set.
-        batches: As the reader gave them, reduced to what the detector takes.
+        start: Index of the first image in the data set.
+        batches: What the reader gave, reduced to the inputs of the detector.
     """
 
     start: int
@@ -59,17 +62,17 @@ class Chunk:
 
     @property
     def num_images(self) -> int:
-        """How many images it holds."""
+        """Number of images."""
         return sum(len(batch["image"]) for batch in self.batches)
 
 
 def unit_key(name: str, start: int, images: int) -> str:
-    """Key of the unit that measures ``name`` on so many images from ``start``."""
+    """Key of the unit that measures ``name`` on ``images`` images from ``start``."""
     return f"{name} {start}:{start + images}"
 
 
 def unit_keys(name: str, num_images: int, chunk_images: int) -> list[str]:
-    """Keys of all units of one candidate, in the order of their images."""
+    """Keys of all units of a candidate, in the order of their images."""
     starts = range(0, num_images, chunk_images)
     return [unit_key(name, start, min(chunk_images, num_images - start)) for start in starts]
 
@@ -80,16 +83,16 @@ def pack_matches(matches: Sequence[ImageMatches]) -> dict[str, Any]:
 
 
 def unpack_matches(value: dict[str, Any]) -> list[ImageMatches]:
-    """Read what `pack_matches` wrote.
+    """The matches in a value that `pack_matches` made.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value is damaged.
     """
     return [ImageMatches.from_bytes(base64.b64decode(text)) for text in value["images"]]
 
 
 def unfinished(job: Job) -> Job:
-    """The job without the cuts that are recorded on every image."""
+    """The job without the cuts that are recorded for every image."""
 
     def is_left(cut: Cut) -> bool:
         return not job.recorded.issuperset(unit_keys(cut.name, job.num_images, job.chunk_images))
@@ -98,12 +101,12 @@ def unfinished(job: Job) -> Job:
 
 
 class Images:
-    """The evaluation images in chunks, and the scorer that learns their objects on the way.
+    """The evaluation images in chunks, and a scorer that is given their objects in the first pass.
 
     Args:
         cfg: ppdet's configuration.
         num_images: How many to use, from the first; None for all.
-        chunk_images: Images a chunk; a multiple of the reader's batch, or all of them.
+        chunk_images: Images per chunk, a multiple of the reader's batch size; 0 for all of them.
     """
 
     def __init__(self, cfg: Any, num_images: int | None = None, chunk_images: int = 0) -> None:
@@ -138,23 +141,23 @@ class Images:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A chunk after one run of the whole detector.
+    """A chunk after a run of the complete detector.
 
     Attributes:
         chunk: The images.
-        cached_activations: For every batch, what may enter a partial program.
-        boxes: What the whole detector finds in each image.
+        cached_activations: For every batch, the inputs of the partial programs.
+        boxes: What the complete detector finds in each image.
     """
 
     chunk: Chunk
     cached_activations: list[dict[str, np.ndarray]]
-    boxes: list[np.ndarray]
+    boxes: list[Detections]
 
 
 def measure_baseline(
     images: Images, program: DetectorProgram, job: Job, finished: Finished
 ) -> Prepared | None:
-    """Run the whole detector on every image; the scorer has seen all objects after it.
+    """Run the complete detector on every image; afterwards the scorer has all objects.
 
     Args:
         images: The evaluation images.
@@ -163,16 +166,16 @@ def measure_baseline(
         finished: Called with each unit.
 
     Returns:
-        The images as `measure_cuts` needs them, if there is something left to measure and they
-        fit into one chunk.
+        All images, ready for `measure_cuts`, if they fit into one chunk and a cut is left to
+        measure; None otherwise.
     """
     keep = bool(job.targets) and job.chunk_images >= images.num_images
-    whole = program.whole(program.cached_variables(job.targets) if keep else ())
+    engine = program.complete_engine(program.cached_variables(job.targets) if keep else ())
     prepared = None
     for chunk in images:
         key = unit_key(BASELINE, chunk.start, chunk.num_images)
         if keep or key not in job.recorded:
-            prepared = _prepare(program, whole, chunk)
+            prepared = _prepare(program, engine, chunk)
         if prepared and key not in job.recorded:
             finished(key, pack_matches(_match(images.scorer, chunk, prepared.boxes)))
     return prepared if keep else None
@@ -192,9 +195,9 @@ def measure_cuts(
         images: The evaluation images.
         program: The detector.
         job: What to measure.
-        finished: Called with each unit, at once.
-        prepared: All images, where `measure_baseline` gave them.
-        workers: Processes that run the partial programs; None to run them here.
+        finished: Called with each unit as soon as it is finished.
+        prepared: What `measure_baseline` returned.
+        workers: Processes that run the partial programs; None to run them in this one.
     """
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
         chunk = part.chunk
@@ -205,8 +208,8 @@ def measure_cuts(
 
 def _boxes_of_cuts(
     program: DetectorProgram, part: Prepared, targets: tuple[Target, ...], workers: Workers | None
-) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Name of each cut and its boxes; a cut that removes nothing leaves them as they are."""
+) -> Iterator[tuple[str, list[Detections]]]:
+    """Name and boxes of each cut; a cut that removes nothing has the boxes of the baseline."""
     for target in targets:
         yield from ((cut.name, part.boxes) for cut in target.cuts if not cut.masks)
     masked = keep_cuts(targets, lambda cut: bool(cut.masks))
@@ -220,26 +223,26 @@ def _boxes_of_cuts(
 
 
 def _prepared_chunks(images: Images, program: DetectorProgram, job: Job) -> Iterator[Prepared]:
-    whole = program.whole(program.cached_variables(job.targets))
+    engine = program.complete_engine(program.cached_variables(job.targets))
     for chunk in images:
         if _left(job, chunk):
-            yield _prepare(program, whole, chunk)
+            yield _prepare(program, engine, chunk)
 
 
-def _prepare(program: DetectorProgram, whole: Runner, chunk: Chunk) -> Prepared:
+def _prepare(program: DetectorProgram, engine: Engine, chunk: Chunk) -> Prepared:
     cached_activations, boxes = [], []
     for batch in chunk.batches:
-        outputs = whole(batch)
+        outputs = engine(batch)
         boxes += program.boxes(outputs)
         cached_activations.append({**batch, **outputs})
     return Prepared(chunk, cached_activations, boxes)
 
 
 def _left(job: Job, chunk: Chunk) -> tuple[Target, ...]:
-    """The groups with the cuts that are not recorded on a chunk."""
+    """The groups with the cuts that are not recorded for a chunk."""
     key = functools.partial(unit_key, start=chunk.start, images=chunk.num_images)
     return keep_cuts(job.targets, lambda cut: key(cut.name) not in job.recorded)
 
 
-def _match(scorer: ApScorer, chunk: Chunk, boxes: list[np.ndarray]) -> list[ImageMatches]:
+def _match(scorer: ApScorer, chunk: Chunk, boxes: list[Detections]) -> list[ImageMatches]:
     return [scorer.match(chunk.start + i, box) for i, box in enumerate(boxes)]

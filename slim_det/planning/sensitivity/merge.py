@@ -1,4 +1,4 @@
-"""Putting the parts of one sensitivity analysis together, whichever machines measured them."""
+"""Merges the parts of one sensitivity analysis, whichever machines measured them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def merge_results(
 ) -> SensitivityResult:
     """Merge results of the same model, weights, data and settings into one.
 
-    The order of ``results`` does not matter. The groups and ratios asked for are united; a
-    point that several results hold must be the same in all. Where points are still missing the
-    merged result is incomplete and keeps the shards that it has.
+    The order of ``results`` does not matter. The requested groups and ratios are united. A point
+    that is in several results must be the same in all. If points are still missing, the merged
+    result is incomplete and names the shards that it has.
 
     Args:
         results: One or more.
-        names: What each is called in an error: its file.
+        names: The file of each result, for errors.
 
     Returns:
-        The result that one run would have given, seconds summed.
+        The result that one run would have given, with the sum of the seconds.
 
     Raises:
         SensitivityError: There is nothing to merge, or two results contradict each other; the
-            entry and both names are given.
+            error names the entry and both files.
         ValueError: There are names, but not one for each result.
     """
     if not results:
@@ -83,19 +83,19 @@ def _require_same(labels: list[str], subjects: list[dict[str, Any]]) -> None:
 
 
 def _subject(result: SensitivityResult) -> dict[str, Any]:
-    """What must be the same in all results, except for rounding the baseline."""
+    """What must be equal in all results; the baseline may differ by rounding."""
     baseline = "unknown" if result.baseline is None else "known"
     return {**asdict(result.conditions), **asdict(result.sources), "baseline": baseline}
 
 
 def _drawing(result: SensitivityResult) -> dict[str, Any]:
-    """How the bands were drawn, which must be the same wherever there are points."""
+    """How the bands were drawn, which must be equal in all results that have points."""
     bands = result.bands
     return {"bootstrap": bands and {"samples": bands.samples, "seed": bands.seed}}
 
 
 def _agreed(where: str, values: list[tuple[str, Any]]) -> Any:
-    """The smallest of values that are all the same within rounding; None if none is known.
+    """The smallest of values that are equal within rounding; None if none is known.
 
     Raises:
         SensitivityError: Two of them differ.
@@ -106,13 +106,13 @@ def _agreed(where: str, values: list[tuple[str, Any]]) -> Any:
     if high - low > TOLERANCE:
         raise SensitivityError(
             f"'{low_name}' and '{high_name}' cannot be merged: {where} is {low:.10g} in the first "
-            f"and {high:.10g} in the second; measured twice, it must be the same"
+            f"and {high:.10g} in the second; expected the same value"
         )
     return low
 
 
 def _united(key: str, labels: list[str], tables: Sequence[Points]) -> Points:
-    """Every point of every table."""
+    """All points of all tables."""
     found: dict[str, dict[float, list[tuple[str, float]]]] = {}
     for label, table in zip(labels, tables):
         for name, row in table.items():
@@ -125,10 +125,10 @@ def _united(key: str, labels: list[str], tables: Sequence[Points]) -> Points:
 
 
 def _united_order(results: Sequence[SensitivityResult]) -> tuple[str, ...]:
-    """One order that agrees with that of every result; by name where they leave it open.
+    """An order that agrees with that of every result; by name where they leave it open.
 
     Raises:
-        SensitivityError: Two results order the same groups differently.
+        SensitivityError: Two results have the same groups in different orders.
     """
     graph: TopologicalSorter[str] = TopologicalSorter()
     for result in results:
@@ -166,7 +166,7 @@ def _united_channels(
 
 
 def _united_shards(results: Sequence[SensitivityResult]) -> str | None:
-    """The shards that were merged, as in ``1/4+3/4``; None if one result was of no shard."""
+    """The shards that were merged, as in ``1/4+3/4``; None if one result is not a shard."""
     shards = [r.request.shard for r in results]
     parts = {part for shard in shards for part in (shard or "").split("+") if part}
     if None in shards:
@@ -175,7 +175,7 @@ def _united_shards(results: Sequence[SensitivityResult]) -> str | None:
 
 
 def _united_bands(labels: list[str], bands: Sequence[Bands | None]) -> Bands | None:
-    """Bands of every point; samples and seed have been found equal."""
+    """The bands of all points; samples and seed are known to be equal."""
     known = [(label, band) for label, band in zip(labels, bands) if band is not None]
     if not known:
         return None

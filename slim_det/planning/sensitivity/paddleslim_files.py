@@ -1,4 +1,4 @@
-"""Import of the pickles that PaddleSlim's sensitivity analysis left, without running them."""
+"""Imports the pickles of PaddleSlim's sensitivity analysis without executing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slim_det.planning.sensitivity.result import Conditions, Request, Sensitivit
 
 MAX_BYTES = 16 << 20
 MAX_STEPS = 1_000_000
-"""Instructions in one pickle: bounds time and memory; a file of 18 layers has about 1000."""
+"""Limits the time and memory for a pickle; one with 18 layers has about 1000 instructions."""
 
 _EXPECTED = "expected a mapping of layer names to mappings of ratios to losses"
 
@@ -26,40 +26,40 @@ _PLAIN = frozenset(
     "FLOAT BINFLOAT INT BININT BININT1 BININT2 LONG LONG1 "
     "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET".split()
 )
-"""Instructions that make dictionaries, text and numbers, and nothing else."""
+"""Pickle instructions that only make dictionaries, text and numbers."""
 
 
 def read_paddleslim_pickle(path: str | Path) -> SensitivityResult:
     """Read ``sensitivities.data`` of PaddleSlim 1.x.
 
-    The file is a pickle of ``{parameter name: {ratio: loss}}``, loss being relative to the
-    baseline as in `slim_det.planning.sensitivity.bootstrap.relative_loss`. Historical names become
-    module paths; others are kept, so compare them with the model's.
+    The file is a pickle of ``{parameter name: {ratio: loss}}`` with losses as in
+    `slim_det.planning.sensitivity.bootstrap.relative_loss`. Historical names become module paths.
+    All other names are kept, so compare them with those of the model.
 
     Args:
         path: The file; nothing in it is executed.
 
     Returns:
-        The losses, by l1 norm as PaddleSlim selected. What it did not record is unknown:
-        metric ``unknown``; baseline, number of images, fingerprint and digests None; AP empty.
-        The layers of a YOLOv3 head are put in the order of execution, before all others.
+        The losses; the criterion is l1 norm, as in PaddleSlim. What PaddleSlim does not record is
+        unknown: the metric is ``unknown``; baseline, number of images, fingerprint and digests are
+        None; AP is empty. Layers of a YOLOv3 head come first, in the order of execution.
 
     Raises:
-        SensitivityError: The file is missing, larger than 16 MB, damaged, or holds anything
-            but dictionaries, text and numbers.
+        SensitivityError: The file is missing, damaged, larger than 16 MB, or holds anything but
+            dictionaries, text and numbers.
     """
     try:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise SensitivityError(
-            f"old sensitivity file '{path}' cannot be read: {error.strerror}"
+            f"PaddleSlim sensitivity file '{path}' cannot be read: {error.strerror}"
         ) from error
     try:
         _require_plain(content)
         groups = _losses(_load(content))
     except SensitivityError as error:
-        raise SensitivityError(f"old sensitivity file '{path}': {error}") from None
+        raise SensitivityError(f"PaddleSlim sensitivity file '{path}': {error}") from None
     place = {name: index for index, name in enumerate(YOLO_HEAD_LAYERS)}
     order = sorted(groups, key=lambda name: place.get(name, len(place)))
     ratios = sorted({ratio for losses in groups.values() for ratio in losses})
@@ -73,7 +73,7 @@ def read_paddleslim_pickle(path: str | Path) -> SensitivityResult:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Makes no object of any class, whatever the file asks for."""
+    """Refuses to make objects of any class."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise SensitivityError(_holds(f"{module}.{name}"))
@@ -83,10 +83,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _require_plain(content: bytes) -> None:
-    """Look at every instruction of a pickle before any of them is followed.
+    """Check all instructions of a pickle before any of them is executed.
 
     Raises:
-        SensitivityError: One of them makes more than dictionaries, text and numbers.
+        SensitivityError: One of them makes something other than dictionaries, text and numbers.
     """
     if len(content) > MAX_BYTES:
         raise SensitivityError(f"is larger than {MAX_BYTES >> 20} MB; {_EXPECTED}")
@@ -103,17 +103,17 @@ def _require_plain(content: bytes) -> None:
                 raise SensitivityError(f"holds {_made_by(opcode.name)}; {_EXPECTED}")
             if isinstance(argument, str):
                 texts = [texts[-1], argument]
-            # The unpickler makes room for the highest place it is told to remember.
+            # The unpickler allocates memory up to the highest index that is stored.
             if "PUT" in opcode.name and not (type(argument) is int and 0 <= argument <= step):
                 raise SensitivityError(f"is damaged at byte {place}; {_EXPECTED}")
     except SensitivityError:
         raise
     except Exception as error:  # pickletools names no set of errors
-        raise SensitivityError(f"is no pickle, or cut short: {_one_line(error)}") from None
+        raise SensitivityError(f"is not a pickle, or is cut short: {_one_line(error)}") from None
 
 
 def _load(content: bytes) -> Any:
-    """The value of a plain pickle; text of Python 2 is read as UTF-8."""
+    """The value of a plain pickle; text from Python 2 is read as UTF-8."""
     try:
         return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
     except SensitivityError:
@@ -134,7 +134,7 @@ def _losses(value: Any) -> Points:
             raise SensitivityError(f"entry {_shown(name)} holds {type(row).__name__}; {_EXPECTED}")
         path = from_historical(name)
         if path in groups:
-            raise SensitivityError(f"{_shown(name)} comes twice, as two names of '{path}'")
+            raise SensitivityError(f"{_shown(name)} is given twice, by two names of '{path}'")
         groups[path] = {}
         for ratio, loss in row.items():
             if type(ratio) is not float or not 0 < ratio < 1:
@@ -151,7 +151,7 @@ def _losses(value: Any) -> Points:
 
 
 def _holds(name: str) -> str:
-    """What to say of a pickle that wants a class or function; how to convert numpy's numbers."""
+    """The error for a pickle that needs a class or function, with a way out for numpy's numbers."""
     name = _one_line(name)
     if name.startswith("numpy."):
         return (

@@ -1,4 +1,4 @@
-"""What a sensitivity analysis found, and its file."""
+"""The result of a sensitivity analysis, and its file."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SCHEMA = "slim_det.sensitivity/1"
 
 @dataclass(frozen=True)
 class Conditions:
-    """How it was measured.
+    """How the losses were measured.
 
     Attributes:
         metric: As in `slim_det.evaluate.evaluation.EvalResult`; ``unknown`` for imported files.
-        baseline: Its value for the whole model, 0 to 1; None for imported files.
+        baseline: The metric of the unpruned model, 0 to 1; None for imported files.
         num_images: Images evaluated for each point; None for imported files.
-        criterion: Which channels were cut: a name of `slim_det.compress.prune.importance.CRITERIA`.
-        image_size_hw: Height and width in pixels that the images were scaled to.
+        criterion: Which channels were cut; a name in `slim_det.compress.prune.importance.CRITERIA`.
+        image_size_hw: Height and width of the scaled images in pixels.
     """
 
     metric: str
@@ -49,7 +49,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Sources:
-    """SHA-256, in hexadecimal digits, of what was measured; None where it is not known.
+    """SHA-256 in hexadecimal digits of what was measured; None where it is unknown.
 
     Attributes:
         fingerprint: Of the model, as `slim_det.compress.prune.plan.fingerprint` gives it.
@@ -66,14 +66,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Request:
-    """What was to be measured, in this run and in its other shards.
+    """What was requested, of this run and of its other shards.
 
     Attributes:
         group_order: Names of all groups, in the order of execution.
         ratios: The grid, shares of channels removed, ascending.
-        channels: Group name -> channels before the cut; groups may be missing.
-        shard: ``2/4`` where this is the second of four parts, ``1/4+2/4`` where parts were
-            merged and others are missing; None for the whole.
+        channels: Group name -> channels before the cut; some groups may be missing.
+        shard: ``2/4`` for the second of four parts, ``1/4+2/4`` for merged parts of which others
+            are missing; None if nothing was split, or nothing is missing.
     """
 
     group_order: tuple[str, ...]
@@ -87,8 +87,8 @@ class Bands:
     """The 5th and 95th percentile of every loss over resampled images.
 
     Attributes:
-        samples: Times that the images were drawn.
-        seed: Of the drawing.
+        samples: Number of resamplings.
+        seed: Of the random generator.
         low: 5th percentile of the loss.
         high: 95th percentile of the loss.
     """
@@ -103,19 +103,19 @@ class Bands:
 class SensitivityResult:
     """The loss of AP for each group and each share of its channels.
 
-    Groups are kept in the order of execution and ratios ascending, however they were given.
+    Groups are sorted by execution order and ratios ascending, in whatever order they were given.
 
     Attributes:
-        conditions: How it was measured.
+        conditions: How the losses were measured.
         sources: What was measured.
-        request: What was to be measured.
+        request: What was requested.
         groups: ``(baseline - ap) / baseline`` of each point; negative where cutting helped.
-        ap: The metric of the cut model, 0 to 1; empty where only losses are known.
-        seconds: Wall-clock time of measuring, summed over merged runs; 0 for imported files.
+        ap: The metric of the cut model, 0 to 1; empty if only losses are known.
+        seconds: Wall-clock time, summed over merged runs; 0 for imported files.
         bands: The bootstrap; None if there was none.
 
     Raises:
-        SensitivityError: The tables do not hold the same points, or points not requested.
+        SensitivityError: The tables hold different points, or points that were not requested.
     """
 
     conditions: Conditions
@@ -156,7 +156,7 @@ class SensitivityResult:
 
     @property
     def baseline(self) -> float | None:
-        """The metric of the whole model, 0 to 1; None for imported files."""
+        """The metric of the unpruned model, 0 to 1; None for imported files."""
         return self.conditions.baseline
 
     @property
@@ -176,7 +176,7 @@ class SensitivityResult:
 
     @property
     def missing(self) -> list[tuple[str, float]]:
-        """Group and ratio of every point that was requested and is not there."""
+        """Group and ratio of every requested point that is missing."""
         return [
             (name, ratio)
             for name in self.request.group_order
@@ -190,7 +190,7 @@ class SensitivityResult:
         return not self.missing
 
     def as_dict(self) -> dict[str, Any]:
-        """The result under its JSON keys."""
+        """The result with its JSON keys."""
         request, bands = self.request, self.bands
         bootstrap = bands and {
             "samples": bands.samples,
@@ -216,7 +216,7 @@ class SensitivityResult:
         }
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for the terminal."""
         asked = len(self.request.group_order) * len(self.request.ratios)
         found = asked - len(self.missing)
         points = (
@@ -236,7 +236,7 @@ def write_result(path: str | Path, result: SensitivityResult) -> None:
     """Write a result atomically.
 
     Raises:
-        SensitivityError: It holds what `read_result` would refuse; nothing is written.
+        SensitivityError: `read_result` would refuse the file; nothing is written.
         ConfigError: The folder cannot be written to.
     """
     data = result.as_dict()
@@ -247,8 +247,8 @@ def write_result(path: str | Path, result: SensitivityResult) -> None:
 def read_result(path: str | Path) -> SensitivityResult:
     """Read the file of a sensitivity analysis.
 
-    Required are ``schema``, ``metric``, ``criterion`` and ``groups``. The rest is unknown
-    where it is missing; the request is then the groups in their order, and their ratios.
+    ``schema``, ``metric``, ``criterion`` and ``groups`` are required. Whatever else is missing is
+    unknown; without a request, the groups in their order and their ratios are taken for it.
 
     Raises:
         SensitivityError: The file is missing, damaged, or of another schema.
@@ -261,9 +261,9 @@ def read_result(path: str | Path) -> SensitivityResult:
 
 
 def loss_table(result: SensitivityResult) -> Table:
-    """The losses in percent of the baseline, a row a group and a column a ratio.
+    """The losses in percent of the baseline, one row per group and one column per ratio.
 
-    The worst loss of each column is marked with a star; a point that is missing is a dash.
+    The worst loss of each column is marked with a star; a missing point is a dash.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -286,7 +286,7 @@ def loss_table(result: SensitivityResult) -> Table:
 
 
 def _from_dict(data: dict[str, Any]) -> SensitivityResult:
-    """A result from its JSON keys; every error names the key."""
+    """The result of a file; every error names the key."""
     groups = read_points(data, "groups", -math.inf, 1.0)
     baseline = read_number(data, "baseline", 0.0, 1.0, None)
     if baseline == 0:
@@ -346,7 +346,7 @@ def _read_bands(data: dict[str, Any] | None) -> Bands | None:
 
 
 def _in_order(points: Points, order: tuple[str, ...]) -> Points:
-    """The same points, groups in order and ratios ascending, groups without any left out."""
+    """The same points with groups in order and ratios ascending; empty groups are left out."""
     return {name: dict(sorted(points[name].items())) for name in order if points.get(name)}
 
 
@@ -355,7 +355,7 @@ def _with_keys(points: Points) -> dict[str, dict[str, float]]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which the standard reader would keep the last of equal keys."""
+    """A JSON object; without this, the last of several equal keys would win."""
     table = dict(pairs)
     if len(table) != len(pairs):
         keys = [key for key, _ in pairs]

@@ -1,4 +1,9 @@
-"""Processes that run partial programs; they read no images, and one other process writes."""
+"""Processes that run partial programs; they read no images, and one other process writes.
+
+`concurrent.futures` would need fewer lines, but a worker that is killed while it sends a result (on
+Python 3.9 and 3.10 also while tasks are queued) can block the caller for ever. Here each process
+has a pipe of its own, which ends when the process does.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,23 @@ import logging
 import math
 import multiprocessing
 import os
-import pickle
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slim_det.core.errors import SensitivityError
+from slim_det.planning.sensitivity.cuts import Target
 from slim_det.planning.sensitivity.grid import split
 
 if TYPE_CHECKING:
-    from slim_det.planning.sensitivity.candidates import Target
+    from slim_det.evaluate.detections import Detections
     from slim_det.planning.sensitivity.partial_inference import Arrays, DetectorProgram
 
 
@@ -61,23 +66,18 @@ class Workers:
     def __init__(self, count: int, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._processes: dict[Any, Any] = {}  # the end of a pipe that is held here -> its process
-        with _threads_of_children(threads):
-            for _ in range(count):
-                here, there = context.Pipe()
-                process: Any = context.Process(target=_serve, args=(there, threads), daemon=True)
-                process.start()
-                there.close()
-                self._processes[here] = process
+        for _ in range(count):
+            here, there = context.Pipe()
+            self._processes[here] = context.Process(
+                target=_serve, args=(there, threads), daemon=True
+            )
+            self._processes[here].start()
+            there.close()
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for process in self._processes.values():
             process.kill()
             process.join()  # none may write into a folder that is about to go
@@ -87,7 +87,7 @@ class Workers:
         program: DetectorProgram,
         cached_activations: Sequence[Arrays],
         targets: Sequence[Target],
-    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+    ) -> Iterator[tuple[str, list[Detections]]]:
         """Run every cut on every batch.
 
         Args:
@@ -96,7 +96,7 @@ class Workers:
             targets: Groups with the cuts to run.
 
         Yields:
-            Name of a cut and the boxes of every image, float32 [n, 6] each, as they are done.
+            Name of a cut and the boxes of every image, as they are done.
         """
         names = program.cached_variables(targets)
         folder = Path(tempfile.mkdtemp(dir=program.folder))
@@ -113,44 +113,41 @@ class Workers:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[Detections]]]:
         """Each process gets a task, and the next one when it is done with it."""
-        left, running = list(reversed(tasks)), set()
-        for pipe in list(self._processes)[: len(left)]:
-            self._send(pipe, left.pop())
-            running.add(pipe)
-        while running:
-            for pipe in wait(list(running)):
+        left, idle = list(reversed(tasks)), list(self._processes)
+        busy: set[Any] = set()
+        while left or busy:
+            while left and idle:
+                pipe = idle.pop()
+                with contextlib.suppress(OSError):  # what is received tells that it has died
+                    pipe.send(left.pop())
+                busy.add(pipe)
+            for pipe in wait(list(busy)):
                 name, value = self._receive(pipe)
                 if name is not None:
                     yield name, value
                 elif value:
                     raise SensitivityError(f"a worker failed: {value}")
-                elif left:
-                    self._send(pipe, left.pop())
                 else:
-                    running.remove(pipe)
-
-    def _send(self, pipe: Any, task: Task) -> None:
-        try:
-            # As bytes: the modules of a task import paddle, which the process prepares first.
-            pipe.send_bytes(pickle.dumps(task))
-        except OSError:
-            raise self._died(pipe) from None
+                    busy.remove(pipe)
+                    idle.append(pipe)
 
     def _receive(self, pipe: Any) -> Any:
         try:
             return pipe.recv()
         except (EOFError, OSError):
-            raise self._died(pipe) from None
+            process = self._processes[pipe]
+            process.join()
+            raise SensitivityError(
+                f"a worker ended with exit code {process.exitcode}, perhaps for lack of memory; "
+                "run again with fewer --workers or a smaller --cache_mb: finished points are kept"
+            ) from None
 
-    def _died(self, pipe: Any) -> SensitivityError:
-        process = self._processes[pipe]
-        process.join()
-        return SensitivityError(
-            f"a worker ended with exit code {process.exitcode}, perhaps for lack of memory; run "
-            "again with fewer --workers or a smaller --cache_mb: finished points are kept"
-        )
+
+def threads_each(workers: int) -> int:
+    """CPU threads of one of so many processes."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def divide(targets: Sequence[Target], processes: int) -> list[Target]:
@@ -181,40 +178,35 @@ def _serve(pipe: Any, threads: int) -> None:
     from slim_det.core.process import set_environment
     from slim_det.core.silence import silenced
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     set_environment()
     logging.getLogger("slim_det").setLevel(logging.ERROR)
     with silenced():
         import paddle  # noqa: F401
 
-    try:
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            task = pickle.loads(pipe.recv_bytes())  # noqa: S301 (from the starting process)
-            for message in _messages(task, threads):
+            for message in _messages(pipe.recv(), threads):
                 pipe.send(message)
-    except (EOFError, ConnectionError):
-        os._exit(0)
-    except KeyboardInterrupt:
-        os._exit(130)
+    os._exit(0)
 
 
 def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
     """Every cut with its boxes, then None with what went wrong, or with nothing."""
     try:
-        yield from _run(task, threads)
+        program, folder = _program(task.program, threads), Path(task.cached_activations)
+        names = program.cached_variables([task.target])
+        files = [(name, task.names.index(name)) for name in names]
+        cached_activations = [
+            {name: np.load(_file(folder, i, k), mmap_mode="r") for name, k in files}
+            for i in range(task.batches)
+        ]
+        for cut, boxes in program.run_cuts(task.target, cached_activations):
+            yield cut.name, boxes
         yield None, ""
     except Exception as error:  # whatever it is, the other process must hear of it
         yield None, " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _run(task: Task, threads: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    program, folder = _program(task.program, threads), Path(task.cached_activations)
-    names = program.cached_variables([task.target])
-    cached_activations = [
-        {name: np.load(_file(folder, i, task.names.index(name))) for name in names}
-        for i in range(task.batches)
-    ]
-    for cut, boxes in program.run_cuts(task.target, cached_activations):
-        yield cut.name, boxes
 
 
 @functools.lru_cache(maxsize=1)
@@ -226,17 +218,3 @@ def _program(folder: str, threads: int) -> DetectorProgram:
 
 def _file(folder: Path, batch: int, place: int) -> Path:
     return folder / f"{batch}-{place}.npy"
-
-
-@contextlib.contextmanager
-def _threads_of_children(threads: int) -> Iterator[None]:
-    """Processes started meanwhile run so many threads; Paddle reads this when it is imported."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before

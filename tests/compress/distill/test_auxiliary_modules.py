@@ -13,7 +13,6 @@ from paddle.utils import unique_name
 from slim_det.compress.distill import auxiliary_modules as companions_module
 from slim_det.compress.distill.auxiliary_modules import (
     AuxiliaryModules,
-    auxiliary_path,
     make_adaptor,
     make_peer,
 )
@@ -208,6 +207,13 @@ def test_an_infinite_loss_of_the_peer_stops_as_well() -> None:
     assert all(parameter.grad is None for parameter in peer.parameters())
 
 
+def saved(distiller: Any, stem: Path) -> Path:
+    """Write the auxiliary modules where a checkpoint keeps them."""
+    path = stem.with_name(f"{stem.name}.companions.pdparams")
+    distiller.write(path)
+    return path
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 def test_a_resumed_run_goes_on_as_if_never_stopped(mutual: bool, tmp_path: Path) -> None:
     def start(seed: int) -> tuple[Any, Any, Any]:
@@ -217,7 +223,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(mutual: bool, tmp_path: Path)
 
     student, distiller, optimizer = start(0)
     steps(student, distiller, optimizer, range(3))
-    distiller.auxiliary_modules.save(tmp_path / "run" / "2")
+    saved(distiller, tmp_path / "2")
     state = arrays(student)
     slots = {name: value.clone() for name, value in optimizer.state_dict().items()}
     teacher = arrays(distiller.teacher)
@@ -228,7 +234,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(mutual: bool, tmp_path: Path)
     if not mutual:  # a teacher is loaded from its own file
         other.teacher.set_state_dict(teacher)
     again.set_state_dict(slots)
-    other.auxiliary_modules.resume(tmp_path / "run" / "2")
+    other.resume(tmp_path / "2")
     steps(resumed, other, again, range(3, 5))
     assert same(arrays(student), arrays(resumed))
     assert same(arrays(distiller.auxiliary_modules.layer), arrays(other.auxiliary_modules.layer))
@@ -251,10 +257,10 @@ def test_a_term_that_starts_after_the_checkpoint(tmp_path: Path) -> None:
 
     student, distiller = start()
     learn(student, distiller, 0)
-    distiller.auxiliary_modules.save(tmp_path / "0")
+    saved(distiller, tmp_path / "0")
     resumed, other = start()
     resumed.set_state_dict(arrays(student))
-    other.auxiliary_modules.resume(tmp_path / "0")
+    other.resume(tmp_path / "0")
     for pair_of in ((student, distiller), (resumed, other)):
         learn(*pair_of, 1)
     assert same(arrays(distiller.auxiliary_modules.layer), arrays(other.auxiliary_modules.layer))
@@ -263,29 +269,21 @@ def test_a_term_that_starts_after_the_checkpoint(tmp_path: Path) -> None:
     assert same(*({name: x.numpy() for name, x in s.items()} for s in slots))
 
 
-def test_only_one_file_is_written(tmp_path: Path) -> None:
-    _, _, distiller = wide()
-    distiller.auxiliary_modules.save(tmp_path / "new" / "3.5")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["3.5.companions.pdparams"]
-    assert auxiliary_path(tmp_path / "new" / "3.5").is_file()
-
-
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     _, _, distiller = wide()
     with pytest.raises(
         WeightsError, match=r"auxiliary modules '.*4\.companions\.pdparams' do not"
     ) as e:
-        distiller.auxiliary_modules.resume(tmp_path / "4")
+        distiller.resume(tmp_path / "4")
     assert "\n" not in str(e.value)
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     _, _, distiller = wide()
-    distiller.auxiliary_modules.save(tmp_path / "4")
-    path = auxiliary_path(tmp_path / "4")
+    path = saved(distiller, tmp_path / "4")
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(WeightsError, match="cannot be read") as error:
-        distiller.auxiliary_modules.resume(tmp_path / "4")
+        distiller.resume(tmp_path / "4")
     assert "\n" not in str(error.value)
 
 

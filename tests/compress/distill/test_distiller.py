@@ -240,7 +240,7 @@ def test_gradients_are_reported_once_a_term(caplog: pytest.LogCaptureFixture) ->
     assert [text.count("distill_feature_l2") for text in tables] == [0, 1]
     assert all(text.count("distill_l2") == 1 for text in tables)
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warned and all("distill_l2 drowns the detection loss" in text for text in warned)
+    assert warned and all("distill_l2 dominates the detection loss" in text for text in warned)
 
 
 def test_reported_norms_are_those_of_backward(caplog: pytest.LogCaptureFixture) -> None:

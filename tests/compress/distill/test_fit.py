@@ -66,7 +66,7 @@ def test_shipped_configuration_fits_itself(fresh_config: Any, tiny: Any, whole: 
     from slim_det.training import session
     from slim_det.training.config import load_config
 
-    teacher = build_teacher({"config": str(tiny), "weights": str(whole)})
+    teacher = build_teacher({"config": str(tiny), "weights": str(whole)}, session.load_detector)
     cfg = load_config(tiny)
     check_fit(session.build_model(cfg), cfg, teacher)
     cfg = load_config(

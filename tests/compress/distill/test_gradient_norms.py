@@ -5,7 +5,13 @@ from __future__ import annotations
 import paddle
 import pytest
 
-from slim_det.compress.distill.gradient_norms import Pull, drowning, gradient_norm, pulls, table
+from slim_det.compress.distill.gradient_norms import (
+    GradientNorm,
+    dominating,
+    gradient_norm,
+    gradient_norms,
+    table,
+)
 
 
 def parameters() -> list[paddle.Tensor]:
@@ -43,20 +49,27 @@ def test_pulls_are_of_the_full_weight() -> None:
     """A term at a quarter of its weight is reported four times as strong as it enters."""
     w, b = parameters()
     detection, term = (w * w).sum(), 0.25 * 80.0 * b.sum()
-    measured = pulls(detection, {"distill_l2": (term, 0.25)}, [w, b])
-    assert measured == [Pull("loss", 9.0, 6.0), Pull("distill_l2", 320.0, 80.0)]
-    assert drowning(measured) == measured[1:]
+    measured = gradient_norms(detection, {"distill_l2": (term, 0.25)}, [w, b])
+    assert measured == [GradientNorm("loss", 9.0, 6.0), GradientNorm("distill_l2", 320.0, 80.0)]
+    assert dominating(measured) == measured[1:]
     text = table(measured).splitlines()
     assert len(text) == 3
     assert text[2].split() == ["distill_l2", "320", "80", "13.3", "x"]
 
 
-@pytest.mark.parametrize(("norm", "drowns"), [(10.0, False), (10.01, True)])
-def test_more_than_ten_times_drowns(norm: float, drowns: bool) -> None:
-    assert bool(drowning([Pull("loss", 1.0, 1.0), Pull("distill_l2", 1.0, norm)])) is drowns
+@pytest.mark.parametrize(("norm", "dominates"), [(10.0, False), (10.01, True)])
+def test_more_than_ten_times_dominates(norm: float, dominates: bool) -> None:
+    assert (
+        bool(dominating([GradientNorm("loss", 1.0, 1.0), GradientNorm("distill_l2", 1.0, norm)]))
+        is dominates
+    )
 
 
 def test_a_detection_loss_without_gradient() -> None:
-    measured = [Pull("loss", 0.0, 0.0), Pull("a", 1.0, 1.0), Pull("b", 0.0, 0.0)]
-    assert drowning(measured) == [measured[1]]
+    measured = [
+        GradientNorm("loss", 0.0, 0.0),
+        GradientNorm("a", 1.0, 1.0),
+        GradientNorm("b", 0.0, 0.0),
+    ]
+    assert dominating(measured) == [measured[1]]
     assert table(measured).splitlines()[2].split()[-1] == "-"

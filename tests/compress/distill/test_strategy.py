@@ -13,12 +13,13 @@ from ppdet.core.workspace import create, global_config
 
 from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.distill.strategy import Distill
+from slim_det.compress.strategy import Context
 from slim_det.core.errors import ConfigError, LayerError, SlimDetError, WeightsError
 from slim_det.core.safe_yaml import merge
 from slim_det.training import session
 from slim_det.training.config import load_config
 
-SIZE_HW = (96, 96)
+CONTEXT = Context(global_config, (96, 96), load_detector=session.load_detector)
 TIP = "neck.yolo_block.0.tip"
 PAIR = {"student": TIP, "teacher": TIP, "loss": "feature_l2"}
 
@@ -43,7 +44,7 @@ def arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
 def refused(kind: type[SlimDetError], student: paddle.nn.Layer, **settings: Any) -> str:
     """The one line of a refusal, after which nothing hangs on the student."""
     with pytest.raises(kind) as caught:
-        Distill(**settings)(student, SIZE_HW)
+        Distill(**settings)(student, CONTEXT)
     assert distiller_of(student) is None and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -80,7 +81,7 @@ def test_the_student_stays_the_model_it_was(
 ) -> None:
     """The same object with the same tensors; the teacher and the adaptors are no part of it."""
     before, parts = arrays(student), [id(layer) for layer in student.sublayers()]
-    model = Distill(teacher, pairs=[PAIR])(student, SIZE_HW)
+    model = Distill(teacher, pairs=[PAIR])(student, CONTEXT)
     assert model is student
     after = arrays(student)
     assert list(before) == list(after)
@@ -92,7 +93,7 @@ def test_the_student_stays_the_model_it_was(
 def test_the_teacher_is_tied_to_it(
     student: paddle.nn.Layer, teacher: dict[str, str], whole: Path
 ) -> None:
-    Distill(teacher, loss=None, pairs=[PAIR])(student, SIZE_HW)
+    Distill(teacher, loss=None, pairs=[PAIR])(student, CONTEXT)
     distiller = distiller_of(student)
     assert [term.key for term in distiller.terms] == ["distill_feature_l2"]
     assert all(parameter.stop_gradient for parameter in distiller.teacher.parameters())
@@ -102,10 +103,10 @@ def test_the_teacher_is_tied_to_it(
 
 
 def test_a_second_teacher_is_refused(student: paddle.nn.Layer, teacher: dict[str, str]) -> None:
-    Distill(teacher)(student, SIZE_HW)
+    Distill(teacher)(student, CONTEXT)
     first = distiller_of(student)
     with pytest.raises(ConfigError, match="the student has a teacher already"):
-        Distill(teacher)(student, SIZE_HW)
+        Distill(teacher)(student, CONTEXT)
     assert distiller_of(student) is first
 
 
@@ -120,7 +121,7 @@ def test_outputs_are_compared_only_where_a_term_reads_them(
     for settings in ({"loss": "split"}, {"loss": None, "pairs": [{"loss": "dml"}]}):
         line = refused(ConfigError, student, teacher=other, **settings)
         assert "the teacher does not fit the student: anchors: " in line
-    Distill(other, loss=None, pairs=[PAIR])(student, SIZE_HW)
+    Distill(other, loss=None, pairs=[PAIR])(student, CONTEXT)
     assert distiller_of(student) is not None
 
 
@@ -130,7 +131,7 @@ def test_classes_are_those_of_the_head(
     """Which may say so itself, whatever the top level says."""
     cfg = load_config(tiny, ["YOLOv3Head.num_classes=4", "num_classes=7"])
     student = session.build_model(cfg)
-    Distill(teacher, loss="split")(student, SIZE_HW)
+    Distill(teacher, loss="split")(student, CONTEXT)
     (term,) = distiller_of(student).terms
     assert term.options.num_classes == 4
 

@@ -88,7 +88,7 @@ def test_closed_taps_keep_nothing() -> None:
     taps = Taps(Chain(), [Place("times")])
     with taps.attached():
         taps.model(number(1.0))
-        assert not any(taps._kept.values())
+        assert not any(taps.kept.values())
 
 
 @pytest.mark.parametrize(("layer", "runs"), [("twice", 2), ("never", 0)])

@@ -17,6 +17,7 @@ from slim_det.core.safe_yaml import read_tree
 from slim_det.training import session
 from slim_det.training.config import load_config
 from slim_det.training.config_scope import plain_copy
+from slim_det.training.session import load_detector
 
 STUDENT = ["MobileNet.scale=0.5", "num_classes=7", "norm_type=bn", "YOLOv3Head.anchor_masks=[[0]]"]
 
@@ -38,7 +39,7 @@ def write(path: Path, content: dict[str, Any]) -> Path:
 
 def refused(kind: type[SlimDetError], spec: Any) -> str:
     with pytest.raises(kind) as caught:
-        build_teacher(spec)
+        build_teacher(spec, load_detector)
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -48,7 +49,7 @@ def refused(kind: type[SlimDetError], spec: Any) -> str:
 def test_built_from_its_own_file(cfg: Any, tiny: Path, whole: Path, form: str) -> None:
     """Not on top of the student's settings; with exactly the tensors of its weights."""
     source = {"config": str(tiny)} if form == "config" else {"tree": read_tree(tiny)}
-    teacher = build_teacher({**source, "weights": str(whole)})
+    teacher = build_teacher({**source, "weights": str(whole)}, load_detector)
     state = stored(whole)
     found = {name: p.numpy() for name, p in teacher.model.named_parameters()}
     assert found.keys() == state.keys()
@@ -59,14 +60,16 @@ def test_built_from_its_own_file(cfg: Any, tiny: Path, whole: Path, form: str) -
 
 
 def test_frozen(cfg: Any, tiny: Path, whole: Path) -> None:
-    model = build_teacher({"config": str(tiny), "weights": str(whole)}).model
+    model = build_teacher({"config": str(tiny), "weights": str(whole)}, load_detector).model
     assert not any(layer.training for layer in model.sublayers(include_self=True))
     assert all(parameter.stop_gradient for parameter in model.parameters())
 
 
 def test_pruned_detector_may_teach(cfg: Any, tiny: Path, trained: Path) -> None:
     """The plan beside its weights is replayed."""
-    model = build_teacher({"config": str(tiny), "weights": f"{trained}.pdparams"}).model
+    model = build_teacher(
+        {"config": str(tiny), "weights": f"{trained}.pdparams"}, load_detector
+    ).model
     assert len(plan_of(model).groups) == 18
     assert tensor_shapes(model) == {name: v.shape for name, v in stored(trained).items()}
 
@@ -80,7 +83,7 @@ def test_student_is_left_alone(cfg: Any, tiny: Path, whole: Path, weights: str) 
     paddle.seed(3)
     spec = {"config": str(tiny), "weights": str(whole if weights == "whole" else tiny / "none")}
     if weights == "whole":
-        build_teacher(spec)
+        build_teacher(spec, load_detector)
     else:
         refused(WeightsError, spec)
     assert np.array_equal(paddle.rand([4]).numpy(), expected)
@@ -92,13 +95,13 @@ def test_student_is_left_alone(cfg: Any, tiny: Path, whole: Path, weights: str) 
 def test_spec_is_left_alone(cfg: Any, tiny: Path, whole: Path) -> None:
     tree = read_tree(tiny)
     spec = {"tree": tree, "weights": str(whole)}
-    teacher = build_teacher(spec)
+    teacher = build_teacher(spec, load_detector)
     teacher.cfg["MobileNet"]["scale"] = 9
     assert tree == read_tree(tiny) and spec == {"tree": tree, "weights": str(whole)}
 
 
 def test_later_changes_do_not_reach_it(cfg: Any, tiny: Path, whole: Path) -> None:
-    teacher = build_teacher({"config": str(tiny), "weights": str(whole)})
+    teacher = build_teacher({"config": str(tiny), "weights": str(whole)}, load_detector)
     before = plain_copy(teacher.cfg)
     load_config(tiny, ["YOLOv3Head.iou_aware=true", "num_classes=2"])
     assert teacher.cfg == before and teacher.cfg["num_classes"] == 4

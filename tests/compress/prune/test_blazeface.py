@@ -12,6 +12,7 @@ import pytest
 from slim_det.compress.prune.groups import ModelGroups, find_groups
 from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.strategy import Context
 from slim_det.graph.trace import Trace, trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -63,7 +64,7 @@ def test_cut_is_the_masked_model_in_float64(build: Any, whole: Any) -> None:
     """30 % of every group, in double precision, up to the raw outputs of the head."""
     masked, trace, groups = whole
     cut = build()
-    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, SIZE_HW))
+    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, Context({}, SIZE_HW)))
     assert set(plan.groups) == {name for name, g in groups.groups.items() if g.prunable}
     _make_norms_matter(cut)
     expand_weights(masked, cut, plan)
@@ -80,7 +81,7 @@ def test_cut_is_the_masked_model_in_float64(build: Any, whole: Any) -> None:
 def test_proof_of_a_cut(build: Any) -> None:
     """What `verify` runs compares each output of the head, boxes before scores."""
     cut = build()
-    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, SIZE_HW))
+    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, Context({}, SIZE_HW)))
     stages = compare_with_masked(cut, build(), plan, SIZE_HW)
     assert [stage.name for stage in stages] == HEADS
     assert all(stage.passed for stage in stages)

@@ -11,6 +11,7 @@ import pytest
 
 from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner, describe_cost
+from slim_det.compress.strategy import Context
 from slim_det.core.errors import ConfigError, LayerError, PlanError
 from tests.compress.prune.small_net import SmallNet, traced
 from tests.support import fill_with
@@ -296,7 +297,7 @@ class TwoFaced(SmallNet):
 
 def test_a_detector_is_cut_in_place_and_remembers_its_plan() -> None:
     net = Detector()
-    assert Pruner(pruned_ratios={"inner": 0.5})(net, (16, 24)) is net
+    assert Pruner(pruned_ratios={"inner": 0.5})(net, Context({}, (16, 24))) is net
     plan = plan_of(net)
     assert plan is not None
     assert plan.image_size_hw == (16, 24)
@@ -308,10 +309,10 @@ def test_a_detector_is_cut_in_place_and_remembers_its_plan() -> None:
 
 def test_a_model_whose_work_depends_on_its_width_is_refused() -> None:
     with pytest.raises(PlanError, match="the model's code holds channel numbers"):
-        Pruner(pruned_ratios={"inner": 0.5})(TwoFaced(), (8, 8))
+        Pruner(pruned_ratios={"inner": 0.5})(TwoFaced(), Context({}, (8, 8)))
 
 
 def test_parameters_are_printed_on_request(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="slim_det"):
-        Pruner(pruned_ratios={"inner": 0.5}, print_params=True)(Detector(), (8, 8))
+        Pruner(pruned_ratios={"inner": 0.5}, print_params=True)(Detector(), Context({}, (8, 8)))
     assert "parameter inner.weight, shape [6, 4, 1, 1]" in caplog.text

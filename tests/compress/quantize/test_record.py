@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import paddle
 import pytest
@@ -17,27 +17,26 @@ from slim_det.compress.quantize.record import (
     SCHEMA,
     QuantLayer,
     QuantRecord,
-    attach_record,
     read_record,
     record_of,
 )
 from slim_det.compress.quantize.settings import (
-    ACTIVATION_TYPES,
-    PREPROCESS_TYPES,
-    WEIGHT_TYPES,
+    ActivationType,
     QuantSettings,
+    WeightType,
 )
+from slim_det.compress.steps import attach_step, detach_step
 from slim_det.core.errors import QuantError
 from tests.compress.quantize.nets import make_record
 
 SETTINGS = st.builds(
     QuantSettings,
-    weight_type=st.sampled_from(WEIGHT_TYPES),
-    activation_type=st.sampled_from(ACTIVATION_TYPES),
+    weight_type=st.sampled_from(get_args(WeightType)),
+    activation_type=st.sampled_from(get_args(ActivationType)),
     weight_bits=st.integers(2, 16),
     activation_bits=st.integers(2, 16),
     moving_rate=st.floats(0, 1, exclude_max=True),
-    activation_preprocess=st.sampled_from((None, *PREPROCESS_TYPES)),
+    activation_preprocess=st.sampled_from((None, "PACT", "LSQ")),
     weight_preprocess=st.sampled_from((None, "LSQ")),
     unsigned_inputs=st.booleans(),
     layer_types=st.sampled_from([("Conv2D",), ("Conv2D", "Linear")]),
@@ -175,11 +174,11 @@ def message_of(path: Path) -> str:
 def test_records_that_quantize_alike() -> None:
     """Where the ranges are from does not matter; settings and layers do."""
     record = make_record()
-    assert record.quantizes_like(replace(record, origin={}, kept_float={"a": "b"}))
-    assert not record.quantizes_like(make_record(weight_bits=4))
-    assert not record.quantizes_like(replace(record, layers=record.layers[:-1]))
+    assert not record.differs(replace(record, origin={}, kept_float={"a": "b"}))
+    assert record.differs(make_record(weight_bits=4))
+    assert record.differs(replace(record, layers=record.layers[:-1]))
     other = [replace(record.layers[0], norm=""), *record.layers[1:]]
-    assert not record.quantizes_like(replace(record, layers=other))
+    assert record.differs(replace(record, layers=other))
 
 
 def test_model_remembers_its_record() -> None:
@@ -187,8 +186,8 @@ def test_model_remembers_its_record() -> None:
     model, record = paddle.nn.Conv2D(1, 1, 1), make_record()
     names = list(model.state_dict())
     assert record_of(model) is None
-    attach_record(model, record)
+    attach_step(model, record)
     assert record_of(model) is record
     assert list(model.state_dict()) == names
-    attach_record(model, None)
+    detach_step(model, record)
     assert record_of(model) is None

@@ -14,8 +14,11 @@ from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.ptq import PostOptions
 from slim_det.compress.quantize.record import record_of
-from slim_det.compress.quantize.strategy import PTQ, QAT, post_quantizer_of
+from slim_det.compress.quantize.strategy import PTQ, QAT
+from slim_det.compress.steps import steps_of
+from slim_det.compress.strategy import Context, postpone, postponed
 from slim_det.core.errors import ConfigError, QuantError
+from slim_det.deploy.trainer_export import _export, _post_quant
 from slim_det.training import checkpoint, session
 from slim_det.training.config import SlimConfig, load_config, load_slim_config
 from slim_det.training.ppdet_patches import build_slim_model
@@ -51,7 +54,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory, tiny: Path, whole: Path)
         wanted = slim(stem.with_name("s.yml"), "QAT", QAT={"calibration_images": 1})
         model = session.model_for_training(cfg, wanted)
         optimizer = paddle.optimizer.Momentum(0.1, parameters=model.parameters())
-        checkpoint.save(stem, model.state_dict(), optimizer, 1, record=record_of(model))
+        checkpoint.save(stem, model.state_dict(), optimizer, 1, steps_of(model))
     return stem
 
 
@@ -61,7 +64,7 @@ class Unbuilt:
     def __init__(self, order: list[str], name: str) -> None:
         self.order, self.name = order, name
 
-    def __call__(self, model: Any, image_size_hw: tuple[int, int]) -> Any:
+    def __call__(self, model: Any, context: Context) -> Any:
         self.order.append(self.name)
         return model
 
@@ -109,9 +112,11 @@ def test_historical_teacher_leaves_the_students_quantization(tmp_path: Path) -> 
         num_classes=7,
         QAT={"quant_config": CONFIG},
     )
-    found = load_slim_config(path, session.STRATEGIES)
+    found = load_slim_config(path)
     assert found.strategies == ("Distill", "QAT") and found.settings.keys() == {"Distill", "QAT"}
-    assert found.teacher == {"tree": {"architecture": "YOLOv3", "num_classes": 7}}
+    assert found.settings["Distill"]["teacher"] == {
+        "tree": {"architecture": "YOLOv3", "num_classes": 7}
+    }
 
 
 @pytest.mark.parametrize("how", ["pretrain", "resume", "weights"])
@@ -155,7 +160,9 @@ def test_weights_that_are_quantized_otherwise(
 
 def test_quantized_weights_are_not_cut(cfg: Any, quantized: Path, tmp_path: Path) -> None:
     wanted = slim(tmp_path / "s.yml", "Pruner", "QAT", Pruner={"pruned_ratios": "r578"})
-    with pytest.raises(QuantError, match="asks for a cut; cut float weights"):
+    with pytest.raises(
+        QuantError, match="are quantized and .* asks for Pruner, which has to come first"
+    ):
         session.model_with_weights(cfg, str(quantized), wanted)
 
 
@@ -194,7 +201,7 @@ def test_post_quant_script_gets_a_float_model(cfg: Any, whole: Path, tmp_path: P
     path = write(tmp_path / "s.yml", slim="PTQ", PTQ={"ptq_config": config, "fuse": True})
     model = build_slim_model(cfg, str(path), mode="test")["model"]
     assert record_of(model) is None
-    options = post_quantizer_of(model).options(batch_size=4)
+    options = postponed(model).options(batch_size=4)
     assert (options.observer, options.percent, options.images) == ("hist", 0.999, 40)
     with pytest.raises(QuantError, match="asks for PTQ"):
         build_slim_model(cfg, str(path), mode="eval")
@@ -207,16 +214,23 @@ class FakeTrainer:
         self.model, self.cfg = model, {"EvalReader": {"batch_size": 4}}
 
 
+def waiting(ptq: PTQ) -> paddle.nn.Layer:
+    """A model that is to be calibrated on command."""
+    model = paddle.nn.Conv2D(1, 1, 1)
+    postpone(model, ptq)
+    return model
+
+
 def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     import ppdet.engine.trainer
 
-    from slim_det.compress.quantize import ptq as post
+    from slim_det.compress.quantize import strategy
     from slim_det.deploy import artifact
 
     done: list[Any] = []
-    monkeypatch.setattr(post, "quantize_post", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr(strategy, "quantize_post", lambda *arguments: done.append(arguments))
     monkeypatch.setattr(artifact, "export_model", lambda *arguments: done.append(arguments))
-    trainer = FakeTrainer(PTQ(observer="mse")(paddle.nn.Conv2D(1, 1, 1), (96, 96)))
+    trainer = FakeTrainer(waiting(PTQ(observer="mse")))
     ppdet.engine.trainer.Trainer.post_quant(trainer, "folder")
     calibrated, exported = done
     assert calibrated[3] == PostOptions("mse", images=40)
@@ -224,8 +238,6 @@ def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: Any) -> None:
-    from slim_det.training.ppdet_patches import _post_quant
-
     with pytest.raises(ConfigError, match="expected --slim_config with slim: PTQ"):
         _post_quant(FakeTrainer(paddle.nn.Conv2D(1, 1, 1)))
     model = session.model_with_weights(cfg, str(quantized))
@@ -234,9 +246,7 @@ def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: An
 
 
 def test_a_float_model_is_not_exported_as_a_calibrated_one() -> None:
-    from slim_det.training.ppdet_patches import _export
-
-    trainer = FakeTrainer(PTQ()(paddle.nn.Conv2D(1, 1, 1), (96, 96)))
+    trainer = FakeTrainer(waiting(PTQ()))
     with pytest.raises(ConfigError, match="still in float: PTQ has not calibrated it"):
         _export(trainer)
 
@@ -269,5 +279,5 @@ def test_files_that_are_wrong(
     tmp_path: Path, fresh_config: Any, content: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_slim_config(write(tmp_path / "s.yml", **content), session.STRATEGIES)
+        load_slim_config(write(tmp_path / "s.yml", **content))
     assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from ppdet.core.workspace import global_config
 
 from slim_det.compress.quantize.model import quantized_layers, scales_of
 from slim_det.compress.quantize.ptq import PostOptions
@@ -18,14 +19,17 @@ from slim_det.compress.quantize.strategy import (
     PTQ,
     QAT,
     kept_float_lines,
-    post_quantizer_of,
     settings_that_differ,
 )
+from slim_det.compress.strategy import Context
 from slim_det.core.errors import ConfigError, DataError, QuantError, SlimDetError
 from slim_det.training import session
 from slim_det.training.config import load_config
 
-SIZE_HW = (96, 96)
+
+def context() -> Context:
+    return Context(global_config, (96, 96))
+
 
 PADDLEDETECTION = {
     "weight_quantize_type": "channel_wise_abs_max",
@@ -82,7 +86,7 @@ def test_ranges_start_from_training_images(
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     with caplog.at_level(logging.INFO, "slim_det"):
         qat = QAT(print_model=True, calibration_images=2, freeze_epoch=3)
-        assert qat(model, SIZE_HW) is model
+        assert qat(model, context()) is model
     record = record_of(model)
     assert record.origin == {
         "method": "aware",
@@ -101,12 +105,12 @@ def test_ranges_start_from_training_images(
     assert any(line.startswith(f"{len(record.layers)} layers simulate int8") for line in said)
     assert sum("yolo_head.yolo_output.0, " in line for line in said) == 1
     assert [("QuantConv2D" in line) for line in said if "YOLOv3(" in line] == [False, True]
-    assert "quantized already" in refused(QuantError, QAT(), model=model, image_size_hw=SIZE_HW)
+    assert "quantized already" in refused(QuantError, QAT(), model=model, context=context())
 
 
 def test_a_learned_range_starts_at_the_largest_value(model: paddle.nn.Layer) -> None:
     config = {"activation_preprocess_type": "PACT"}
-    QAT(config, calibration_images=1)(model, SIZE_HW)
+    QAT(config, calibration_images=1)(model, context())
     assert record_of(model).origin["observer"] == "abs_max"
     layers = quantized_layers(model).values()
     assert {type(x.activation).__name__ for x in layers} == {"LearnedClip", "SharedRange"}
@@ -115,11 +119,11 @@ def test_a_learned_range_starts_at_the_largest_value(model: paddle.nn.Layer) -> 
 def test_what_cannot_be_quantized_stays_as_it_was(model: paddle.nn.Layer) -> None:
     """More images than there are, a name that matches nothing."""
     names = set(model.state_dict())
-    size = {"model": model, "image_size_hw": SIZE_HW}
+    given = {"model": model, "context": context()}
     assert "has 16 images, 99 are asked for" in refused(
-        DataError, QAT(calibration_images=99), **size
+        DataError, QAT(calibration_images=99), **given
     )
-    assert "skip" in refused(ConfigError, QAT({"skip": ["nek.*"]}), **size)
+    assert "skip" in refused(ConfigError, QAT({"skip": ["nek.*"]}), **given)
     assert set(model.state_dict()) == names and record_of(model) is None
 
 
@@ -187,11 +191,14 @@ def test_settings_of_ptq_that_are_wrong(settings: dict[str, Any], said: str) -> 
     assert said in refused(ConfigError, PTQ, **settings)
 
 
-def test_ptq_only_leaves_a_note() -> None:
-    net, ptq = paddle.nn.Conv2D(1, 1, 1), PTQ()
-    assert post_quantizer_of(net) is None
-    assert ptq(net, SIZE_HW) is net and post_quantizer_of(net) is ptq
-    assert type(net) is paddle.nn.Conv2D and record_of(net) is None
+def test_ptq_calibrates(model: paddle.nn.Layer) -> None:
+    """Applied by itself it is a strategy like any other; the model stays the same object."""
+    assert PTQ(observer="abs_max", images=2)(model, context()) is model
+    record = record_of(model)
+    assert (record.origin["method"], record.origin["images"]) == ("post", 2)
+    ranges = [scales.input_range for scales in scales_of(model).values()]
+    assert len(ranges) == len(record.layers) > 40 and min(ranges) > 0.0
+    assert "quantized already" in refused(QuantError, PTQ(), model=model, context=context())
 
 
 def test_kept_float_lines() -> None:

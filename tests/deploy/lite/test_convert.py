@@ -96,8 +96,10 @@ def test_x86_file_of_an_int8_model_is_marked(
         found = write_lite(
             artifact, write_words, "int8_in_float32", LiteRequest(("arm", "x86"), converter=opt())
         )
-    assert "wrongly" in found["targets"]["x86"]["note"] and "note" not in found["targets"]["arm"]
-    assert "wrongly" in caplog.text
+    assert (
+        "incorrectly" in found["targets"]["x86"]["note"] and "note" not in found["targets"]["arm"]
+    )
+    assert "incorrectly" in caplog.text
 
 
 def test_no_converter(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,14 +110,14 @@ def test_no_converter(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (artifact / "lite" / "model.pdmodel").read_text() == ".pdmodel"
     stem = artifact / "lite" / "model"
     expected = opt_command("paddle_lite_opt", stem, stem.with_name("model_arm"), "arm", True)
-    assert "no .nb file was made" in caplog.text and " ".join(expected) in caplog.text
+    assert "no .nb file was written" in caplog.text and " ".join(expected) in caplog.text
 
 
 @pytest.mark.parametrize(
     ("action", "phrase"),
     [
         ("echo first >&2; echo broken model >&2; exit 3", "failed (exit code 3): broken model"),
-        ("echo all is well", "made no .nb file for arm: all is well"),
+        ("echo all is well", "wrote no .nb file for arm: all is well"),
         ("kill -6 $$", "failed (signal 6)"),
         ('case "$out" in *x86*) exit 1;; esac; printf nb > "$out"', "failed (exit code 1)"),
     ],
@@ -175,7 +177,7 @@ def test_other_interpreter_is_told_from_opt(tmp_path: Path) -> None:
 def test_converter_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("")  # cannot be run
     for path in (tmp_path / "gone", tmp_path / "text", tmp_path):
-        with pytest.raises(ExportError, match="--paddle_lite_opt .* is not a program"):
+        with pytest.raises(ExportError, match="--paddle_lite_opt .* is not an executable program"):
             find_converter(str(path))
 
 
@@ -192,7 +194,11 @@ def arguments(*flags: str) -> argparse.Namespace:
         (["--paddle_lite_opt", "x"], "float32", "--paddle_lite_opt is for Paddle-Lite"),
         (["--lite", "arm", "--fp16"], "int8", "quantized to int8; leave --fp16 out"),
         (["--lite", "x86", "--fp16"], "float32", "on ARM only; use --lite arm"),
-        (["--lite", "arm", "--paddle_lite_opt", "gone/opt"], "float32", "is not a program"),
+        (
+            ["--lite", "arm", "--paddle_lite_opt", "gone/opt"],
+            "float32",
+            "is not an executable program",
+        ),
     ],
 )
 def test_flags_that_are_refused(flags: list[str], precision: str, phrase: str) -> None:

@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from slim_det.detectors.blazeface.loss import SSDLoss
+from tests.support import assert_same_sums
 
 ANCHORS = [[0.0, 0.0, 0.1, 0.1], [0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7], [0.8, 0.8, 0.9, 0.9]]
 
@@ -47,7 +48,7 @@ def test_by_hand():
 def test_rows_that_fill_up_change_nothing():
     scores = [[0.3, 0.1], [0.2, 0.9], [0.5, -0.4], [1.0, 0.0]]
     faces = [ANCHORS[1], ANCHORS[2]]
-    assert loss_of(scores, faces + [[0.0] * 4] * 88) == pytest.approx(loss_of(scores, faces))
+    assert_same_sums(loss_of(scores, faces + [[0.0] * 4] * 88), loss_of(scores, faces))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -91,7 +91,7 @@ def test_voc_lists(own: Path) -> None:
     lists.write_text("images/1.jpg\n" + text)
     assert "line 1: expected 'IMAGE XML', found 'images/1.jpg'" in refusal(voc(own))
     lists.write_text("")
-    assert "names no annotated object" in refusal(voc(own))
+    assert "lists no annotated objects" in refusal(voc(own))
     lists.write_text(text)
     labels.write_text("circle\nsquare\ntriangle\ncrows\n")
     assert "unknown class 'cross'; did you mean 'crows'?" in refusal(voc(own))
@@ -107,7 +107,7 @@ def test_voc_objects(own: Path) -> None:
     path.write_text("<annotation/>")
     assert check_dataset(voc(own), "TrainDataset") == 16  # one image may be empty
     (own / image).write_text("text")
-    assert "is not an image that can be read" in refusal(voc(own))
+    assert "is not a readable image" in refusal(voc(own))
 
 
 @pytest.mark.parametrize("content", [[], {"images": []}, {"images": 3}, {"images": [{}]}])
@@ -122,7 +122,7 @@ def test_images_by_content_not_by_name(tmp_path: Path) -> None:
     check_image(good)
     for content in (b"", b"text", b"\xff\xd8\xff"):
         bad.write_bytes(content)
-        with pytest.raises(DataError, match="'.*text.jpg' is not an image"):
+        with pytest.raises(DataError, match="'.*text.jpg' is not a readable image"):
             check_image(bad)
     with pytest.raises(DataError, match="does not exist"):
         check_image(tmp_path / "gone.jpg")

@@ -75,7 +75,7 @@ def test_metric_and_classes(own: Path) -> None:
         ),
         ("0--train/face_0.jpg \n1\n1 2 3 40 0 0 0 0 0 0\n", "expected a name without spaces"),
         ("0--train/face_0.gif\n1\n1 2 3 40 0 0 0 0 0 0\n", "ends in .jpg, .jpeg, .png, .bmp"),
-        ("0--train/face_0.jpg\n1\n1  2 3 40 0 0 0 0 0 0\n", "ppdet cannot read it"),
+        ("0--train/face_0.jpg\n1\n1  2 3 40 0 0 0 0 0 0\n", "ppdet cannot read"),
         ("0--train/face_0.Jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "line 1: ppdet does not read"),
     ],
 )
@@ -95,7 +95,7 @@ def test_name_that_is_overlooked_among_others(own: Path) -> None:
 def test_images(own: Path) -> None:
     image = own / "images" / "0--train" / "face_1.jpg"
     image.write_text("text")
-    assert refusal(faces(own)) == f"'{image}' is not an image that can be read"
+    assert refusal(faces(own)) == f"'{image}' is not a readable image"
     image.unlink()
     assert refusal(faces(own)) == f"image '{image}' does not exist"
 
@@ -108,7 +108,9 @@ def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixt
     logging.getLogger("slim_det").propagate = True
     with caplog.at_level(logging.WARNING, "slim_det"):
         assert check_dataset(faces(own), "TrainDataset") == 2
-    assert caplog.messages == ["TrainDataset: 2 faces have no width or height: nothing learns them"]
+    assert caplog.messages == [
+        "TrainDataset: 2 faces have zero width or height and are not learned"
+    ]
 
 
 def test_ground_truth(own: Path) -> None:

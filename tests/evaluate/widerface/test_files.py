@@ -89,9 +89,9 @@ def test_image_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert image_key("WIDER_val/images/e/a.jpg", images) == "e/a"
     assert image_key(images / "a.jpg", "WIDER_val/images/") == "a"
-    with pytest.raises(DataError, match="does not lie below image_dir"):
+    with pytest.raises(DataError, match="is not inside image_dir"):
         image_key(tmp_path / "a.jpg", images)
-    with pytest.raises(DataError, match="does not lie below image_dir"):
+    with pytest.raises(DataError, match="is not inside image_dir"):
         image_key(images, images)
 
 
@@ -117,9 +117,9 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
         (["a.jpg", ROW], "line 2: expected the name of the image, then the number"),
         (["a.jpg", "-1"], "line 2: expected the name of the image, then the number"),
         (["b.jpg", "1", ROW], "line 1: names the image 'b.jpg'; expected 'a'"),
-        (["a.jpg", "2", ROW], "line 2: says 2 detections; found 1 rows"),
-        (["a.jpg", "1", ROW, ROW], "line 2: says 1 detections; found 2 rows"),
-        (["a.jpg", "0", ROW], "line 2: says 0 detections; found 1 rows"),
+        (["a.jpg", "2", ROW], "line 2: states 2 detections; 1 rows follow"),
+        (["a.jpg", "1", ROW, ROW], "line 2: states 1 detections; 2 rows follow"),
+        (["a.jpg", "0", ROW], "line 2: states 0 detections; 1 rows follow"),
         (["a.jpg", "2", ROW, "1 2 3 4"], "line 4: expected 5 finite numbers, found '1 2 3 4'"),
         (["a.jpg", "2", "1 2 3 4", "1 2 3 4"], "line 3: expected 5 finite numbers"),
         (["a.jpg", "2", "1 2 3 4 5 6", ROW], "line 3: expected 5 finite numbers"),

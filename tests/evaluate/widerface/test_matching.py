@@ -1,4 +1,4 @@
-"""AP of faces from stored matches: hand-made boxes, and the same number as an evaluation gives."""
+"""AP of faces from stored matches: hand-made boxes, and the figures of the same boxes as files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from ppdet.data.source.widerface import WIDERFaceDataSet
 
 from slim_det.core.errors import DataError
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.widerface.files import xywh_of
 from slim_det.evaluate.widerface.matching import FaceScorer
-from slim_det.evaluate.widerface.metric import FaceAp
+from slim_det.evaluate.widerface.scores import score_predictions
+from slim_det.evaluate.widerface.truth import faces_of
+from tests.detections import found_in as rows
+from tests.detections import rows_of
 
 # A face that counts in every setting; one in medium and hard, one in hard alone; none.
 FACES = {
@@ -41,7 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> WIDERFaceDataSet:
 
 
 def scorer_of(dataset: Any, limit: int | None = None) -> FaceScorer:
-    scorer = FaceScorer(dataset, num_images=limit)
+    scorer = FaceScorer(*faces_of(dataset), limit)
     scorer.add_batch(ids(*range(len(dataset.roidbs))))
     return scorer
 
@@ -55,14 +60,10 @@ def box(face: tuple[int, ...], score: float) -> tuple[float, ...]:
     return (0.0, score, x, y, x + width - 1, y + height - 1)
 
 
-def rows(*boxes: tuple[float, ...]) -> np.ndarray:
-    return np.array(boxes, np.float32).reshape(-1, 6)
-
-
 PERFECT = [rows(*(box(face, 0.9 - i / 10) for i, face in enumerate(f))) for f in FACES.values()]
 
 
-def matched(scorer: FaceScorer, found: list[np.ndarray]) -> list[ImageMatches]:
+def matched(scorer: FaceScorer, found: list[Detections]) -> list[ImageMatches]:
     return [scorer.match(index, boxes) for index, boxes in enumerate(found)]
 
 
@@ -116,13 +117,13 @@ def test_only_the_first_images(dataset: WIDERFaceDataSet) -> None:
     scorer = scorer_of(dataset, limit=1)
     assert scorer.num_images == 1
     assert scorer.ap([scorer.match(0, PERFECT[0])]) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="image 1 asked for; 1 images were added"):
+    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
         scorer.match(1, rows())
 
 
 def test_image_that_comes_twice(dataset: WIDERFaceDataSet) -> None:
     scorer = scorer_of(dataset)
-    with pytest.raises(DataError, match="image '0--Street/b' comes twice") as caught:
+    with pytest.raises(DataError, match="image '0--Street/b' occurs twice") as caught:
         scorer.add_batch(ids(1))
     assert "\n" not in str(caught.value)
 
@@ -130,14 +131,14 @@ def test_image_that_comes_twice(dataset: WIDERFaceDataSet) -> None:
 def test_ground_truth_of_other_images(dataset: WIDERFaceDataSet, tmp_path: Path) -> None:
     write_set(tmp_path, {"2--Zoo/z.jpg": [(1, 1, 9, 20)]})
     with pytest.raises(DataError, match="image '0--Street/a' is not in the ground truth"):
-        FaceScorer(dataset, str(tmp_path / "val.txt"))
+        faces_of(dataset, str(tmp_path / "val.txt"))
     with pytest.raises(DataError, match="does not exist"):
-        FaceScorer(dataset, str(tmp_path / "none.txt"))
+        faces_of(dataset, str(tmp_path / "none.txt"))
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), limit=st.integers(1, 8))
-def test_equals_the_evaluation(seed: int, limit: int, tmp_path_factory: Any) -> None:
+def test_equals_the_figures_of_files(seed: int, limit: int, tmp_path_factory: Any) -> None:
     """Random faces; boxes near them, doubled, beside them or missing; equal scores too."""
     random = np.random.default_rng(seed)
     faces = {
@@ -153,11 +154,10 @@ def test_equals_the_evaluation(seed: int, limit: int, tmp_path_factory: Any) -> 
         strangers = random.random((int(random.integers(3)), 6)).cumsum(axis=1) * 30
         table = np.concatenate([table, strangers]).astype(np.float32)
         table[:, 0], table[:, 1] = 0, random.integers(1, 6, len(table)) / 8
-        found.append(table)
-    whole, scorer = FaceAp(), scorer_of(dataset)
-    whole.start(dataset)
-    counts = np.array([len(boxes) for boxes in found], np.int32)
-    outputs = {"bbox": np.concatenate(found), "bbox_num": counts}
-    whole.update(ids(*range(limit)), outputs)
-    whole.accumulate(dataset)
-    assert scorer.ap(matched(scorer, found)) == pytest.approx(whole.ap, abs=1e-12)
+        found.append(rows(*table))
+    scorer, (names, truth) = scorer_of(dataset), faces_of(dataset)
+    files = [xywh_of(rows_of(boxes)[:, [2, 3, 4, 5, 1]]) for boxes in found]
+    expected = score_predictions(truth, zip(names, files))
+    scores = scorer.scores(matched(scorer, found))
+    assert scores.per_class == {s: getattr(expected, s) for s in ("easy", "medium", "hard")}
+    assert scores.ap == pytest.approx(sum(scores.per_class.values()) / 3, abs=1e-12)

@@ -11,10 +11,15 @@ import pytest
 from ppdet.data.source.widerface import WIDERFaceDataSet
 
 from slim_det.core.errors import ConfigError, DataError
+from slim_det.evaluate.detections import parse_detections
+from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.scorer import ApScores
 from slim_det.evaluate.widerface.files import read_prediction
-from slim_det.evaluate.widerface.metric import FaceAp, FaceMetric, image_boxes, image_names
-from slim_det.evaluate.widerface.truth import read_ground_truth
-from slim_det.training.hooks.checkpoint_saver import metric_value
+from slim_det.evaluate.widerface.matching import FaceScorer
+from slim_det.evaluate.widerface.metric import FaceMetric
+from slim_det.evaluate.widerface.predictions import PredictionFolder
+from slim_det.evaluate.widerface.truth import faces_of, image_names, read_ground_truth
+from slim_det.training.checkpoint_saver import metric_value
 
 # Two images with faces of 60, 40 and 20 pixels; one without any.
 TRUTH = {
@@ -65,40 +70,41 @@ def perfect(name: str, score: float = 0.9) -> list[tuple[float, ...]]:
 STREET, SHOP, EMPTY = TRUTH
 
 
-def evaluated(metric: FaceAp, dataset: Any, *found: tuple[dict, dict]) -> FaceAp:
-    metric.start(dataset)
+def evaluated(
+    dataset: Any, *found: tuple[dict, dict], truth: str | None = None
+) -> tuple[ApScores, str | None]:
+    """The figures, and what the settings are."""
+    scorer = FaceScorer(*faces_of(dataset, truth))
+    matches: list[ImageMatches] = []
     for images, boxes in found:
-        metric.update(images, boxes)
-    metric.accumulate(dataset)
-    return metric
+        matches += scorer.take(images, parse_detections(boxes))
+    return scorer.scores(matches), scorer.bands
 
 
 def test_nothing_found(dataset: WIDERFaceDataSet) -> None:
-    metric = evaluated(FaceAp(), dataset, *((batch(i), NOTHING) for i in range(3)))
-    assert metric.ap == metric.ap50 == 0.0
-    assert metric.per_class == {"easy": 0.0, "medium": 0.0, "hard": 0.0}
-    assert metric.bands == "height>=50/30/10 px"
+    scores, bands = evaluated(dataset, *((batch(i), NOTHING) for i in range(3)))
+    assert scores == ApScores(0.0, 0.0, {"easy": 0.0, "medium": 0.0, "hard": 0.0})
+    assert bands == "height>=50/30/10 px"
 
 
 def test_perfect_boxes_in_batches(dataset: WIDERFaceDataSet) -> None:
     """Of two images, the second before the first, and of one without a face."""
     both = outputs(perfect(SHOP, 0.8), perfect(STREET))
-    metric = evaluated(FaceAp(), dataset, (batch(1, 0), both), (batch(2), NOTHING))
-    assert metric.per_class == {"easy": 1.0, "medium": 1.0, "hard": 1.0}
-    assert metric.ap == metric.ap50 == 1.0
+    scores, _ = evaluated(dataset, (batch(1, 0), both), (batch(2), NOTHING))
+    assert scores == ApScores(1.0, 1.0, {"easy": 1.0, "medium": 1.0, "hard": 1.0})
 
 
 def test_settings_by_height(dataset: WIDERFaceDataSet) -> None:
     """Only the face of 60 pixels: all of easy, one of two medium, one of three hard."""
     found = (batch(0, 1, 2), outputs(perfect(STREET), [], []))
-    metric = evaluated(FaceAp(), dataset, found)
-    assert list(metric.per_class.values()) == pytest.approx([1, 1 / 2, 1 / 3])
-    assert metric.ap == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    scores, _ = evaluated(dataset, found)
+    assert list(scores.per_class.values()) == pytest.approx([1, 1 / 2, 1 / 3])
+    assert scores.ap == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_images_that_never_come_count(dataset: WIDERFaceDataSet) -> None:
-    metric = evaluated(FaceAp(), dataset, (batch(0), outputs(perfect(STREET))))
-    assert metric.per_class["hard"] == pytest.approx(1 / 3)
+    scores, _ = evaluated(dataset, (batch(0), outputs(perfect(STREET))))
+    assert scores.per_class["hard"] == pytest.approx(1 / 3)
 
 
 def test_part_of_the_ground_truth(
@@ -109,22 +115,22 @@ def test_part_of_the_ground_truth(
     found = (batch(0, 1, 2), outputs(perfect(STREET), perfect(SHOP, 0.8), []))
     with caplog.at_level(logging.WARNING, "slim_det"):
         logging.getLogger("slim_det").propagate = True
-        metric = evaluated(FaceAp(str(more)), dataset, found)
-    assert metric.ap == 1.0 and metric.bands == "height>=50/30/10 px, 3 of 4 images"
+        scores, bands = evaluated(dataset, found, truth=str(more))
+    assert scores.ap == 1.0 and bands == "height>=50/30/10 px, 3 of 4 images"
     assert "3 of the 4 images of the ground truth are evaluated" in caplog.text
 
 
 def test_ground_truth_of_other_images(dataset: WIDERFaceDataSet, tmp_path: Path) -> None:
     other = write_truth(tmp_path / "other.txt", {STREET: TRUTH[STREET], EMPTY: []})
     with pytest.raises(DataError) as caught:
-        FaceAp(str(other)).start(dataset)
+        faces_of(dataset, str(other))
     assert str(caught.value) == (
         f"EvalDataset: image '1--Shop/c' is not in the ground truth '{other}'; expected one of its "
         "2 images, such as '0--Street/a.b'"
     )
     (tmp_path / "mat").mkdir()
     with pytest.raises(DataError, match="lacks wider_face_val.mat"):
-        FaceAp(str(tmp_path / "mat")).start(dataset)
+        faces_of(dataset, str(tmp_path / "mat"))
 
 
 def test_official_settings(shared: Path, tmp_path: Path) -> None:
@@ -141,41 +147,32 @@ def test_official_settings(shared: Path, tmp_path: Path) -> None:
     dataset = WIDERFaceDataSet(str(tmp_path), "images", "val.txt", ["image"])
     dataset.parse_dataset()
     found = [[(0.9, x, y, x + w - 1, y + h - 1) for x, y, w, h in rows] for rows in faces.values()]
-    metric = evaluated(FaceAp(str(folder)), dataset, (batch(0, 1, 2), outputs(*found)))
-    assert metric.bands == "official, 3 of 3226 images"
-    assert metric.per_class == pytest.approx({"easy": 0.0, "medium": 1.0, "hard": 1.0})
+    scores, bands = evaluated(dataset, (batch(0, 1, 2), outputs(*found)), truth=str(folder))
+    assert bands == "official, 3 of 3226 images"
+    assert scores.per_class == pytest.approx({"easy": 0.0, "medium": 1.0, "hard": 1.0})
+    assert scores.notes == ("no face counts in easy: AP 0",)
 
 
 def test_names_keep_their_dots(dataset: WIDERFaceDataSet) -> None:
     assert image_names(dataset) == ["0--Street/a.b", "1--Shop/c", "1--Shop/empty"]
 
 
-def test_boxes_of_each_image() -> None:
-    found = image_boxes(outputs([(0.5, 1, 2, 3, 4)], [], [(0.25, 5, 6, 7, 8)] * 2))
-    assert [boxes.tolist() for boxes in found] == [
-        [[1, 2, 3, 4, 0.5]],
-        [],
-        [[5, 6, 7, 8, 0.25]] * 2,
-    ]
-    assert [boxes.shape for boxes in image_boxes(NOTHING)] == [(0, 5)]
-    three = {**NOTHING, "bbox_num": np.array([0, 0, 0])}
-    assert [boxes.shape for boxes in image_boxes(three)] == [(0, 5)] * 3
-
-
 def test_files_of_predictions(dataset: WIDERFaceDataSet, tmp_path: Path) -> None:
     """Written at the end and not before, best box first; a second run takes their place."""
     folder = tmp_path / "made" / "pred"
-    metric = FaceAp(save_pred=str(folder))
-    metric.start(dataset)
-    metric.update(batch(0, 1, 2), outputs(perfect(STREET), perfect(SHOP)[::-1], []))
+    found = parse_detections(outputs(perfect(STREET), perfect(SHOP)[::-1], []))
+    saved = PredictionFolder(str(folder), dataset)
+    saved.update(batch(0, 1, 2), found)
     assert not folder.exists()
-    metric.accumulate(dataset)
+    saved.write()
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     assert files == {"0--Street/a.b.txt", "1--Shop/c.txt", "1--Shop/empty.txt"}
     rows = read_prediction(folder / "1--Shop" / "c.txt")
     assert rows == pytest.approx(np.array([[0, 0, 30, 40, 0.9], [60, 60, 15, 20, 0.8]]))
     assert read_prediction(folder / "1--Shop" / "empty.txt").shape == (0, 5)
-    evaluated(metric, dataset, (batch(0, 1, 2), outputs([], [], [])))
+    again = PredictionFolder(str(folder), dataset)
+    again.update(batch(0, 1, 2), parse_detections(outputs([], [], [])))
+    again.write()
     assert read_prediction(folder / "1--Shop" / "c.txt").shape == (0, 5)
 
 
@@ -183,18 +180,16 @@ def test_folder_that_holds_something_else(dataset: WIDERFaceDataSet, tmp_path: P
     folder = tmp_path / "pred"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds 'notes.txt', which is no prediction of these"):
-        FaceAp(save_pred=str(folder)).start(dataset)
+    with pytest.raises(ConfigError, match="holds 'notes.txt', not a prediction of these"):
+        PredictionFolder(str(folder), dataset)
     with pytest.raises(ConfigError, match="notes.txt' is a file; expected a folder"):
-        FaceAp(save_pred=str(folder / "notes.txt")).start(dataset)
+        PredictionFolder(str(folder / "notes.txt"), dataset)
     assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_box_that_is_not_finite(dataset: WIDERFaceDataSet) -> None:
-    metric = FaceAp()
-    metric.start(dataset)
     with pytest.raises(DataError, match="image '0--Street/a.b': detection 0"):
-        metric.update(batch(0), outputs([(0.5, 1, 2, np.inf, 4)]))
+        evaluated(dataset, (batch(0), outputs([(0.5, 1, 2, np.inf, 4)])))
 
 
 def test_as_ppdet_uses_it(dataset: WIDERFaceDataSet) -> None:
@@ -215,7 +210,8 @@ def test_as_ppdet_uses_it(dataset: WIDERFaceDataSet) -> None:
 
 
 def test_another_detector_in_place_of_the_trainers(dataset: WIDERFaceDataSet) -> None:
-    metric = FaceMetric(dataset, detect=lambda data: outputs(perfect(STREET), perfect(SHOP), []))
+    found = parse_detections(outputs(perfect(STREET), perfect(SHOP), []))
+    metric = FaceMetric(dataset, detect=lambda data: found)
     metric.update(batch(0, 1, 2), NOTHING)
     metric.accumulate()
     assert metric.get_results()["widerface"] == [1.0, 1.0, 1.0, 1.0]

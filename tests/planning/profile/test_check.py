@@ -43,7 +43,7 @@ def test_what_the_table_does_not_reach_is_found_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("slim_det.planning.profile.check.compare_latency", pytest.fail)
-    with pytest.raises(LatencyError, match="does not reach 1x1 conv 9->9"):
+    with pytest.raises(LatencyError, match="does not cover 1x1 conv 9->9"):
         compare(TABLE, {"wide": (Path("a"), [ConvShape(9, 9, 8, 8, 1)])})
 
 

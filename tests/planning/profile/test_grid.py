@@ -15,7 +15,7 @@ from tests.compress.prune.small_net import SmallNet, traced
 def test_widths_by_hand() -> None:
     assert widths(512, [0.1, 0.25, 1.0]) == [48, 128, 512]  # 51.2 is nearest to 6 x 8
     assert widths(24, [0.1, 0.5, 1.0]) == [2, 12, 24]  # narrow layers are not rounded to eights
-    assert widths(36, [0.5, 1.0]) == [16, 36]  # 18 is rounded, the whole width is not
+    assert widths(36, [0.5, 1.0]) == [16, 36]  # 18 is rounded, the full width is not
     assert widths(12, [0.1, 0.5, 1.0], unit=4) == [4, 8, 12]
     assert widths(1, [0.1, 1.0]) == [1]
 
@@ -45,7 +45,7 @@ def test_only_what_can_be_cut_varies() -> None:
     assert {(s.in_channels, s.groups) for s in shapes if s.depthwise} == {(2, 2), (4, 4)}
 
 
-def test_whole_widths_alone_are_the_shapes_of_the_model() -> None:
+def test_full_widths_alone_are_the_shapes_of_the_model() -> None:
     net = SmallNet()
     trace, _ = traced(net)
     assert shapes_to_measure(net, trace, (1.0,)) == [shape for _, shape in conv_shapes(trace)]
@@ -57,5 +57,5 @@ def test_shares_that_are_not_valid(text: str) -> None:
         check_widths(text)
 
 
-def test_shares_rise_and_end_with_the_whole_width() -> None:
+def test_shares_rise_and_end_with_the_full_width() -> None:
     assert check_widths("0.5, 0.25") == (0.25, 0.5, 1.0)

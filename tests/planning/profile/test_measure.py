@@ -17,7 +17,7 @@ SMALL = ConvShape(8, 8, 8, 8, 3, 1, 1, act="relu")
 def test_nothing_to_measure() -> None:
     measured = measure([], None)
     assert measured.entries == ()
-    assert np.isnan(measured.whole_ms)
+    assert np.isnan(measured.model_ms)
 
 
 def test_programs_are_run_in_turns() -> None:
@@ -54,7 +54,7 @@ def test_what_is_measured_is_the_difference_by_copy(monkeypatch: pytest.MonkeyPa
     for entry in measured.entries:
         times = (entry.p10_ms, entry.latency_ms, entry.p90_ms)
         assert times == pytest.approx((2.0, 2.0, 2.0))
-    assert measured.whole_ms == pytest.approx(40.0)
+    assert measured.model_ms == pytest.approx(40.0)
 
 
 def test_noise_never_makes_a_negative_latency(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_other_operators_are_kept_when_rewritten_and_named_when_left_behind(
 
     assert again.read_text() == text
     assert [entry.shape for entry in table.entries] == [ConvShape(3, 8, 640, 640, 3, 2, 1)]
-    assert caplog.messages == ["2 rows are no convolutions and are left out: eltwise, softmax"]
+    assert caplog.messages == ["2 rows are not convolutions and are left out: eltwise, softmax"]
 
 
 SIZES = st.integers(1, 64)
@@ -170,7 +170,7 @@ def test_convolutions_survive_the_text(
 def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
     shape = ConvShape(3, 8, 64, 64, 3, act="leaky_relu")
     table = LatencyTable(Origin("unknown", "", "855"), (Entry(shape, 1.0, 1.0, 1.0),))
-    with pytest.raises(LatencyError, match="cannot hold 3x3 conv 3->8 .*leaky_relu: it knows"):
+    with pytest.raises(LatencyError, match="cannot hold 3x3 conv 3->8 .*leaky_relu: its only"):
         from_latency_table(table)
 
 
@@ -183,8 +183,8 @@ def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
         (f"{CONV}\tnan", "line 2: latency 'nan' is not a number"),
         (f"{CONV}\t1\n\n{CONV}\t2", "line 4: .* is listed twice"),
         ("conf,1\t3", r"line 2: unknown operator 'conf'; did you mean 'conv'\?"),
-        (f"{CONV},1\t3", "line 2: .* is no convolution; expected 'conv' and 12 whole numbers"),
-        ("conv,0,0,1,3,640,640,8,1,3,1,-2,1\t3", "line 2: .* is no convolution"),
+        (f"{CONV},1\t3", "line 2: .* is not a convolution; expected 'conv' and 12 integers"),
+        ("conv,0,0,1,3,640,640,8,1,3,1,-2,1\t3", "line 2: .* is not a convolution"),
         ("conv,0,0,1,3,640,640,8,1,3,1,0,1\t3", "line 2: .* sizes at least 1"),
         ("conv,0,2,1,3,640,640,8,1,3,1,1,1\t3", "line 2: .* flags are 0 or 1"),
         ("conv,0,0,1,3,640,640,8,2,3,1,1,1\t3", "line 2: .* 2 groups do not divide"),

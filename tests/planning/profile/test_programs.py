@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from slim_det.graph.operators import fused_activations
 from slim_det.planning.profile.programs import conv_runner, copies, empty_runner, surroundings
-from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+from slim_det.planning.profile.shapes import ConvShape
 
 SMALL = ConvShape(8, 8, 8, 8, 3, 1, 1, act="relu")
 
@@ -25,7 +26,7 @@ def test_small_convolutions_are_repeated_more_often() -> None:
         ConvShape(12, 12, 8, 8, 3, 1, 1, groups=12),
         ConvShape(12, 24, 8, 8, 5, 2, 2, groups=12),
         ConvShape(12, 8, 9, 9, 3, 1, 2, dilation=2, groups=4),
-        *(ConvShape(8, 5, 4, 4, 1, act=act) for act in ACTIVATIONS),
+        *(ConvShape(8, 5, 4, 4, 1, act=act) for act in fused_activations()),
     ],
     ids=str,
 )

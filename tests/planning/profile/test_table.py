@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.core.errors import LatencyError
+from slim_det.graph.operators import fused_activations
 from slim_det.planning.profile import read_any_table
-from slim_det.planning.profile.shapes import ACTIVATIONS, ConvShape
+from slim_det.planning.profile.shapes import ConvShape
 from slim_det.planning.profile.table import Entry, LatencyTable, Origin, read_table, this_machine
 
 HERE = this_machine(1)
@@ -37,7 +38,7 @@ SQUARE = table_of(
 def test_an_empty_table_reaches_nothing() -> None:
     empty = table_of({})
     assert empty.model_ms([]) == 0.0
-    with pytest.raises(LatencyError, match="does not reach 3x3 conv 4->8 of 8x8; .* 0 entries"):
+    with pytest.raises(LatencyError, match="does not cover 3x3 conv 4->8 of 8x8; .* 0 entries"):
         empty.latency_ms(conv(4, 8))
 
 
@@ -63,7 +64,7 @@ def test_between_widths_by_hand(widths: tuple[int, int], expected: float) -> Non
 def test_nothing_is_guessed_above_the_widest(widths: tuple[int, int]) -> None:
     with pytest.raises(LatencyError) as error:
         SQUARE.latency_ms(conv(*widths))
-    phrase = f"does not reach {conv(*widths)}; the nearest of its 4 entries is 3x3 conv "
+    phrase = f"does not cover {conv(*widths)}; the nearest of its 4 entries is 3x3 conv "
     assert phrase in str(error.value)
 
 
@@ -140,7 +141,7 @@ SHAPES = st.builds(
     padding=st.integers(0, 3),
     dilation=st.integers(1, 2),
     groups=st.just(1),
-    act=st.sampled_from(["", *ACTIVATIONS]),
+    act=st.sampled_from(["", *fused_activations()]),
 )
 MILLISECONDS = st.integers(0, 10**9).map(lambda n: n / 1e6)
 ENTRIES = st.lists(

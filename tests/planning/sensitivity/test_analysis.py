@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slim_det.compress.prune.plan import apply_plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.ratios import units_removed
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import dygraph_predictor, eval_reader, evaluate
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.analysis import Settings, analyse, journal_path
@@ -51,8 +53,14 @@ class Oracle:
         self._detector, self._traced = detector, traced_detector
         self._state = paddle.load(str(detector.weights), return_numpy=True)
 
-    def ap(self, group: str | None = None, ratio: float = 0.5, criterion: str = "l1_norm") -> Any:
-        """AP in the COCO and in the VOC way."""
+    def ap(
+        self,
+        group: str | None = None,
+        ratio: float = 0.5,
+        criterion: str = "l1_norm",
+        folder: Path | None = None,
+    ) -> Any:
+        """AP in the COCO and in the VOC way; given a folder for its files, of Paddle Inference."""
         _, trace, groups = self._traced
         with restored_config():
             cfg = load_config(self._detector.config)
@@ -61,16 +69,29 @@ class Oracle:
             if group:
                 pruner = Pruner(criterion, pruned_ratios={group: ratio})
                 apply_plan(model, pruner.plan(model, trace, groups))
-            predict = dygraph_predictor(model)
+            predict = in_inference(model, folder) if folder else dygraph_predictor(model)
             outputs = [predict(batch) for batch in eval_reader(cfg)[1]]
         return self._score(self._detector.config, outputs), self._score(self._detector.voc, outputs)
 
-    def _score(self, config: Path, outputs: list[dict[str, np.ndarray]]) -> float:
+    def _score(self, config: Path, outputs: list[list[Detections]]) -> float:
         """The boxes of each batch in turn; what is run for the latency does not matter."""
         replay = iter([*outputs, *[outputs[0]] * 3])
         with restored_config():
             cfg = load_config(config)
             return evaluate(cfg, lambda batch: next(replay), "dygraph", latency_runs=1).ap
+
+
+def assert_same_aps(
+    found: dict[Any, float], truth: dict[Any, float], in_inference: Callable[[Any], float]
+) -> None:
+    """AP is a matter of ranks and thresholds: no rounding changes it, or it jumps.
+
+    A jump of few points, between dygraph and Paddle Inference, must not be one in that engine.
+    """
+    jumps = [key for key, ap in found.items() if ap != pytest.approx(truth[key], abs=1e-6)]
+    assert len(jumps) <= max(1, len(found) // 12), jumps
+    for key in jumps:
+        assert found[key] == pytest.approx(in_inference(key), abs=1e-6), key
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +107,12 @@ def truth(oracle: Oracle) -> dict[tuple[str, float], tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("whole") / "out.json"
+    return tmp_path_factory.mktemp("both") / "out.json"
 
 
 @pytest.fixture(scope="module")
 def both(detector: Detector, output: Path) -> tuple[SensitivityResult, SensitivityResult]:
-    """The whole head, in the COCO and in the VOC way."""
+    """The complete head, in the COCO and in the VOC way."""
     settings = Settings(ratios=RATIOS)
     voc = output.with_name("voc.json")
     return measured(detector.config, output, settings), measured(detector.voc, voc, settings)
@@ -105,7 +126,7 @@ def tips(both: Any) -> Points:
 
 @pytest.mark.parametrize("place", [0, 1], ids=["coco", "voc"])
 def test_every_ap_is_that_of_the_cut_model(
-    both: Any, truth: Any, oracle: Oracle, place: int
+    both: Any, truth: Any, oracle: Oracle, tmp_path: Path, place: int
 ) -> None:
     """18 layers at two ratios, and the baseline; losses are relative to it."""
     result = both[place]
@@ -114,8 +135,8 @@ def test_every_ap_is_that_of_the_cut_model(
     assert result.baseline > 0.5 and result.complete
     found = {(n, r): ap for n, row in result.ap.items() for r, ap in row.items()}
     assert found.keys() == truth.keys() and len(found) == 36
-    for key, ap in found.items():
-        assert ap == pytest.approx(truth[key][place], abs=1e-6), key
+    want = {key: aps[place] for key, aps in truth.items()}
+    assert_same_aps(found, want, lambda key: oracle.ap(*key, folder=tmp_path)[place])
     for name, row in result.groups.items():
         for ratio, loss in row.items():
             ap = found[name, ratio]
@@ -129,9 +150,10 @@ def test_other_criterion_cuts_other_channels(
     names = ("neck.yolo_block.1.conv_module.conv0", "neck.yolo_block.2.tip")
     settings = Settings(ratios=(0.7,), params=names, criterion="fpgm")
     result = measured(detector.config, tmp_path / "out.json", settings)
-    found = [result.ap[name][0.7] for name in names]
-    assert found == pytest.approx([oracle.ap(n, 0.7, "fpgm")[0] for n in names], abs=1e-6)
-    assert found != pytest.approx([truth[n, 0.7][0] for n in names], abs=1e-6)
+    found = {(name, 0.7, "fpgm"): result.ap[name][0.7] for name in names}
+    want = {cut: oracle.ap(*cut)[0] for cut in found}
+    assert_same_aps(found, want, lambda cut: oracle.ap(*cut, folder=tmp_path)[0])
+    assert list(found.values()) != pytest.approx([truth[n, 0.7][0] for n in names], abs=1e-6)
     assert result.criterion == "fpgm"
 
 
@@ -154,9 +176,9 @@ def test_every_group_at_every_ratio(
     other_engine = 0
     with restored_config():
         cfg = load_config(detector.config)
-        whole = session.model_with_weights(cfg, cfg.weights)
-        trace = trace_detector(whole, (96, 96))
-        groups = find_groups(whole, trace)
+        unpruned = session.model_with_weights(cfg, cfg.weights)
+        trace = trace_detector(unpruned, (96, 96))
+        groups = find_groups(unpruned, trace)
         for (name, ratio), ap in found.items():
             model = session.model_with_weights(cfg, cfg.weights)
             if units_removed(len(groups.groups[name].units), ratio, 1):
@@ -175,11 +197,10 @@ def in_inference(model: paddle.nn.Layer, folder: Path) -> Any:
     """A predictor of a cut model that was traced anew."""
     save_program(model, (96, 96), folder)
     program = DetectorProgram(folder, 1)
-    whole = program.whole()
+    engine = program.complete_engine()
 
-    def predict(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        outputs = whole({name: np.asarray(batch[name]) for name in IMAGE_INPUTS})
-        return dict(zip(("bbox", "bbox_num"), (outputs[name] for name in program.outputs)))
+    def predict(batch: dict[str, Any]) -> list[Detections]:
+        return program.boxes(engine({name: np.asarray(batch[name]) for name in IMAGE_INPUTS}))
 
     return predict
 

@@ -14,7 +14,8 @@ from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import LayerError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.graph.trace import Trace
-from slim_det.planning.sensitivity.candidates import Cut, Target, choose_groups, make_targets
+from slim_det.planning.sensitivity.candidates import choose_groups, make_targets
+from slim_det.planning.sensitivity.cuts import Cut, Target
 from tests.compress.prune.small_net import SmallNet, traced
 from tests.support import fill_with, trace_plain
 

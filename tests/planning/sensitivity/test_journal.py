@@ -24,7 +24,7 @@ UNITS: dict[str, dict[str, Any]] = {
 
 
 def written(path: Path, units: dict[str, dict[str, Any]]) -> bytes:
-    """The bytes of a whole journal."""
+    """The bytes of a complete journal."""
     path.unlink(missing_ok=True)
     with Journal(path, HEADER) as journal:
         for key, value in units.items():
@@ -81,14 +81,24 @@ def test_the_checksum_is_crc32_of_the_rest(path: Path) -> None:
     assert line == b'{"key":"a","value":{},"crc":236694262}'
 
 
+def test_a_journal_of_earlier_code_loads(path: Path) -> None:
+    """Byte for byte as earlier code wrote it, cut short at the end."""
+    path.write_bytes(
+        b'{"num_images":6,"schema":"slim_det.sensitivity_journal/1","crc":2011370433}\n'
+        b'{"key":"baseline 0:6","value":{"images":["AAA="]},"crc":859066186}\n'
+        b'{"key":"tip@0.5 0:6","val'
+    )
+    assert reread(path, {"num_images": 6}) == {"baseline 0:6": {"images": ["AAA="]}}
+
+
 def test_appending_goes_on_after_reopening(path: Path) -> None:
-    whole = written(path, UNITS)
+    complete = written(path, UNITS)
     written(path, {"tip": UNITS["tip"]})
     with Journal(path, HEADER) as journal:
         for key in list(UNITS)[1:]:
             journal.append(key, UNITS[key])
             assert key in path.read_text(encoding="utf-8").encode().decode("unicode_escape")
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
 
 
 def test_cut_at_every_byte(path: Path) -> None:
@@ -229,7 +239,7 @@ class FullDisk:
         return getattr(self._stream, name)
 
 
-def test_a_full_disk_leaves_whole_lines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_complete_lines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = written(path, UNITS)
     with Journal(path, HEADER) as journal:
         monkeypatch.setattr(journal, "_file", FullDisk(journal._file))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.planning.sensitivity import measure
-from slim_det.planning.sensitivity.candidates import Target, make_targets
+from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import Target
 from slim_det.planning.sensitivity.measure import (
     BASELINE,
     Images,
@@ -93,18 +94,18 @@ def targets(traced_detector: Any) -> tuple[Target, ...]:
 
 
 class Log:
-    """The units that were reported, and how often the whole detector was loaded."""
+    """The units that were reported, and how often the complete detector was loaded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.units: dict[str, Any] = {}
-        self.whole_runs = 0
-        original = DetectorProgram.whole
+        self.complete_runs = 0
+        original = DetectorProgram.complete_engine
 
-        def whole(program: DetectorProgram, *arguments: Any) -> Any:
-            self.whole_runs += 1
+        def complete_engine(program: DetectorProgram, *arguments: Any) -> Any:
+            self.complete_runs += 1
             return original(program, *arguments)
 
-        monkeypatch.setattr(DetectorProgram, "whole", whole)
+        monkeypatch.setattr(DetectorProgram, "complete_engine", complete_engine)
 
     def __call__(self, key: str, value: dict[str, Any]) -> None:
         assert key not in self.units
@@ -152,7 +153,7 @@ def test_cut_of_nothing_is_the_baseline(
     prepared = measure_baseline(images, program, job, log)
     assert (prepared is not None) == (chunk == 6)
     measure_cuts(images, program, job, log, prepared)
-    assert log.whole_runs == (1 if chunk == 6 else 2)
+    assert log.complete_runs == (1 if chunk == 6 else 2)
     cuts = [f"{tip}@{ratio}" for tip in TIPS for ratio in (0.001, 0.5)]
     keys = [key for name in (BASELINE, *cuts) for key in unit_keys(name, 6, chunk)]
     assert sorted(log.units) == sorted(keys)
@@ -163,13 +164,13 @@ def test_cut_of_nothing_is_the_baseline(
 
 
 def _watch_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """First image of every chunk that the whole detector is run on from now on."""
+    """First image of every chunk that the complete detector is run on from now on."""
     starts = []
     original = measure._prepare
 
-    def prepare(program: Any, whole: Any, chunk: Any) -> Any:
+    def prepare(program: Any, engine: Any, chunk: Any) -> Any:
         starts.append(chunk.start)
-        return original(program, whole, chunk)
+        return original(program, engine, chunk)
 
     monkeypatch.setattr(measure, "_prepare", prepare)
     return starts

@@ -17,28 +17,28 @@ from tests.planning.sensitivity.results import complete_results, small_bands, sm
 
 
 def part_of(
-    whole: SensitivityResult, points: set[tuple[str, float]], shard: str | None
+    complete: SensitivityResult, points: set[tuple[str, float]], shard: str | None
 ) -> SensitivityResult:
     """The result of a shard that measured ``points``."""
 
     def chosen(table: Points) -> Points:
         return {n: {r: v for r, v in row.items() if (n, r) in points} for n, row in table.items()}
 
-    bands = whole.bands
+    bands = complete.bands
     if bands:
         bands = Bands(bands.samples, bands.seed, chosen(bands.low), chosen(bands.high))
     return replace(
-        whole,
-        request=replace(whole.request, shard=shard),
-        groups=chosen(whole.groups),
-        ap=chosen(whole.ap),
+        complete,
+        request=replace(complete.request, shard=shard),
+        groups=chosen(complete.groups),
+        ap=chosen(complete.ap),
         bands=bands,
     )
 
 
-def shards(whole: SensitivityResult, count: int) -> list[SensitivityResult]:
-    points = [(n, r) for n, row in whole.groups.items() for r in row]
-    return [part_of(whole, set(points[i::count]), f"{i + 1}/{count}") for i in range(count)]
+def shards(complete: SensitivityResult, count: int) -> list[SensitivityResult]:
+    points = [(n, r) for n, row in complete.groups.items() for r in row]
+    return [part_of(complete, set(points[i::count]), f"{i + 1}/{count}") for i in range(count)]
 
 
 def without_seconds(result: SensitivityResult) -> SensitivityResult:
@@ -61,9 +61,9 @@ def test_one() -> None:
 
 
 def test_two_shards_are_the_run() -> None:
-    whole = small_result(bands=small_bands())
-    merged = merge_results(shards(whole, 2))
-    assert merged == replace(whole, seconds=25.0)
+    complete = small_result(bands=small_bands())
+    merged = merge_results(shards(complete, 2))
+    assert merged == replace(complete, seconds=25.0)
     assert merged.complete and merged.request.shard is None
     assert list(merged.groups) == ["route", "tip"] and list(merged.ap) == ["route", "tip"]
 
@@ -78,29 +78,31 @@ def test_a_missing_shard_is_told() -> None:
 
 
 def test_a_shard_without_points_has_no_say_in_the_bootstrap() -> None:
-    whole = small_result(bands=small_bands())
-    empty = replace(part_of(whole, set(), "2/2"), bands=None)
-    for order in ([whole, empty], [empty, whole]):
-        assert without_seconds(merge_results(order)) == without_seconds(whole)
+    complete = small_result(bands=small_bands())
+    empty = replace(part_of(complete, set(), "2/2"), bands=None)
+    for order in ([complete, empty], [empty, complete]):
+        assert without_seconds(merge_results(order)) == without_seconds(complete)
     other = replace(empty, bands=Bands(samples=200, seed=8, low={}, high={}))
-    for order in ([whole, other], [other, whole], [part_of(whole, set(), "1/2"), other]):
+    for order in ([complete, other], [other, complete], [part_of(complete, set(), "1/2"), other]):
         with pytest.raises(SensitivityError, match="bootstrap"):
             merge_results(order)
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), whole=complete_results())
-def test_any_parts_in_any_order_are_the_run(data: st.DataObject, whole: SensitivityResult) -> None:
-    points = [(n, r) for n, row in whole.groups.items() for r in row]
+@given(data=st.data(), complete=complete_results())
+def test_any_parts_in_any_order_are_the_run(
+    data: st.DataObject, complete: SensitivityResult
+) -> None:
+    points = [(n, r) for n, row in complete.groups.items() for r in row]
     owners = [data.draw(st.sets(st.integers(0, 2), min_size=1)) for _ in points]
     parts = [
-        part_of(whole, {p for p, own in zip(points, owners) if i in own}, f"{i + 1}/3")
+        part_of(complete, {p for p, own in zip(points, owners) if i in own}, f"{i + 1}/3")
         for i in range(3)
     ]
     parts = [replace(p, seconds=data.draw(st.floats(0, 1e9))) for p in parts]
     merged = merge_results(parts)
-    assert without_seconds(merged) == without_seconds(whole)
-    assert str(merged.as_dict()["groups"]) == str(whole.as_dict()["groups"])
+    assert without_seconds(merged) == without_seconds(complete)
+    assert str(merged.as_dict()["groups"]) == str(complete.as_dict()["groups"])
     for order in itertools.permutations(parts):
         assert merge_results(order).as_dict() == merged.as_dict()
     two = merge_results(parts[:2])

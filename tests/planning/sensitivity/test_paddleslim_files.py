@@ -158,7 +158,7 @@ def test_numbers_of_numpy_and_how_to_convert_them(tmp_path: Path, protocol: int)
         ({TIP: {0.1: float("inf")}}, "loss inf"),
         ({TIP: {0.1: 1.5}}, "loss 1.5"),
         ({TIP: {0.1: {0.1: 0.5}}}, "loss {0.1: 0.5}"),
-        ({TIP: {0.1: 0.5}, "neck.yolo_block.0.tip": {0.1: 0.5}}, "comes twice"),
+        ({TIP: {0.1: 0.5}, "neck.yolo_block.0.tip": {0.1: 0.5}}, "is given twice"),
     ],
 )
 def test_other_values(tmp_path: Path, value: Any, phrase: str) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +18,15 @@ from hypothesis import strategies as st
 
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import SensitivityError
-from slim_det.planning.sensitivity.candidates import Cut, Target, make_targets
+from slim_det.evaluate.detections import Detections
+from slim_det.planning.sensitivity.candidates import make_targets
+from slim_det.planning.sensitivity.cuts import Cut, Target
 from slim_det.planning.sensitivity.measure import Images, Job, measure_baseline
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
-from slim_det.planning.sensitivity.workers import Workers, _threads_of_children, divide
+from slim_det.planning.sensitivity.workers import Workers, divide, threads_each
 from slim_det.training.config import load_config
+from tests.commands import process_environment
+from tests.detections import rows_of
 from tests.support import restored_config
 from tests.trained import Detector
 
@@ -60,7 +69,7 @@ def test_costly_groups_are_given_in_parts() -> None:
     ]
 
 
-def test_groups_that_cost_nothing_stay_whole() -> None:
+def test_groups_that_cost_nothing_stay_in_one_part() -> None:
     targets = targets_of([0, 0], 3)
     assert divide(targets, 2) == list(targets)
 
@@ -77,16 +86,78 @@ def test_parts_hold_every_cut_once(costs: list[int], cuts: int, processes: int) 
     assert all(part.macs * (len(part.cuts) - 1) <= most for part in parts)
 
 
+def test_a_process_has_at_least_one_thread() -> None:
+    assert threads_each(10**6) == 1
+
+
+@pytest.fixture
+def quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which each worker that starts leaves a file with its number of threads.
+
+    They import a module that does this and is called paddle, so they are ready in no time.
+    """
+    (tmp_path / "paddle.py").write_text(
+        "import os, pathlib\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, str(os.getpid()))\n"
+        "file.write_text(os.environ['OMP_NUM_THREADS'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def ready(folder: Path, count: int) -> list[Path]:
+    """What so many workers have left in a folder, once they all have."""
+    for _ in range(600):
+        files = [path for path in folder.iterdir() if path.name.isdecimal() and path.read_text()]
+        if len(files) == count:
+            return files
+        time.sleep(0.1)
+    raise AssertionError(f"{count} workers were awaited")
+
+
 @pytest.mark.parametrize("before", [None, "7"])
-def test_threads_of_children_are_put_back(
-    monkeypatch: pytest.MonkeyPatch, before: str | None
+def test_threads_are_set_for_the_workers_alone(
+    quick_start: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
 ) -> None:
+    """When they import paddle, which reads the variable then."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if before:
         monkeypatch.setenv("OMP_NUM_THREADS", before)
-    with _threads_of_children(3):
-        assert os.environ["OMP_NUM_THREADS"] == "3"
+    with Workers(2, 3):
+        assert [path.read_text() for path in ready(quick_start, 2)] == ["3", "3"]
     assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+OWNER = """
+import sys, time
+from slim_det.planning.sensitivity.workers import Workers
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    with Workers(2, 1):
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_its_owner(quick_start: Path, signum: signal.Signals) -> None:
+    """Ctrl-C reaches them all, and only the one that the user started says so."""
+    script = quick_start / "owner.py"
+    script.write_text(OWNER)
+    owner = subprocess.Popen(
+        [sys.executable, script, quick_start],
+        env=process_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = ready(quick_start, 2)
+    (os.killpg if signum == signal.SIGINT else os.kill)(owner.pid, signum)
+    assert owner.communicate(timeout=60)[1].count("Traceback") == (signum == signal.SIGINT)
+    for _ in range(600):
+        if not any(Path("/proc", path.name).exists() for path in workers):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a worker is still there")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +178,7 @@ def work(
     return program, found.cached_activations, tuple(targets)
 
 
-Found = dict[str, list[np.ndarray]]
+Found = dict[str, list[Detections]]
 
 
 def left_over(program: DetectorProgram) -> list[str]:
@@ -126,14 +197,15 @@ def test_two_processes_find_what_one_finds(work: Any) -> None:
             there: Found = dict(workers.run(program, cached_activations, part))
             assert sorted(there) == sorted(names_of(part))
             for name, boxes in there.items():
-                assert all(np.array_equal(a, b) for a, b in zip(boxes, here[name]))
+                pairs = zip(map(rows_of, boxes), map(rows_of, here[name]))
+                assert all(np.array_equal(a, b) for a, b in pairs)
                 assert len(boxes) == 6
     assert left_over(program) == []
     assert not any(process.is_alive() for process in workers._processes.values())
 
 
 def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> None:
-    """SIGKILL after the first cut: what was reported came whole, and no process is left."""
+    """SIGKILL after the first cut: what was reported is complete, and no process is left."""
     program, cached_activations, targets = work
     found: Found = {}
     died = "a worker ended with exit code -9"

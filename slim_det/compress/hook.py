@@ -1,0 +1,95 @@
+"""The base of all hooks: tells training from evaluation, once."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import paddle.distributed as dist
+from ppdet.engine.callbacks import Callback
+
+
+class Hook(Callback):
+    """A ppdet callback whose methods say when they are called.
+
+    ppdet calls the same methods in training and in evaluation, and tells them apart by
+    ``status['mode']``, which is missing or out of date at times. Hooks override the methods
+    below instead and never read it.
+
+    Args:
+        trainer: ppdet's Trainer.
+
+    Attributes:
+        measures_start: Whether it evaluates the model before the first epoch itself.
+    """
+
+    measures_start: ClassVar[bool] = False
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        self.trainer = trainer
+        self._finished_epoch: int | None = None
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that prints and saves."""
+        return dist.get_world_size() < 2 or dist.get_rank() == 0
+
+    def snapshot_name(self, status: dict[str, Any]) -> str | None:
+        """Name of the checkpoint that is due after a training epoch; None where none is.
+
+        Every ``snapshot_epoch`` epochs it is the epoch's number, and ``model_final`` at the end.
+        """
+        done, cfg = status["epoch_id"] + 1, self.trainer.cfg
+        if done == cfg.epoch:
+            return "model_final"
+        return str(done - 1) if done % cfg.snapshot_epoch == 0 else None
+
+    def on_train_begin(self, status: dict[str, Any]) -> None:
+        """Called by ppdet; dispatches."""
+        self._finished_epoch = None
+        self.before_training(status)
+
+    def on_epoch_begin(self, status: dict[str, Any]) -> None:
+        """Called by ppdet; dispatches.
+
+        Before the evaluation that follows a training epoch, the mode still says that it is
+        training; but that epoch has ended.
+        """
+        if status.get("mode") == "train" and status.get("epoch_id") != self._finished_epoch:
+            self.before_train_epoch(status)
+
+    def on_step_begin(self, status: dict[str, Any]) -> None:
+        """Called by ppdet; dispatches."""
+        if status.get("mode") == "train":
+            self.before_train_step(status)
+
+    def on_step_end(self, status: dict[str, Any]) -> None:
+        """Called by ppdet; dispatches."""
+        if status.get("mode") == "train":
+            self.after_train_step(status)
+
+    def on_epoch_end(self, status: dict[str, Any]) -> None:
+        """Called by ppdet; dispatches."""
+        if status.get("mode") == "train":
+            self._finished_epoch = status.get("epoch_id")
+            self.after_train_epoch(status)
+        elif status.get("mode") == "eval":
+            self.after_evaluation(status)
+
+    def before_training(self, status: dict[str, Any]) -> None:
+        """Before the first epoch; what is resumed has been loaded."""
+
+    def before_train_epoch(self, status: dict[str, Any]) -> None:
+        """Before the first step of a training epoch."""
+
+    def before_train_step(self, status: dict[str, Any]) -> None:
+        """Before the forward of a training step."""
+
+    def after_train_step(self, status: dict[str, Any]) -> None:
+        """After the optimizer's step; ``learning_rate`` is the one that it used."""
+
+    def after_train_epoch(self, status: dict[str, Any]) -> None:
+        """After the last step of a training epoch, before any evaluation."""
+
+    def after_evaluation(self, status: dict[str, Any]) -> None:
+        """After an evaluation, its metrics accumulated."""

@@ -1,0 +1,280 @@
+"""The protocol of a strategy: what `slim:` of a slim file may name.
+
+Every strategy is a component that is registered with ppdet's `@register`, ours and a user's alike.
+What it does to a model is kept as a `Step` (see `slim_det.compress.steps`).
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import paddle
+from ppdet.core.config.schema import SchemaDict
+from ppdet.core.workspace import global_config
+
+from slim_det.compress.hook import Hook
+from slim_det.compress.steps import SCHEMA, Step, StepKind, attach_step, steps_of
+from slim_det.core.errors import ConfigError, WeightsError
+
+_POSTPONED = "slim_postponed"
+
+
+def _not_given(*_: Any) -> Any:
+    raise NotImplementedError("this context cannot build detectors")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a strategy may need beside the model.
+
+    Attributes:
+        cfg: ppdet's configuration.
+        image_size_hw: Height and width at which the detector is deployed, in pixels.
+        purpose: What the model is for: a training that starts, one that is resumed, use (it is
+            evaluated, run or exported), or a calibration.
+        weights: Where the model's weights are from, for messages.
+        asked_by: The slim file, for messages.
+        build_detector: ``() -> model`` of ``cfg`` as it is before any strategy.
+        load_detector: ``(configuration, weights) -> (model, its cfg)`` of another detector; the
+            configuration is a path or a mapping.
+    """
+
+    cfg: Any
+    image_size_hw: tuple[int, int]
+    purpose: Literal["train", "resume", "use", "calibrate"] = "train"
+    weights: str = ""
+    asked_by: str = "this run"
+    build_detector: Callable[[], paddle.nn.Layer] = _not_given
+    load_detector: Callable[
+        [str | Mapping[str, Any], str], tuple[paddle.nn.Layer, dict[str, Any]]
+    ] = _not_given
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the model is going to be trained."""
+        return self.purpose in ("train", "resume")
+
+
+class Strategy:
+    """A way to compress a detector. Settings of a slim file are arguments of its constructor.
+
+    Attributes:
+        step: What it leaves on the model and beside the weights; None for nothing.
+        hooks: What watches a training of a model that has such a step.
+        comes_after: Strategies that have to stand before it in a chain, where both are named.
+        comes_before: Strategies that have to stand after it.
+        excludes: Strategies that cannot stand in one chain with it, each with the reason.
+        only_in_training: Whether a model that is only used is left as it is.
+        waits: Whether it acts on the command of the user (``slim-det quantize``, PaddleDetection's
+            ``tools/post_quant.py``) and not when the model is built.
+    """
+
+    step: ClassVar[type[Step] | None] = None
+    hooks: ClassVar[tuple[type[Hook], ...]] = ()
+    comes_after: ClassVar[tuple[str, ...]] = ()
+    comes_before: ClassVar[tuple[str, ...]] = ()
+    excludes: ClassVar[Mapping[str, str]] = {}
+    only_in_training: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
+
+    def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
+        """Change a model; called before a Trainer exists.
+
+        Args:
+            model: With its weights.
+            context: What else there is to know.
+
+        Returns:
+            The changed model, its step attached.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does nothing")
+
+    @classmethod
+    def restore(cls, model: paddle.nn.Layer, step: Any) -> None:
+        """Do again to a freshly built model, in place, what a step says.
+
+        Args:
+            model: Its weights are loaded afterwards.
+            step: Of the kind `step`, read from the file beside the weights.
+
+        Raises:
+            SlimDetError: The step belongs to another model.
+        """
+        raise NotImplementedError(f"{cls.__name__} cannot be restored")
+
+    def adopt(self, model: paddle.nn.Layer, step: Any, context: Context) -> None:
+        """Take what was done to the weights for what these settings ask for.
+
+        Called instead of the strategy where the weights carry its step already. As it is here,
+        any step will do.
+
+        Raises:
+            SlimDetError: The settings contradict the step.
+        """
+
+    @classmethod
+    def check_purpose(cls, context: Context) -> None:
+        """Called before weights are read.
+
+        Raises:
+            ConfigError: The strategy cannot serve this purpose.
+        """
+
+    @classmethod
+    def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
+        """Called where the weights that were loaded carry no step of this strategy.
+
+        Raises:
+            SlimDetError: It is too late for it, or the step was expected.
+        """
+        kinds = registered_strategies().values()
+        for step in steps_of(model):
+            later = any(k.step is type(step) and _precedes(cls, k) for k in kinds)
+            if later and not cls.only_in_training:
+                raise step.error(
+                    f"'{context.weights}' are {step.state} and {context.asked_by} asks for "
+                    f"{cls.__name__}, which has to come first; expected weights that are not "
+                    f"{step.state}"
+                )
+
+    @classmethod
+    def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
+        """What a slim file that names the strategy asks for, in the keys of today.
+
+        Args:
+            tree: The file without ``slim``.
+            path: The file, for messages.
+
+        Raises:
+            ConfigError: The file contradicts itself, or lacks something.
+        """
+        return tree
+
+
+def registered_strategies() -> dict[str, type[Strategy]]:
+    """Name -> strategy, of every one that is registered with ppdet."""
+    found = {}
+    for name, component in global_config.items():
+        if isinstance(component, SchemaDict):
+            kind = getattr(component.pymodule, name, None)
+            if isinstance(kind, type) and issubclass(kind, Strategy):
+                found[name] = kind
+    return found
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Strategies in an order in which they can be applied: as given, wherever that is one.
+
+    Args:
+        names: Of registered strategies, each once.
+
+    Raises:
+        ConfigError: There is none, as their declarations contradict each other.
+    """
+    kinds = registered_strategies()
+    left, placed = list(names), []
+    while left:
+        free = [n for n in left if not any(_precedes(kinds[other], kinds[n]) for other in left)]
+        if not free:
+            raise ConfigError(f"slim: {', '.join(left)}: each has to come before another")
+        left.remove(free[0])
+        placed.append(free[0])
+    return placed
+
+
+def hooks_of(model: paddle.nn.Layer) -> list[type[Hook]]:
+    """What watches the training of a model, as the strategies of its steps say."""
+    done = {type(step) for step in steps_of(model)}
+    kinds = registered_strategies().values()
+    return list(dict.fromkeys(hook for kind in kinds if kind.step in done for hook in kind.hooks))
+
+
+def step_kinds() -> list[type[Step]]:
+    """Every kind of step that can lie beside weights, in the order of the strategies."""
+    kinds = registered_strategies()
+    steps = (kinds[name].step for name in in_order(list(kinds)))
+    return list(dict.fromkeys(step for step in steps if step is not None and step.suffix))
+
+
+def restore_step(model: paddle.nn.Layer, step: Step) -> None:
+    """Do to a model what a step says, as its strategy does, and attach it.
+
+    Raises:
+        SlimDetError: The step belongs to another model.
+    """
+    kinds = registered_strategies().values()
+    next(kind for kind in kinds if kind.step is type(step)).restore(model, step)
+    attach_step(model, step)
+
+
+def step_path(stem: Path, kind: type[Step]) -> Path:
+    """Where a checkpoint keeps its step of one kind.
+
+    Args:
+        stem: Path of the checkpoint without suffix.
+        kind: Kind of step.
+    """
+    return stem.with_name(stem.name + kind.suffix)
+
+
+def read_steps(stem: Path) -> list[Step]:
+    """What was done to the model of a checkpoint, in order.
+
+    Args:
+        stem: Path of the checkpoint without suffix.
+
+    Raises:
+        SlimDetError: A file is damaged, or of a strategy that is not registered.
+    """
+    kinds = [kind for kind in step_kinds() if kind.changes_model]
+    _check_known(stem, {kind.suffix for kind in kinds})
+    paths = {kind: step_path(stem, kind) for kind in kinds}
+    found = [kind.read(path) for kind, path in paths.items() if path.is_file()]
+    steps = [step for step in found if step.place is None]
+    for step in sorted(found, key=lambda step: step.place or 0):
+        if step.place is not None:
+            steps.insert(step.place, step)
+    return steps
+
+
+def read_step(stem: Path, kind: type[StepKind]) -> StepKind | None:
+    """The step of one kind beside a checkpoint; None where there is none."""
+    return next((step for step in read_steps(stem) if isinstance(step, kind)), None)
+
+
+def postpone(model: paddle.nn.Layer, strategy: Strategy) -> None:
+    """Remember on a model what is to be done to it when the user says so."""
+    object.__setattr__(model, _POSTPONED, strategy)
+
+
+def postponed(model: paddle.nn.Layer) -> Strategy | None:
+    """What is to be done to a model when the user says so; None for nothing."""
+    return getattr(model, _POSTPONED, None)
+
+
+def _precedes(first: type[Strategy], second: type[Strategy]) -> bool:
+    return first.__name__ in second.comes_after or second.__name__ in first.comes_before
+
+
+def _check_known(stem: Path, known: set[str]) -> None:
+    """Refuse weights whose model was changed by who knows what."""
+    for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*.json")):
+        suffix = path.name[len(stem.name) :]
+        if suffix.count(".") == 2 and suffix not in known and _is_step(path):
+            raise WeightsError(
+                f"'{path}' was left by a strategy that is not registered; import the module that "
+                "defines it"
+            )
+
+
+def _is_step(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("schema") == SCHEMA

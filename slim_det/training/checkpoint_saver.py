@@ -1,0 +1,83 @@
+"""Saves checkpoints with the steps of their model, and remembers the best one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from slim_det.compress.hook import Hook
+from slim_det.compress.steps import steps_of
+from slim_det.training import checkpoint
+
+logger = logging.getLogger("slim_det")
+
+
+class CheckpointSaver(Hook):
+    """Takes the place of ppdet's Checkpointer: its files and names, and the files of steps.
+
+    Unlike ppdet's, a run that is resumed still knows its best AP, and an evaluation without
+    any boxes counts as AP 0.
+
+    Args:
+        trainer: ppdet's Trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        cfg = trainer.cfg
+        self.folder = Path(cfg.save_dir) / cfg.filename
+        self.model = trainer.model
+        self.best_ap: float | None = None
+
+    def after_train_epoch(self, status: dict[str, Any]) -> None:
+        """Save every ``snapshot_epoch`` epochs, and the last one as ``model_final``."""
+        name = self.snapshot_name(status)
+        if name:
+            self._save(name, status["epoch_id"] + 1, status)
+
+    def after_evaluation(self, status: dict[str, Any]) -> None:
+        """Save ``best_model`` when the first metric is at least as good as ever before."""
+        if not status.get("save_best_model") or not self.is_main_process:
+            return
+        ap = metric_value(self.trainer._metrics[0])
+        if self.best_ap is None:
+            self.best_ap = self._stored_best()
+        if ap >= self.best_ap:
+            self.best_ap = ap
+            best = {"ap": ap, "epoch": status["epoch_id"]}
+            self._save("best_model", status["epoch_id"] + 1, status, best)
+        logger.info("AP %.4f, best so far %.4f", ap, self.best_ap)
+
+    def _stored_best(self) -> float:
+        """AP of the best model of the run that is being resumed; none for a new run."""
+        path = self.folder / "best_model.json"
+        if self.trainer.start_epoch == 0 or not path.is_file():
+            return -1.0
+        return float(json.loads(path.read_text(encoding="utf-8"))["ap"])
+
+    def _save(
+        self, name: str, done: int, status: dict[str, Any], best: dict[str, Any] | None = None
+    ) -> None:
+        if not self.is_main_process:
+            return
+        state, ema_state = self.model.state_dict(), None
+        if self.trainer.use_ema:
+            # ppdet has put the average into the model and the trained weights into status.
+            state, ema_state = status["weight"], state
+        checkpoint.save(
+            self.folder / name,
+            state,
+            self.trainer.optimizer,
+            done,
+            steps_of(self.model),
+            ema_state,
+            best,
+        )
+
+
+def metric_value(metric: Any) -> float:
+    """The first figure of a ppdet metric, a fraction; 0 where there were no boxes at all."""
+    results = metric.get_results()
+    return float(next(iter(results.values()))[0]) if results else 0.0
