@@ -51,7 +51,7 @@ def done(run: Outcome) -> Outcome:
 
 def process_environment(**variables: str) -> dict[str, str]:
     """This process's environment, with the checkout importable."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2", **variables}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
 def files_below(folder: Path) -> dict[str, str]:

@@ -65,9 +65,7 @@ def refused(cli: Callable[..., Outcome], in_folder: Path) -> Callable[..., str]:
         outcome = cli("sensitivity", *arguments)
         assert files_below(in_folder) == before, outcome.err
         assert outcome.code == 2, outcome.err + outcome.out
-        # Paddle may announce its first executor there, whatever the level of its log.
-        own = [line for line in outcome.err.splitlines() if "program_interpreter.cc" not in line]
-        (line,) = own
+        (line,) = outcome.err.splitlines()
         assert "Traceback" not in outcome.out
         return line
 
