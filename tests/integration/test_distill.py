@@ -369,9 +369,7 @@ def test_a_term_that_is_not_finite(
     line = stopped(cli("train", "-c", student, "--slim_config", slim, "--eval", *saved))
     assert "epoch 1, step 0: distill_feature_l2 is infinite; the last checkpoint stays" in line
     names = {path.name for path in (tmp_path / "student").glob("*.pdparams")}
-    assert names == {
-        f"{n}{s}.pdparams" for n in ("0", "best_model") for s in ("", ".auxiliary_modules")
-    }
+    assert names == {f"{n}{s}.pdparams" for n in ("0", "best_model") for s in ("", ".companions")}
     done(cli("eval", "-c", student, "-o", f"weights={tmp_path / 'student' / '0'}"))
 
 
