@@ -260,7 +260,7 @@ def _restore(model: paddle.nn.Layer, stem: Path) -> list[Step]:
                 restore_step(model, step)
             except SlimDetError as error:
                 raise type(error)(f"'{path}': {error}") from error
-            logger.info("restored %s: %s", path, step)
+            logger.info("replayed %s: %s", path, step)
         elif done.differs(step):
             raise step.error(
                 f"'{path}' {done.differs(step)} than this run; resume without --slim_config"

@@ -130,7 +130,7 @@ def test_evaluation_in_a_fresh_process(folder: Path, trained: Path) -> None:
     path = folder / "eval.json"
     outcome = done(run(folder, "eval", "--json", path))
     assert read(path)["num_images"] == 6
-    restored = re.findall(r"restored \S*model_final(\S+):", outcome.out)
+    restored = re.findall(r"replayed \S*model_final(\S+):", outcome.out)
     assert restored == [".plan.json", ".activation.json"]
 
 
@@ -163,7 +163,7 @@ def test_quantized_weights_are_loaded_with_every_step(
     """Pruned, then activated anew, then quantized."""
     weights = quantized["headroom"]["checkpoint"]
     outcome = done(run(folder, "eval", "-o", f"weights={weights}"))
-    restored = re.findall(r"restored \S*quantized(\S+):", outcome.out)
+    restored = re.findall(r"replayed \S*quantized(\S+):", outcome.out)
     assert restored == [".plan.json", ".activation.json", ".quant.json"]
 
 
