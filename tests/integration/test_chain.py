@@ -169,7 +169,7 @@ def test_training_goes_on_without_the_slim_file(folder: Path, tiny: Path, traine
     """From weights alone: epoch 0 again, the plan is kept."""
     start = ("-o", f"pretrain_weights={trained}", f"save_dir={folder / 'further'}")
     run = succeed("train", "-c", tiny, *start, cwd=folder)
-    assert "restored" in run.out and "Epoch: [0] [0/2]" in run.out
+    assert "replayed" in run.out and "Epoch: [0] [0/2]" in run.out
     plan = (folder / "further" / "tiny" / "model_final.plan.json").read_text()
     assert plan == Path(f"{trained}.plan.json").read_text()
 
