@@ -77,7 +77,7 @@ def test_flags_that_do_not_fit(refused: Refused, config: Path, tiny: Path, faces
     line = refused("eval", "-c", tiny, "--multi_scale")
     assert "--multi_scale needs metric: WiderFace" in line
     line = refused("eval", "-c", config, "--multi_scale", "--artifact", "gone")
-    assert "--multi_scale: the artifact 'gone' takes images of one size" in line
+    assert "--multi_scale: the artifact 'gone' accepts only one image size" in line
 
 
 def test_data_that_do_not_fit(

@@ -37,7 +37,10 @@ def run(tiny: Path, whole: Path) -> tuple[Any, ...]:
         (["--weight_type", "channel"], "--weight_type: unknown type 'channel'"),
         (["--skip", "nowhere.*"], "skip: no layer matches 'nowhere.*'"),
         (["--max_drop", -1], "--max_drop -1: expected points of the metric, 0 to 100"),
-        (["--max_drop", 1, "--no_eval"], "--max_drop and --no_eval exclude each other"),
+        (
+            ["--max_drop", 1, "--no_eval"],
+            "--max_drop needs the metric: it cannot be combined with --no_eval",
+        ),
     ],
 )
 def test_flags_that_cannot_be(

@@ -78,7 +78,7 @@ def test_no_predictions(refused: Callable[..., str], truth: Path, tmp_path: Path
         "widerface", "--pred", tmp_path / "none", "--ground_truth", truth
     )
     (tmp_path / "none" / "e").mkdir(parents=True)
-    assert "has no prediction; expected files EVENT/NAME.txt" in refused(
+    assert "has no predictions; expected files EVENT/NAME.txt" in refused(
         "widerface", "--pred", tmp_path / "none", "--ground_truth", truth
     )
 

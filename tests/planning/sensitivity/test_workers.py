@@ -129,9 +129,11 @@ def test_threads_are_set_for_the_workers_alone(
 
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from slim_det.planning.sensitivity.workers import Workers
 if __name__ == "__main__":
+    # A shell lets its background jobs ignore Ctrl-C, and so whatever they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, sys.argv[1])
     with Workers(2, 1):
         time.sleep(600)
