@@ -1,7 +1,4 @@
-"""The strategies of a slim file: PaddleDetection's joint names written out, and their order.
-
-Functions of what a file and the strategies say only; nothing is built or merged here.
-"""
+"""The chain of strategies in a slim file: PaddleDetection's joint names, and the order."""
 
 from __future__ import annotations
 
@@ -10,11 +7,12 @@ from typing import Any
 
 from slim_det.compress.strategy import in_order, registered_strategies
 from slim_det.core.errors import ConfigError, nearest
+from slim_det.core.schema import check_keys
 
 JOINT = {"DistillPrune": ("Pruner", "Distill"), "PrunerQAT": ("Pruner", "QAT")}
-"""PaddleDetection's names for two at once."""
+"""PaddleDetection's names for two strategies at once."""
 
-# Key of PaddleDetection's PrunerQAT -> the strategy that it is for, and its key there.
+# Key of PaddleDetection's PrunerQAT -> strategy, and its key there.
 _PRUNER_QAT = {
     "criterion": ("Pruner", "criterion"),
     "pruned_params": ("Pruner", "pruned_params"),
@@ -24,24 +22,21 @@ _PRUNER_QAT = {
     "print_qat_model": ("QAT", "print_model"),
 }
 
-# Of PaddleSlim's PTQ. The export folds batch norms always, and its folder is named on the
-# command line.
+# Of PaddleSlim's PTQ: the export always folds batch norms, and the command line names its folder.
 _WITHOUT_EFFECT = ("output_dir", "fuse", "fuse_list")
 
 
 def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
-    """Write joint names out, and see that strategies come in an order that works.
+    """Replace joint names by their strategies, and check the order.
 
     Args:
-        names: What ``slim`` says.
+        names: The value of ``slim``.
         path: The file, for messages.
 
     Raises:
-        ConfigError: One is named twice or comes too late, or two exclude each other.
+        ConfigError: A strategy is named twice or comes too late, or two exclude each other.
     """
-    found: list[str] = []
-    for name in names:
-        found += JOINT.get(name, (name,))
+    found = [part for name in names for part in JOINT.get(name, (name,))]
     for name in found:
         if found.count(name) > 1:
             raise ConfigError(f"{path}: slim: '{name}' is named twice")
@@ -63,14 +58,14 @@ def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
 
 
 def write_out_sections(tree: dict[str, Any], path: str) -> None:
-    """Give the keys of a joint section to the strategies that they are for, in place.
+    """Distribute the keys of a joint section to its strategies, in place.
 
     Args:
-        tree: The slim file without ``slim``.
+        tree: The content of the slim file without ``slim``.
         path: The file, for messages.
 
     Raises:
-        ConfigError: ``pruner`` or a key of ``PrunerQAT`` is unknown, or a section is there twice.
+        ConfigError: ``pruner`` or a key of ``PrunerQAT`` is unknown, or a section is given twice.
     """
     _check_pruner_key(tree, path)
     _split_pruner_qat(tree, path)
@@ -79,13 +74,10 @@ def write_out_sections(tree: dict[str, Any], path: str) -> None:
 
 
 def check_override(key: str) -> None:
-    """Refuse an override of a joint section, which nothing reads.
-
-    Args:
-        key: What ``-o`` names.
+    """Refuse an override of a joint section, which would have no effect.
 
     Raises:
-        ConfigError: It is of a joint name.
+        ConfigError: ``key``, from ``-o``, is in such a section.
     """
     section, _, inner = key.partition(".")
     if section not in JOINT:
@@ -99,7 +91,7 @@ def check_override(key: str) -> None:
 
 
 def _check_pruner_key(tree: dict[str, Any], path: str) -> None:
-    """Take out ``pruner``, which names the component that prunes."""
+    """Remove ``pruner``, which names the component that prunes."""
     name = tree.pop("pruner", None) or "Pruner"
     if name != "Pruner":
         raise ConfigError(f"{path}: pruner: '{name}' is not supported{nearest(name, ['Pruner'])}")
@@ -110,15 +102,10 @@ def _split_pruner_qat(tree: dict[str, Any], path: str) -> None:
         return
     section = tree.pop("PrunerQAT")
     section = {} if section is None else section
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{path}: PrunerQAT: expected a mapping of keys, found {section!r}")
+    check_keys(section, _PRUNER_QAT, f"{path}: PrunerQAT")
     for name in ("Pruner", "QAT"):
         if name in tree:
             raise ConfigError(f"{path}: PrunerQAT and {name} are both given; leave one out")
     for key, value in section.items():
-        if key not in _PRUNER_QAT:
-            raise ConfigError(
-                f"{path}: PrunerQAT: unknown key '{key}'{nearest(str(key), _PRUNER_QAT)}"
-            )
         strategy, own = _PRUNER_QAT[key]
         tree.setdefault(strategy, {})[own] = value

@@ -1,4 +1,4 @@
-"""The base of all hooks: tells training from evaluation, once."""
+"""The base of all hooks, which distinguishes training from evaluation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from ppdet.engine.callbacks import Callback
 
 
 class Hook(Callback):
-    """A ppdet callback whose methods say when they are called.
+    """A ppdet callback with separate methods for training and evaluation.
 
-    ppdet calls the same methods in training and in evaluation, and tells them apart by
-    ``status['mode']``, which is missing or out of date at times. Hooks override the methods
-    below instead and never read it.
+    ppdet calls the same methods in both and distinguishes them by ``status['mode']``, which is
+    sometimes missing or out of date. Hooks override the methods below and never read it.
 
     Args:
         trainer: ppdet's Trainer.
 
     Attributes:
-        measures_start: Whether it evaluates the model before the first epoch itself.
+        measures_start: Whether it evaluates the model itself before the first epoch.
     """
 
     measures_start: ClassVar[bool] = False
@@ -31,13 +30,13 @@ class Hook(Callback):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that prints and saves."""
+        """Whether this process prints and saves."""
         return dist.get_world_size() < 2 or dist.get_rank() == 0
 
     def snapshot_name(self, status: dict[str, Any]) -> str | None:
-        """Name of the checkpoint that is due after a training epoch; None where none is.
+        """Name of the checkpoint that is due after a training epoch, if any.
 
-        Every ``snapshot_epoch`` epochs it is the epoch's number, and ``model_final`` at the end.
+        It is the epoch's number every ``snapshot_epoch`` epochs, and ``model_final`` at the end.
         """
         done, cfg = status["epoch_id"] + 1, self.trainer.cfg
         if done == cfg.epoch:
@@ -52,8 +51,7 @@ class Hook(Callback):
     def on_epoch_begin(self, status: dict[str, Any]) -> None:
         """Called by ppdet; dispatches.
 
-        Before the evaluation that follows a training epoch, the mode still says that it is
-        training; but that epoch has ended.
+        Before the evaluation after a training epoch, the mode is still that of training.
         """
         if status.get("mode") == "train" and status.get("epoch_id") != self._finished_epoch:
             self.before_train_epoch(status)
@@ -77,13 +75,13 @@ class Hook(Callback):
             self.after_evaluation(status)
 
     def before_training(self, status: dict[str, Any]) -> None:
-        """Before the first epoch; what is resumed has been loaded."""
+        """Before the first epoch, after a checkpoint to resume was loaded."""
 
     def before_train_epoch(self, status: dict[str, Any]) -> None:
         """Before the first step of a training epoch."""
 
     def before_train_step(self, status: dict[str, Any]) -> None:
-        """Before the forward of a training step."""
+        """Before the forward pass of a training step."""
 
     def after_train_step(self, status: dict[str, Any]) -> None:
         """After the optimizer's step; ``learning_rate`` is the one that it used."""

@@ -1,4 +1,4 @@
-"""What was done to a model: one ordered list of steps, each kept in a file beside the weights."""
+"""Steps: what was done to a model, in order, each kept in a file beside the weights."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ from slim_det.core.files import read_json
 from slim_det.version import __version__
 
 SCHEMA = "slim_det.step/1"
-"""Of the files of steps that bring no format of their own."""
+"""Format of the steps that have no format of their own."""
 
 _ATTRIBUTE = "slim_steps"
 
+StepKind = TypeVar("StepKind", bound="Step")
+
 
 class Step:
-    """What a strategy did to a model: enough to do it again to a freshly built one.
+    """What a strategy did to a model: enough to repeat it on a freshly built one.
 
-    A subclass is a dataclass whose fields are JSON values. One with a format of its own overrides
-    `to_json` and `read`.
+    A subclass is a dataclass whose fields are JSON values. One with other fields overrides
+    `content` and `from_content`.
 
     Attributes:
-        suffix: Of its file beside the weights, such as ``.plan.json``; '' where it has none.
+        suffix: Of its file beside the weights, such as ``.plan.json``; '' if it has none.
+        schema: Format of its file.
+        title: What messages call its file.
         state: What it makes of a model, in one word for messages: ``pruned``, ``quantized``.
-        error: What is raised where its file cannot be read or contradicts the model.
-        changes_model: False for what lasts for a training only: weights are loaded without its
-            file, and `resume` reads it.
-        place: How many steps that change the model came before it; None where its file does not
-            say so.
+        error: Raised if its file cannot be read or contradicts the model.
+        changes_model: False for a step of the training only: weights are loaded without its file,
+            and `resume` reads it.
+        place: Number of steps before it that change the model; None if its file does not tell.
     """
 
     suffix: ClassVar[str] = ""
+    schema: ClassVar[str] = SCHEMA
+    title: ClassVar[str] = "step"
     state: ClassVar[str] = "changed"
     error: ClassVar[type[SlimDetError]] = WeightsError
     changes_model: ClassVar[bool] = True
     place: int | None = None
 
     def __str__(self) -> str:
-        """One phrase for people."""
+        """A short description."""
         return self.state
 
     @property
@@ -53,11 +58,7 @@ class Step:
         return bool(self.suffix)
 
     def differs(self, other: Any) -> str:
-        """How another step of this kind differs, in words; '' where both do the same.
-
-        Args:
-            other: Read from the file beside the weights.
-        """
+        """How the step that was read from a file differs, in words; '' if both do the same."""
         return "" if self == other else "says something else"
 
     def fit(self, name: str, value: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ class Step:
 
         Args:
             name: State-dict name of the tensor, or of the parameter whose optimizer state it is.
-            value: Returned as it is where it has another shape than before the step.
+            value: Returned unchanged unless it has the shape from before the step.
         """
         return value
 
@@ -78,28 +79,41 @@ class Step:
 
     def to_json(self) -> str:
         """The step as JSON text."""
-        content = {
-            "schema": SCHEMA,
-            "slim_det": __version__,
-            "place": self.place,
-            "fields": asdict(self),  # type: ignore[call-overload]
-        }
-        return json.dumps(content, indent=1) + "\n"
+        return json.dumps(self.as_dict(), indent=1) + "\n"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the step's file holds."""
+        return {"schema": self.schema, "slim_det": __version__, **self.content()}
+
+    def content(self) -> dict[str, Any]:
+        """What the step's file holds besides format and version, as JSON values."""
+        return {"place": self.place, "fields": asdict(self)}  # type: ignore[call-overload]
 
     @classmethod
-    def read(cls, path: str | Path) -> Step:
+    def from_content(cls, content: dict[str, Any]) -> Step:
+        """The inverse of `content`.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError, SlimDetError: The file is damaged.
+        """
+        step = cls(**content["fields"])
+        object.__setattr__(step, "place", int(content["place"]))
+        return step
+
+    @classmethod
+    def read(cls: type[StepKind], path: str | Path) -> StepKind:
         """Read the step's file.
 
         Raises:
             SlimDetError: Of the class `error`: the file is missing, damaged, or of another kind.
         """
-        data = read_json(path, "step", SCHEMA, cls.error)
+        content = read_json(path, cls.title, cls.schema, cls.error)
         try:
-            step = cls(**data["fields"])
-            object.__setattr__(step, "place", int(data["place"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise cls.error(f"step '{path}' is damaged: {error}") from error
-        return step
+            return cls.from_content(content)  # type: ignore[return-value]
+        except KeyError as error:
+            raise cls.error(f"{cls.title} '{path}' is damaged: no {error}") from error
+        except (IndexError, TypeError, ValueError, AttributeError, SlimDetError) as error:
+            raise cls.error(f"{cls.title} '{path}' is damaged: {error}") from error
 
     @classmethod
     def explains(cls, names: Iterable[str]) -> bool:
@@ -111,21 +125,18 @@ class Step:
         return False
 
 
-StepKind = TypeVar("StepKind", bound=Step)
-
-
 def steps_of(model: paddle.nn.Layer) -> list[Step]:
-    """What was done to a model, in the order in which it was done."""
+    """What was done to a model, in order."""
     return list(getattr(model, _ATTRIBUTE, ()))
 
 
 def step_of(model: paddle.nn.Layer, kind: type[StepKind]) -> StepKind | None:
-    """The step of one kind; None where the model has none."""
+    """The step of one kind; None if the model has none."""
     return next((step for step in steps_of(model) if isinstance(step, kind)), None)
 
 
 def attach_step(model: paddle.nn.Layer, step: Step) -> None:
-    """Remember on the model what was done to it; a step of the same kind is replaced."""
+    """Note on the model what was done to it; a step of the same kind is replaced."""
     steps = steps_of(model)
     kinds = [type(other) for other in steps]
     index = kinds.index(type(step)) if type(step) in kinds else len(steps)

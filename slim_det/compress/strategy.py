@@ -1,7 +1,7 @@
-"""The protocol of a strategy: what `slim:` of a slim file may name.
+"""The protocol of a strategy: what ``slim`` in a slim file names.
 
-Every strategy is a component that is registered with ppdet's `@register`, ours and a user's alike.
-What it does to a model is kept as a `Step` (see `slim_det.compress.steps`).
+Every strategy, ours or a user's, is registered with ppdet's `@register`. What it does to a model
+is kept as a `Step` (see `slim_det.compress.steps`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ppdet.core.config.schema import SchemaDict
 from ppdet.core.workspace import global_config
 
 from slim_det.compress.hook import Hook
-from slim_det.compress.steps import SCHEMA, Step, StepKind, attach_step, steps_of
+from slim_det.compress.steps import SCHEMA, Step, attach_step, steps_of
 from slim_det.core.errors import ConfigError, WeightsError
 
 _POSTPONED = "slim_postponed"
@@ -30,16 +30,16 @@ def _not_given(*_: Any) -> Any:
 
 @dataclass(frozen=True)
 class Context:
-    """What a strategy may need beside the model.
+    """What a strategy may need besides the model.
 
     Attributes:
         cfg: ppdet's configuration.
         image_size_hw: Height and width at which the detector is deployed, in pixels.
-        purpose: What the model is for: a training that starts, one that is resumed, use (it is
-            evaluated, run or exported), or a calibration.
-        weights: Where the model's weights are from, for messages.
+        purpose: What the model is for: a new training, a resumed one, use (evaluation, inference
+            or export), or a calibration.
+        weights: Where the model's weights come from, for messages.
         asked_by: The slim file, for messages.
-        build_detector: ``() -> model`` of ``cfg`` as it is before any strategy.
+        build_detector: ``() -> model`` of ``cfg``, before any strategy.
         load_detector: ``(configuration, weights) -> (model, its cfg)`` of another detector; the
             configuration is a path or a mapping.
     """
@@ -56,21 +56,21 @@ class Context:
 
     @property
     def is_training(self) -> bool:
-        """Whether the model is going to be trained."""
+        """Whether the model will be trained."""
         return self.purpose in ("train", "resume")
 
 
 class Strategy:
-    """A way to compress a detector. Settings of a slim file are arguments of its constructor.
+    """A way to compress a detector. Settings in a slim file are arguments of its constructor.
 
     Attributes:
-        step: What it leaves on the model and beside the weights; None for nothing.
-        hooks: What watches a training of a model that has such a step.
-        comes_after: Strategies that have to stand before it in a chain, where both are named.
-        comes_before: Strategies that have to stand after it.
-        excludes: Strategies that cannot stand in one chain with it, each with the reason.
-        only_in_training: Whether a model that is only used is left as it is.
-        waits: Whether it acts on the command of the user (``slim-det quantize``, PaddleDetection's
+        step: Kind of step that it attaches to the model; None if it attaches none.
+        hooks: Callbacks for training a model that has such a step.
+        comes_after: Strategies that precede it if a chain names both.
+        comes_before: Strategies that follow it if a chain names both.
+        excludes: Strategies that cannot be in one chain with it -> the reason.
+        only_in_training: Whether it leaves a model alone that is not trained.
+        waits: Whether it acts at the user's command (``slim-det quantize``, PaddleDetection's
             ``tools/post_quant.py``) and not when the model is built.
     """
 
@@ -83,11 +83,7 @@ class Strategy:
     waits: ClassVar[bool] = False
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Change a model; called before a Trainer exists.
-
-        Args:
-            model: With its weights.
-            context: What else there is to know.
+        """Change a model that has its weights; called before a Trainer exists.
 
         Returns:
             The changed model, its step attached.
@@ -96,7 +92,7 @@ class Strategy:
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: Any) -> None:
-        """Do again to a freshly built model, in place, what a step says.
+        """Repeat a step on a freshly built model, in place.
 
         Args:
             model: Its weights are loaded afterwards.
@@ -108,10 +104,10 @@ class Strategy:
         raise NotImplementedError(f"{cls.__name__} cannot be restored")
 
     def adopt(self, model: paddle.nn.Layer, step: Any, context: Context) -> None:
-        """Take what was done to the weights for what these settings ask for.
+        """Check that what was done to the weights is what these settings ask for.
 
-        Called instead of the strategy where the weights carry its step already. As it is here,
-        any step will do.
+        Called instead of the strategy if the weights have its step already. This default accepts
+        any step.
 
         Raises:
             SlimDetError: The settings contradict the step.
@@ -119,7 +115,7 @@ class Strategy:
 
     @classmethod
     def check_purpose(cls, context: Context) -> None:
-        """Called before weights are read.
+        """Check the purpose before weights are read.
 
         Raises:
             ConfigError: The strategy cannot serve this purpose.
@@ -127,14 +123,13 @@ class Strategy:
 
     @classmethod
     def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
-        """Called where the weights that were loaded carry no step of this strategy.
+        """Check weights that have no step of this strategy.
 
         Raises:
-            SlimDetError: It is too late for it, or the step was expected.
+            SlimDetError: It is too late for the strategy, or its step was expected.
         """
-        kinds = registered_strategies().values()
         for step in steps_of(model):
-            later = any(k.step is type(step) and _precedes(cls, k) for k in kinds)
+            later = any(_precedes(cls, other) for other in _strategies_of(type(step)))
             if later and not cls.only_in_training:
                 raise step.error(
                     f"'{context.weights}' are {step.state} and {context.asked_by} asks for "
@@ -144,11 +139,14 @@ class Strategy:
 
     @classmethod
     def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
-        """What a slim file that names the strategy asks for, in the keys of today.
+        """Translate older keys of a slim file that names the strategy.
 
         Args:
-            tree: The file without ``slim``.
+            tree: The content of the file without ``slim``.
             path: The file, for messages.
+
+        Returns:
+            The content in today's keys.
 
         Raises:
             ConfigError: The file contradicts itself, or lacks something.
@@ -157,7 +155,7 @@ class Strategy:
 
 
 def registered_strategies() -> dict[str, type[Strategy]]:
-    """Name -> strategy, of every one that is registered with ppdet."""
+    """Name -> strategy, for every strategy that is registered with ppdet."""
     found = {}
     for name, component in global_config.items():
         if isinstance(component, SchemaDict):
@@ -168,13 +166,13 @@ def registered_strategies() -> dict[str, type[Strategy]]:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Strategies in an order in which they can be applied: as given, wherever that is one.
+    """Sort strategies so that they can be applied, keeping the given order where possible.
 
     Args:
-        names: Of registered strategies, each once.
+        names: Registered strategies, each once.
 
     Raises:
-        ConfigError: There is none, as their declarations contradict each other.
+        ConfigError: Their declarations contradict each other.
     """
     kinds = registered_strategies()
     left, placed = list(names), []
@@ -188,37 +186,31 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def hooks_of(model: paddle.nn.Layer) -> list[type[Hook]]:
-    """What watches the training of a model, as the strategies of its steps say."""
+    """The training callbacks of the strategies that have changed a model."""
     done = {type(step) for step in steps_of(model)}
     kinds = registered_strategies().values()
     return list(dict.fromkeys(hook for kind in kinds if kind.step in done for hook in kind.hooks))
 
 
 def step_kinds() -> list[type[Step]]:
-    """Every kind of step that can lie beside weights, in the order of the strategies."""
+    """Every kind of step that has a file, in the order of the strategies."""
     kinds = registered_strategies()
     steps = (kinds[name].step for name in in_order(list(kinds)))
     return list(dict.fromkeys(step for step in steps if step is not None and step.suffix))
 
 
 def restore_step(model: paddle.nn.Layer, step: Step) -> None:
-    """Do to a model what a step says, as its strategy does, and attach it.
+    """Repeat a step on a model through its strategy, and attach it.
 
     Raises:
         SlimDetError: The step belongs to another model.
     """
-    kinds = registered_strategies().values()
-    next(kind for kind in kinds if kind.step is type(step)).restore(model, step)
+    _strategies_of(type(step))[0].restore(model, step)
     attach_step(model, step)
 
 
 def step_path(stem: Path, kind: type[Step]) -> Path:
-    """Where a checkpoint keeps its step of one kind.
-
-    Args:
-        stem: Path of the checkpoint without suffix.
-        kind: Kind of step.
-    """
+    """Where a checkpoint, given without suffix, keeps its step of one kind."""
     return stem.with_name(stem.name + kind.suffix)
 
 
@@ -229,7 +221,7 @@ def read_steps(stem: Path) -> list[Step]:
         stem: Path of the checkpoint without suffix.
 
     Raises:
-        SlimDetError: A file is damaged, or of a strategy that is not registered.
+        SlimDetError: A file is damaged, or left by a strategy that is not registered.
     """
     kinds = [kind for kind in step_kinds() if kind.changes_model]
     _check_known(stem, {kind.suffix for kind in kinds})
@@ -242,19 +234,18 @@ def read_steps(stem: Path) -> list[Step]:
     return steps
 
 
-def read_step(stem: Path, kind: type[StepKind]) -> StepKind | None:
-    """The step of one kind beside a checkpoint; None where there is none."""
-    return next((step for step in read_steps(stem) if isinstance(step, kind)), None)
-
-
 def postpone(model: paddle.nn.Layer, strategy: Strategy) -> None:
-    """Remember on a model what is to be done to it when the user says so."""
+    """Note on a model the strategy to apply at the user's command."""
     object.__setattr__(model, _POSTPONED, strategy)
 
 
 def postponed(model: paddle.nn.Layer) -> Strategy | None:
-    """What is to be done to a model when the user says so; None for nothing."""
+    """The strategy to apply to a model at the user's command, if any."""
     return getattr(model, _POSTPONED, None)
+
+
+def _strategies_of(kind: type[Step]) -> list[type[Strategy]]:
+    return [strategy for strategy in registered_strategies().values() if strategy.step is kind]
 
 
 def _precedes(first: type[Strategy], second: type[Strategy]) -> bool:
@@ -262,7 +253,7 @@ def _precedes(first: type[Strategy], second: type[Strategy]) -> bool:
 
 
 def _check_known(stem: Path, known: set[str]) -> None:
-    """Refuse weights whose model was changed by who knows what."""
+    """Refuse weights with the step of a strategy that is not registered."""
     for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*.json")):
         suffix = path.name[len(stem.name) :]
         if suffix.count(".") == 2 and suffix not in known and _is_step(path):

@@ -1,10 +1,11 @@
-"""Checkpoints: weights, optimizer state and steps, saved together, loaded by one loader."""
+"""Checkpoints: weights, optimizer state and steps, which are saved and loaded together."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import paddle
 
 from slim_det.compress.prune.plan import differing, resize_parameter, summary, tensor_shapes
 from slim_det.compress.steps import Step, StepKind, step_of, steps_of
-from slim_det.compress.strategy import read_step, read_steps, restore_step, step_kinds, step_path
+from slim_det.compress.strategy import read_steps, restore_step, step_kinds, step_path
 from slim_det.core.errors import SlimDetError, WeightsError
 from slim_det.core.files import write_atomically
 from slim_det.core.paddle_files import read_state
@@ -24,12 +25,12 @@ logger = logging.getLogger("slim_det")
 
 
 def checkpoint_stem(weights: str | Path) -> Path:
-    """Path of a checkpoint without its suffix; downloads it first where it is an address.
+    """Path of a checkpoint without its suffix; an address is downloaded first.
 
-    Without a network, a file that ppdet has downloaded before is taken as it is.
+    Without a network, a file that ppdet downloaded earlier is used unchecked.
 
     Raises:
-        WeightsError: No ``.pdparams`` file is there.
+        WeightsError: There is no ``.pdparams`` file.
     """
     from ppdet.utils.checkpoint import get_weights_path, is_url
     from ppdet.utils.download import WEIGHTS_HOME, map_path
@@ -58,12 +59,13 @@ def params_path(stem: Path) -> Path:
 
 
 def stored_step(weights: str | Path, kind: type[StepKind]) -> StepKind | None:
-    """What was done to the model of a checkpoint, of one kind; None where nothing was."""
-    return read_step(checkpoint_stem(weights), kind)
+    """The step of one kind beside a checkpoint; None if there is none."""
+    steps = read_steps(checkpoint_stem(weights))
+    return next((step for step in steps if isinstance(step, kind)), None)
 
 
 def load_weights(model: paddle.nn.Layer, weights: str | Path) -> None:
-    """Restore the steps beside the weights, if any, and load every tensor.
+    """Repeat the steps beside the weights, if any, and load every tensor.
 
     Args:
         model: A freshly built model, or one that was changed by the same steps.
@@ -83,41 +85,38 @@ def load_weights(model: paddle.nn.Layer, weights: str | Path) -> None:
 
 
 def load_pretrained(model: paddle.nn.Layer, weights: str | Path) -> None:
-    """Load what a file has of a model, as the start of a training.
+    """Load every tensor that fits, to start a training; the others are logged.
 
-    A backbone's file fits the detector's backbone; prediction layers of another number of
-    classes stay as they are. What was not loaded is said in one line.
+    A backbone's file fits the detector's backbone; prediction layers for another number of
+    classes keep their initial values.
 
     Raises:
         SlimDetError: A step beside the weights belongs to another model.
-        WeightsError: The file is missing or damaged, nothing of it fits, or a tensor that
-            does not depend on the classes has another shape.
+        WeightsError: The file is missing or damaged, no tensor fits, or one that does not depend
+            on the classes has another shape.
     """
     stem = checkpoint_stem(weights)
     _restore(model, stem)
     state = read_state(params_path(stem))
     shapes = tensor_shapes(model)
-    matched = {name: _source_name(name, state) for name in shapes}
-    found = {name: source for name, source in matched.items() if source}
+    sources = {name: _source_name(name, state) for name in shapes}
+    found = {name: state[source] for name, source in sources.items() if source}
     if not found:
         raise WeightsError(
             f"weights '{params_path(stem)}' have no tensor of this model; they hold "
             f"{', '.join(list(state)[:3])}, ..."
         )
-    wrong = {n: s for n, s in found.items() if tuple(state[s].shape) != shapes[n]}
-    strange = [name for name in wrong if not is_class_output(name)]
+    wrong = {name: value.shape for name, value in found.items() if value.shape != shapes[name]}
+    strange = {name: shape for name, shape in wrong.items() if not is_class_output(name)}
     if strange:
-        phrases = [
-            f"{n} is {list(state[wrong[n]].shape)} in the file and {list(shapes[n])} in the model"
-            for n in strange
-        ]
+        expected = {name: shapes[name] for name in strange}
         raise WeightsError(
-            f"weights '{params_path(stem)}' are of another width: {summary(phrases)}"
-            f"{_step_hint(stem, model)}"
+            f"weights '{params_path(stem)}' are of another width: "
+            f"{summary(differing(strange, expected, 'file', 'model'))}{_step_hint(stem, model)}"
         )
-    _set_state(model, {n: state[s] for n, s in found.items() if n not in wrong})
+    _set_state(model, {name: value for name, value in found.items() if name not in wrong})
     missing = [name for name in shapes if name not in found]
-    unused = [name for name in state if name not in set(found.values())]
+    unused = [name for name in state if name not in sources.values()]
     logger.info(
         "pretrained: %d of %d tensors from %s%s%s%s",
         len(found) - len(wrong),
@@ -132,19 +131,21 @@ def load_pretrained(model: paddle.nn.Layer, weights: str | Path) -> None:
 def resume(
     model: paddle.nn.Layer, weights: str | Path, optimizer: Any = None, ema: Any = None
 ) -> int:
-    """Load a checkpoint to continue its training; what a step changes is changed in it too.
+    """Load a checkpoint to continue its training.
+
+    Tensors from before a step that only the model has are brought to their new shape.
 
     Args:
         model: The model that the optimizer was built for.
         weights: Checkpoint, with or without suffix.
-        optimizer: Receives the state of ``.pdopt``.
+        optimizer: Receives the state in ``.pdopt``.
         ema: ppdet's moving average of the weights; receives its state.
 
     Returns:
         The epoch to continue with.
 
     Raises:
-        SlimDetError: A step beside the weights is not the one of the model.
+        SlimDetError: A step beside the weights contradicts the model's.
         WeightsError: A file is missing, damaged, or of another model.
     """
     stem = checkpoint_stem(weights)
@@ -181,20 +182,20 @@ def save(
     ema_state: dict[str, Any] | None = None,
     best: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint in ppdet's format, with its steps, so that it is complete or absent.
+    """Write a checkpoint in ppdet's format with its steps, complete or not at all.
 
     Args:
         stem: Path without suffix.
         state: State dict to save as ``.pdparams``.
         optimizer: Its state goes to ``.pdopt``.
         last_epoch: Epochs done, kept in ``.pdopt``.
-        steps: What was done to the model; each has a file of its own.
+        steps: What was done to the model; each has its own file.
         ema_state: With a moving average: the average, saved as ``.pdparams``, while ``state``
             goes to ``.pdema``.
         best: Figures of the best model so far, kept in ``.json``.
     """
     optimizer_state = dict(optimizer.state_dict(), last_epoch=last_epoch)
-    # Renamed in this order: a checkpoint is looked for by its `.pdparams`, which comes last.
+    # Renamed in this order: a checkpoint is found by its `.pdparams`, which comes last.
     contents: dict[str, Any] = {".pdopt": optimizer_state, ".pdparams": state}
     if ema_state is not None:
         contents = {".pdema": state, ".pdopt": optimizer_state, ".pdparams": ema_state}
@@ -202,13 +203,7 @@ def save(
 
 
 def save_weights(stem: Path, state: dict[str, Any], steps: Sequence[Step] = ()) -> None:
-    """Write weights that no training continues, with their steps, complete or not at all.
-
-    Args:
-        stem: Path without suffix.
-        state: State dict to save as ``.pdparams``.
-        steps: What was done to the model; each has a file of its own.
-    """
+    """Write weights with their steps but without optimizer state (see `save`)."""
     _write(stem, steps, {".pdparams": state})
 
 
@@ -218,22 +213,23 @@ def _write(
     contents: dict[str, Any],
     best: dict[str, Any] | None = None,
 ) -> None:
-    """Write the files of a checkpoint, renamed in this order: steps, best, contents.
+    """Write the files of a checkpoint, and remove those of steps that it does not have.
 
     Args:
         stem: Path without suffix.
-        steps: Files of steps that are not among them go.
-        contents: Suffix -> what `paddle.save` writes.
-        best: Goes to ``.json``; None where there is no such file to write.
+        steps: Steps to write first.
+        contents: Suffix -> what `paddle.save` writes last.
+        best: Content of ``.json``, if any.
     """
-    files: dict[Path, Callable[[str], None]] = {
+    files: dict[Path, Any] = {
         step_path(stem, type(step)): step.write for step in steps if step.has_file
     }
     gone = [path for kind in step_kinds() if (path := step_path(stem, kind)) not in files]
     if best is not None:
-        files[stem.with_name(stem.name + ".json")] = _text_saver(json.dumps(best) + "\n")
+        text = json.dumps(best) + "\n"
+        files[stem.with_name(stem.name + ".json")] = lambda path: Path(path).write_text(text)
     for suffix, content in contents.items():
-        files[stem.with_name(stem.name + suffix)] = _saver(content)
+        files[stem.with_name(stem.name + suffix)] = functools.partial(paddle.save, content)
     write_atomically(files)
     for path in gone:
         path.unlink(missing_ok=True)
@@ -241,13 +237,10 @@ def _write(
 
 
 def _restore(model: paddle.nn.Layer, stem: Path) -> list[Step]:
-    """Do to a model what was done to that of a checkpoint.
+    """Repeat the steps of a checkpoint on a model, unless it has them already.
 
     Returns:
-        What was done to the model, and not to that of the checkpoint.
-
-    Raises:
-        SlimDetError: A step belongs to another model, or contradicts what was done to this one.
+        The model's steps that the checkpoint does not have.
     """
     stored = read_steps(stem)
     kinds = [type(step) for step in stored]
@@ -279,7 +272,7 @@ def _check_shapes(model: paddle.nn.Layer, state: dict[str, np.ndarray], stem: Pa
 
 
 def _step_hint(stem: Path, model: paddle.nn.Layer, names: Iterable[str] = ()) -> str:
-    """Which file may be missing beside the weights, as far as their names tell."""
+    """Which file may be missing beside weights with these tensor names."""
     for kind in reversed(step_kinds()):
         if kind.explains(names) and step_of(model, kind) is None:
             return (
@@ -299,19 +292,11 @@ def _set_state(model: paddle.nn.Layer, state: dict[str, np.ndarray]) -> None:
 
 
 def _source_name(name: str, state: dict[str, np.ndarray]) -> str:
-    """The file's name for a tensor: its own, or without the leading part (`backbone.`)."""
+    """The file's name of a tensor: the same, or without the first part (``backbone.``)."""
     if name in state:
         return name
     _, _, rest = name.partition(".")
     return rest if rest in state else ""
-
-
-def _saver(content: Any) -> Any:
-    return lambda path: paddle.save(content, path)
-
-
-def _text_saver(text: str) -> Any:
-    return lambda path: Path(path).write_text(text, encoding="utf-8")
 
 
 def _named(label: str, names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Saves checkpoints with the steps of their model, and remembers the best one."""
+"""Saves checkpoints with the steps of their model, and the best one separately."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger("slim_det")
 
 
 class CheckpointSaver(Hook):
-    """Takes the place of ppdet's Checkpointer: its files and names, and the files of steps.
+    """Replaces ppdet's Checkpointer; writes the same files, and those of steps.
 
-    Unlike ppdet's, a run that is resumed still knows its best AP, and an evaluation without
-    any boxes counts as AP 0.
+    Unlike with ppdet's, a resumed run still knows its best AP, and an evaluation without any
+    boxes counts as AP 0.
 
     Args:
         trainer: ppdet's Trainer.
@@ -38,7 +38,7 @@ class CheckpointSaver(Hook):
             self._save(name, status["epoch_id"] + 1, status)
 
     def after_evaluation(self, status: dict[str, Any]) -> None:
-        """Save ``best_model`` when the first metric is at least as good as ever before."""
+        """Save ``best_model`` if the first metric is at least as good as ever before."""
         if not status.get("save_best_model") or not self.is_main_process:
             return
         ap = metric_value(self.trainer._metrics[0])
@@ -51,7 +51,7 @@ class CheckpointSaver(Hook):
         logger.info("AP %.4f, best so far %.4f", ap, self.best_ap)
 
     def _stored_best(self) -> float:
-        """AP of the best model of the run that is being resumed; none for a new run."""
+        """AP of the best model of a resumed run; -1 in a new one."""
         path = self.folder / "best_model.json"
         if self.trainer.start_epoch == 0 or not path.is_file():
             return -1.0
@@ -64,7 +64,7 @@ class CheckpointSaver(Hook):
             return
         state, ema_state = self.model.state_dict(), None
         if self.trainer.use_ema:
-            # ppdet has put the average into the model and the trained weights into status.
+            # ppdet has put the average into the model and the trained weights into the status.
             state, ema_state = status["weight"], state
         checkpoint.save(
             self.folder / name,
@@ -78,6 +78,6 @@ class CheckpointSaver(Hook):
 
 
 def metric_value(metric: Any) -> float:
-    """The first figure of a ppdet metric, a fraction; 0 where there were no boxes at all."""
+    """The first figure of a ppdet metric, a fraction; 0 without any boxes."""
     results = metric.get_results()
     return float(next(iter(results.values()))[0]) if results else 0.0

@@ -14,7 +14,7 @@ from slim_det.core.paddle_files import read_paddle_file
 
 
 def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
-    """Load optimizer state; where a step was done to the model since, the state is made to fit.
+    """Load optimizer state, fitted to the steps that the model has had since.
 
     Works for any optimizer whose slots have the shape of their parameter (Momentum, Adam,
     RMSProp, ...).
@@ -57,13 +57,9 @@ def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
 
 
 def _owner(key: str, names: dict[str, str]) -> str:
-    """Parameter of a slot `conv2d_0.w_0_velocity_0`: the longest name that it starts with."""
-    parts = key.split("_")
-    for end in range(len(parts), 0, -1):
-        candidate = "_".join(parts[:end])
-        if candidate in names:
-            return candidate
-    return ""
+    """Parameter of a slot such as ``conv2d_0.w_0_velocity_0``: the longest name it starts with."""
+    owners = (name for name in names if f"{key}_".startswith(f"{name}_"))
+    return max(owners, key=len, default="")
 
 
 def _fit_slot(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from slim_det.compress.quantize.model import scales_of
-from slim_det.compress.quantize.record import QuantLayer, QuantRecord, read_record
+from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.strategy import step_path
 from tests.commands import Outcome
@@ -94,7 +94,7 @@ def test_what_is_left_behind(
     assert figures["ap"] is figures["ap_float"] is figures["drop"] is None
     assert "neck.yolo_block.0.tip" in figures["layers_float"]
     assert {row["precision"] for row in figures["layers"]} == {"int8", "float32"}
-    record = read_record(step_path(stem, QuantRecord))
+    record = QuantRecord.read(step_path(stem, QuantRecord))
     assert record.origin["bias_correction"] and record.origin["observer"] == "avg"
     assert len(figures["layers"]) == len(record.layers) + len(record.kept_float)
     rows = [row["input_range"] for row in figures["layers"] if row["precision"] == "int8"]

@@ -1,4 +1,4 @@
-"""The plan: every structural change of a model, as JSON, restored before weights are loaded."""
+"""The plan of a pruning: every structural change of a model, as JSON beside its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,22 +13,19 @@ import paddle
 
 from slim_det.compress.steps import Step, attach_step, step_of
 from slim_det.core.errors import PlanError, SlimDetError
-from slim_det.core.files import read_json
-from slim_det.version import __version__
 
-SCHEMA = "slim_det.plan/1"
 SHOWN_DIFFERENCES = 5
 
 
 @dataclass
 class Plan(Step):
-    """What was cut from a model: the step of a pruning.
+    """What was removed from a model: the step of a pruning.
 
     Attributes:
         architecture: Class name of the model, e.g. ``YOLOv3``.
-        tensors: State-dict name -> shape before the cut; identifies the model.
-        image_size_hw: Image size of the costs.
-        settings: What was asked for: criterion, ratios by layer, align, seed.
+        tensors: State-dict name -> shape before pruning; identifies the model.
+        image_size_hw: Image size of the costs, in pixels.
+        settings: What was requested: criterion, ratio of each group, align, seed.
         cost: ``{"before": ..., "after": ...}`` with the keys of `slim_det.graph.cost.Cost`.
         groups: Group name -> {"channels", "kept"}: kept unit indices of the first member.
         slices: State-dict name -> {axis: kept indices}.
@@ -37,6 +33,8 @@ class Plan(Step):
     """
 
     suffix: ClassVar[str] = ".plan.json"
+    schema: ClassVar[str] = "slim_det.plan/1"
+    title: ClassVar[str] = "plan"
     state: ClassVar[str] = "pruned"
     error: ClassVar[type[SlimDetError]] = PlanError
 
@@ -51,11 +49,11 @@ class Plan(Step):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over names and shapes of the model before the cut."""
+        """SHA-256 of the names and shapes of the unpruned model."""
         return fingerprint(self.architecture, self.tensors)
 
     def shapes_after(self) -> dict[str, tuple[int, ...]]:
-        """State-dict name -> shape after the cut, for the tensors that change."""
+        """State-dict name -> shape after pruning, for the tensors that change."""
         after = {}
         for name, axes in self.slices.items():
             shape = list(self.tensors[name])
@@ -65,83 +63,70 @@ class Plan(Step):
         return after
 
     def differs(self, other: Plan) -> str:
-        """Whether another plan cuts other channels, or another model."""
+        """Whether another plan removes other channels, or is of another model."""
         same = self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
         return "" if same else "cuts other channels"
 
     def fit(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Cut a tensor that has the shape from before the cut."""
+        """Slice a tensor that has its shape from before pruning."""
         return self.slice(name, value) if value.shape == self.tensors.get(name) else value
 
     def slice(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Cut one tensor (or its optimizer state of equal shape) as the plan says."""
+        """Keep the remaining channels of a tensor, or of its optimizer state of equal shape."""
         for axis, kept in self.slices.get(name, {}).items():
             value = np.take(value, kept, axis=axis)
         return np.ascontiguousarray(value)
 
     def to_json(self) -> str:
-        """The plan as JSON text, one line an entry."""
-        return _dump(
-            {
-                "schema": SCHEMA,
-                "slim_det": __version__,
-                "architecture": self.architecture,
-                "fingerprint": self.fingerprint,
-                "image_size_hw": list(self.image_size_hw),
-                "settings": self.settings,
-                "cost": self.cost,
-                "groups": self.groups,
-                "depthwise": self.depthwise,
-                "slices": _lists(self.slices),
-                "tensors": {name: list(shape) for name, shape in self.tensors.items()},
-            }
-        )
+        """The plan as JSON text, with one line per entry of a table."""
+        return _dump(self.as_dict())
+
+    def content(self) -> dict[str, Any]:
+        """What its file holds."""
+        return {
+            "architecture": self.architecture,
+            "fingerprint": self.fingerprint,
+            "image_size_hw": list(self.image_size_hw),
+            "settings": self.settings,
+            "cost": self.cost,
+            "groups": self.groups,
+            "depthwise": self.depthwise,
+            "slices": _lists(self.slices),
+            "tensors": {name: list(shape) for name, shape in self.tensors.items()},
+        }
 
     @classmethod
-    def read(cls, path: str | Path) -> Plan:
-        """Read a plan (see `read_plan`)."""
-        return read_plan(path)
+    def from_content(cls, content: dict[str, Any]) -> Plan:
+        """The inverse of `content`."""
+        for key in ("tensors", "settings", "cost", "groups", "slices", "depthwise"):
+            if not isinstance(content[key], dict):
+                raise TypeError(f"'{key}' is {type(content[key]).__name__}, expected a mapping")
+        plan = Plan(
+            architecture=content["architecture"],
+            tensors={name: tuple(shape) for name, shape in content["tensors"].items()},
+            image_size_hw=tuple(content["image_size_hw"]),
+            settings=content["settings"],
+            cost=content["cost"],
+            groups=content["groups"],
+            slices={
+                name: {int(axis): np.asarray(kept, np.int64) for axis, kept in axes.items()}
+                for name, axes in content["slices"].items()
+            },
+            depthwise=content["depthwise"],
+        )
+        _check_indices(plan)
+        if plan.fingerprint != content["fingerprint"]:
+            raise ValueError("its fingerprint does not match its tensors")
+        return plan
 
     @classmethod
     def explains(cls, names: Iterable[str]) -> bool:
-        """Any tensor may have been cut."""
+        """Any tensor may have been pruned."""
         return True
 
     def __str__(self) -> str:
-        """One phrase for people."""
+        """A short description."""
         return f"{len(self.groups)} groups cut"
-
-
-def read_plan(path: str | Path) -> Plan:
-    """Read a plan.
-
-    Raises:
-        PlanError: The file is missing, damaged, or not a plan of this version.
-    """
-    data = read_json(path, "plan", SCHEMA, PlanError)
-    try:
-        for key in ("tensors", "settings", "cost", "groups", "slices", "depthwise"):
-            if not isinstance(data[key], dict):
-                raise TypeError(f"'{key}' is {type(data[key]).__name__}, expected a mapping")
-        plan = Plan(
-            architecture=data["architecture"],
-            tensors={name: tuple(shape) for name, shape in data["tensors"].items()},
-            image_size_hw=tuple(data["image_size_hw"]),
-            settings=data["settings"],
-            cost=data["cost"],
-            groups=data["groups"],
-            slices={
-                name: {int(axis): np.asarray(kept, np.int64) for axis, kept in axes.items()}
-                for name, axes in data["slices"].items()
-            },
-            depthwise=data["depthwise"],
-        )
-        _check_indices(plan)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise PlanError(f"plan '{path}' is damaged: {type(error).__name__}: {error}") from error
-    if plan.fingerprint != data.get("fingerprint"):
-        raise PlanError(f"plan '{path}' is damaged: its fingerprint does not match its tensors")
-    return plan
 
 
 def fingerprint(architecture: str, tensors: dict[str, tuple[int, ...]]) -> str:
@@ -155,19 +140,21 @@ def tensor_shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
     return {name: tuple(param.shape) for name, param in model.named_parameters()}
 
 
-def apply_plan(model: paddle.nn.Layer, plan: Plan, source: str = "the plan") -> None:
-    """Cut a model in place; its parameters keep their names and settings.
+def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
+    """Prune a model in place; its parameters keep their names and settings.
 
     Args:
         model: A freshly built model, of the architecture that the plan was made for.
-        plan: What to cut.
-        source: Where the plan came from, for the error.
+        plan: What to remove.
 
     Raises:
-        PlanError: The model is not the one that the plan was made for; the first
-            differences are shown.
+        PlanError: The plan was made for another model; the first differences are shown.
     """
-    check_same_model(model, plan, source)
+    differences = differing(plan.tensors, tensor_shapes(model), "plan", "model")
+    if type(model).__name__ != plan.architecture:
+        differences.insert(0, f"plan is of {plan.architecture}, model is {type(model).__name__}")
+    if differences:
+        raise PlanError(f"the plan belongs to another model: {summary(differences)}")
     parameters = dict(model.named_parameters())
     for name in plan.slices:
         resize_parameter(parameters[name], plan.slice(name, parameters[name].numpy()))
@@ -180,27 +167,14 @@ def apply_plan(model: paddle.nn.Layer, plan: Plan, source: str = "the plan") -> 
 
 
 def resize_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
-    """Give a parameter a value of another shape; name, gradient flag and settings stay."""
+    """Give a parameter a value of any shape; its name, gradient flag and settings stay."""
     place = paddle.framework._current_expected_place()
     parameter.value().get_tensor().set(np.ascontiguousarray(value), place)
 
 
 def plan_of(model: paddle.nn.Layer) -> Plan | None:
-    """The plan of a cut model; None for an unpruned one."""
+    """The plan of a pruned model; None for an unpruned one."""
     return step_of(model, Plan)
-
-
-def check_same_model(model: paddle.nn.Layer, plan: Plan, source: str) -> None:
-    """Refuse a plan of another model, naming the first differences.
-
-    Raises:
-        PlanError: Names or shapes differ.
-    """
-    differences = differing(plan.tensors, tensor_shapes(model), "plan", "model")
-    if type(model).__name__ != plan.architecture:
-        differences.insert(0, f"plan is of {plan.architecture}, model is {type(model).__name__}")
-    if differences:
-        raise PlanError(f"{source} belongs to another model: {summary(differences)}")
 
 
 def differing(
@@ -209,7 +183,7 @@ def differing(
     left_name: str,
     right_name: str,
 ) -> list[str]:
-    """Phrases for every tensor that only one side has, or that has another shape."""
+    """A phrase for every tensor that only one side has, or whose shapes differ."""
     phrases = []
     for name in dict.fromkeys([*left, *right]):
         if name not in right:
@@ -225,7 +199,7 @@ def differing(
 
 
 def summary(phrases: list[str]) -> str:
-    """The first few phrases in one line, and how many more there are."""
+    """The first few phrases on one line, and how many more there are."""
     more = len(phrases) - SHOWN_DIFFERENCES
     shown = "; ".join(phrases[:SHOWN_DIFFERENCES])
     return f"{shown}; and {more} more" if more > 0 else shown
@@ -248,25 +222,25 @@ def _check_indices(plan: Plan) -> None:
 
 
 def _refresh_layer(layer: paddle.nn.Layer, depthwise_groups: int | None) -> None:
-    """Make what a layer says of its width agree with its weight."""
+    """Update the channel counts that a layer stores beside its weight."""
     weight = layer.weight
     if depthwise_groups is not None:
         layer._groups = depthwise_groups
     transposed = "Transpose" in type(layer).__name__
-    facts = {"_num_features": weight.shape[0]}
+    counts = {"_num_features": weight.shape[0]}
     if weight.ndim == 4:
         out, inside = (1, 0) if transposed else (0, 1)
-        facts["_out_channels"] = weight.shape[out]
-        facts["_in_channels"] = weight.shape[inside] * getattr(layer, "_groups", 1)
+        counts["_out_channels"] = weight.shape[out]
+        counts["_in_channels"] = weight.shape[inside] * getattr(layer, "_groups", 1)
     elif weight.ndim == 2:
-        facts = {"in_features": weight.shape[0], "out_features": weight.shape[1]}
-    for attribute, value in facts.items():
+        counts = {"in_features": weight.shape[0], "out_features": weight.shape[1]}
+    for attribute, value in counts.items():
         if hasattr(layer, attribute):
             setattr(layer, attribute, int(value))
 
 
 def _dump(data: dict[str, Any]) -> str:
-    """JSON with one line an entry of every table: small files, readable differences."""
+    """JSON with one line per entry of a table: small files, readable diffs."""
     lines = []
     for key, value in data.items():
         if isinstance(value, dict) and value and key in ("groups", "slices", "tensors"):

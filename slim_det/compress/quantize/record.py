@@ -6,21 +6,16 @@ loaded, so that every command builds the same model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import paddle
 
 from slim_det.compress.quantize.settings import QuantSettings, settings_from_dict
 from slim_det.compress.steps import Step, step_of
-from slim_det.core.errors import ConfigError, QuantError, SlimDetError
-from slim_det.core.files import read_json
-from slim_det.version import __version__
+from slim_det.core.errors import QuantError, SlimDetError
 
-SCHEMA = "slim_det.quantization/1"
 _RANGES = (".activation.limit", ".activation.step")
 
 
@@ -73,6 +68,8 @@ class QuantRecord(Step):
     """
 
     suffix: ClassVar[str] = ".quant.json"
+    schema: ClassVar[str] = "slim_det.quantization/1"
+    title: ClassVar[str] = "quantization record"
     state: ClassVar[str] = "quantized"
     error: ClassVar[type[SlimDetError]] = QuantError
 
@@ -82,23 +79,26 @@ class QuantRecord(Step):
     origin: dict[str, Any] = field(default_factory=dict)
     rounded: list[RoundedOutput] = field(default_factory=list)
 
-    def to_json(self) -> str:
-        """The record as JSON text."""
-        content = {
-            "schema": SCHEMA,
-            "slim_det": __version__,
+    def content(self) -> dict[str, Any]:
+        """What its file holds."""
+        return {
             "settings": self.settings.as_dict(),
             "origin": self.origin,
             "layers": [asdict(layer) for layer in self.layers],
             "kept_float": self.kept_float,
             "rounded": [asdict(one) for one in self.rounded],
         }
-        return json.dumps(content, indent=1) + "\n"
 
     @classmethod
-    def read(cls, path: str | Path) -> QuantRecord:
-        """Read a record (see `read_record`)."""
-        return read_record(path)
+    def from_content(cls, content: dict[str, Any]) -> QuantRecord:
+        """The inverse of `content`."""
+        return QuantRecord(
+            settings=settings_from_dict(content["settings"]),
+            layers=_layers(content["layers"]),
+            kept_float=_texts(content["kept_float"]),
+            origin=dict(content["origin"]),
+            rounded=[_rounded(one) for one in content.get("rounded", [])],
+        )
 
     @classmethod
     def explains(cls, names: Iterable[str]) -> bool:
@@ -113,27 +113,6 @@ class QuantRecord(Step):
     def __str__(self) -> str:
         """One phrase for people."""
         return f"{len(self.layers)} layers quantized"
-
-
-def read_record(path: str | Path) -> QuantRecord:
-    """Read a record.
-
-    Raises:
-        QuantError: The file is missing, damaged, or not a record of this version.
-    """
-    data = read_json(path, "quantization record", SCHEMA, QuantError)
-    try:
-        return QuantRecord(
-            settings=settings_from_dict(data["settings"]),
-            layers=_layers(data["layers"]),
-            kept_float=_texts(data["kept_float"]),
-            origin=dict(data["origin"]),
-            rounded=[_rounded(one) for one in data.get("rounded", [])],
-        )
-    except KeyError as error:
-        raise QuantError(f"quantization record '{path}' is damaged: no {error}") from error
-    except (ConfigError, TypeError, ValueError) as error:
-        raise QuantError(f"quantization record '{path}' is damaged: {error}") from error
 
 
 def _layers(found: list[dict[str, Any]]) -> list[QuantLayer]:

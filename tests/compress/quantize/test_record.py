@@ -14,10 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_det.compress.quantize.record import (
-    SCHEMA,
     QuantLayer,
     QuantRecord,
-    read_record,
     record_of,
 )
 from slim_det.compress.quantize.settings import (
@@ -71,18 +69,18 @@ RECORDS = st.builds(
 def test_record_comes_back(record: QuantRecord, tmp_path: Path) -> None:
     path = tmp_path / "x.quant.json"
     path.write_text(record.to_json(), encoding="utf-8")
-    assert read_record(path) == record
+    assert QuantRecord.read(path) == record
 
 
 def test_empty_record_comes_back(tmp_path: Path) -> None:
     record = QuantRecord(QuantSettings(), [], {})
     (tmp_path / "x").write_text(record.to_json())
-    assert read_record(tmp_path / "x") == record and record.origin == {}
+    assert QuantRecord.read(tmp_path / "x") == record and record.origin == {}
 
 
 def test_file_says_what_it_is() -> None:
     content = json.loads(make_record().to_json())
-    assert content["schema"] == SCHEMA == "slim_det.quantization/1"
+    assert content["schema"] == QuantRecord.schema == "slim_det.quantization/1"
     assert content["layers"][:2] == [
         {"name": "stem", "norm": "stem.1", "shares": "", "unsigned": False},
         {"name": "left", "norm": "", "shares": "", "unsigned": True},
@@ -99,7 +97,7 @@ def test_file_says_what_it_is() -> None:
         ("null", "is not a quantization record: schema is 'NoneType'"),
         ("{}", "schema is None, expected 'slim_det.quantization/1'"),
         ('{"schema": "slim_det.plan/1"}', "schema is 'slim_det.plan/1'"),
-        (f'{{"schema": "{SCHEMA}"}}', "is damaged: no 'settings'"),
+        (f'{{"schema": "{QuantRecord.schema}"}}', "is damaged: no 'settings'"),
     ],
 )
 def test_file_that_is_no_record(tmp_path: Path, text: str, phrase: str) -> None:
@@ -165,7 +163,7 @@ def test_damaged_record(
 def message_of(path: Path) -> str:
     """What reading a file complains of: one line that names it."""
     with pytest.raises(QuantError) as caught:
-        read_record(path)
+        QuantRecord.read(path)
     message = str(caught.value)
     assert f"'{path}'" in message and "\n" not in message
     return message

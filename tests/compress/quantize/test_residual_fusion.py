@@ -17,7 +17,7 @@ from slim_det.compress.quantize.model import (
     signed_inputs,
 )
 from slim_det.compress.quantize.quantization_error import only_quantized
-from slim_det.compress.quantize.record import QuantLayer, QuantRecord, RoundedOutput, read_record
+from slim_det.compress.quantize.record import QuantLayer, QuantRecord, RoundedOutput
 from slim_det.compress.quantize.residual_fusion import giving_modules, rounded_tensors
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError
@@ -190,10 +190,10 @@ def test_a_range_learns_from_what_it_has_not_clipped() -> None:
 def test_record_round_trip_and_strangers(tmp_path) -> None:
     path = tmp_path / "r.quant.json"
     path.write_text(record(ROUNDED).to_json())
-    assert read_record(path).rounded == ROUNDED
+    assert QuantRecord.read(path).rounded == ROUNDED
     path.write_text(record(ROUNDED).to_json().replace('"producers": [', '"producers": [], "x": ['))
     with pytest.raises(QuantError, match="damaged"):
-        read_record(path)
+        QuantRecord.read(path)
     for stranger in (
         RoundedOutput("trunk", ["branch"], ["stem"]),
         RoundedOutput("stem", ["twig"], ["stem"]),
