@@ -1,7 +1,7 @@
 """slim_det: compression of PaddleDetection's YOLOv3 and BlazeFace detectors.
 
 Importing it registers its components with ppdet, under the names used in YAML files, as soon as
-ppdet itself is imported. Nothing heavy is imported here.
+ppdet itself is imported. Nothing large is imported here.
 """
 
 from slim_det.core.import_hook import when_imported

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         argv: Path of the script and its arguments.
 
     Returns:
-        Exit code, as for `slim-det`.
+        Exit code, as of `slim-det`.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if argv else sys.stderr)
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
 def _check_arguments(arguments: list[str]) -> None:
     """Check the script's arguments before it runs.
 
-    Unsafe files are rejected before the script's own loader, which would execute their code, reads
-    them; and ``-o`` is stored, because the script would let its slim file override it.
+    Unsafe files are rejected here, because the script's own loader would execute their code;
+    ``-o`` is stored, because the script would let its slim file override it.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-c", "--config")

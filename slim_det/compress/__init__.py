@@ -1,4 +1,4 @@
-"""What changes a model: pruning, quantization and distillation."""
+"""Changes of a model: pruning, quantization and distillation."""
 
 # First, because importing it registers modules of this folder.
 import ppdet  # noqa: F401

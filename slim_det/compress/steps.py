@@ -90,7 +90,7 @@ class Step:
         return {"place": self.place, "fields": asdict(self)}  # type: ignore[call-overload]
 
     @classmethod
-    def from_content(cls, content: dict[str, Any]) -> Step:
+    def from_content(cls: type[StepKind], content: dict[str, Any]) -> StepKind:
         """The inverse of `content`.
 
         Raises:
@@ -109,7 +109,7 @@ class Step:
         """
         content = read_json(path, cls.title, cls.schema, cls.error)
         try:
-            return cls.from_content(content)  # type: ignore[return-value]
+            return cls.from_content(content)
         except KeyError as error:
             raise cls.error(f"{cls.title} '{path}' is damaged: no {error}") from error
         except (IndexError, TypeError, ValueError, AttributeError, SlimDetError) as error:

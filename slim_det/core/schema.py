@@ -32,6 +32,17 @@ def check_keys(
             raise error(f"{where}: unknown key '{key}'{nearest(str(key), sorted(known))}")
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Check a setting that counts something.
+
+    Raises:
+        ConfigError: It is not an integer, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}: {value!r} is not valid; expected a whole number >= {least}")
+    return value
+
+
 def validated(
     kind: type[T],
     values: Mapping[str, Any],

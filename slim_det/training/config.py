@@ -1,7 +1,4 @@
-"""Reads and validates configurations: ppdet's YAML with `_BASE_`, `-o` overrides, slim files.
-
-Every key is checked before anything is built.
-"""
+"""Reads and checks configurations: ppdet's YAML with ``_BASE_``, ``-o`` overrides, slim files."""
 
 from __future__ import annotations
 
@@ -20,10 +17,11 @@ from slim_det.compress.chain import JOINT, check_override, expand_strategies, wr
 from slim_det.compress.strategy import registered_strategies
 from slim_det.core.errors import ConfigError, nearest
 from slim_det.core.safe_yaml import merge, one_line, read_tree
+from slim_det.core.schema import check_keys
 from slim_det.training.config_checks import check_parts
 from slim_det.training.config_scope import unset
 
-# Read by ppdet or by slim_det at the top level of a configuration; components come on top.
+# Keys that ppdet or slim_det read at the top level of a configuration, besides components.
 TOP_LEVEL_KEYS = frozenset(
     """
     architecture amp amp_level bias check_lr classwise custom_black_list custom_white_list
@@ -40,13 +38,13 @@ TOP_LEVEL_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class SlimConfig:
-    """A slim file, checked.
+    """A checked slim file.
 
     Attributes:
-        path: Where it was read from.
+        path: The file.
         strategies: Names in the order in which they are applied.
-        settings: Keys to be merged into the configuration: every one of the file but ``slim``,
-            unless a strategy reads the file in another way.
+        settings: Keys to merge into the configuration: those of the file without ``slim``,
+            unless a strategy translates them.
     """
 
     path: str
@@ -71,18 +69,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
 
 
 def load_tree(tree: Mapping[str, Any], path: str | Path, overrides: list[str] | None = None) -> Any:
-    """Merge a configuration that was read already into ppdet's global one, as `load_config`.
+    """Like `load_config`, for a configuration that was read already.
 
     Args:
         tree: The configuration.
-        path: Where it is from, for messages.
+        path: Where it comes from, for messages.
         overrides: ``Key.sub=value`` texts, values in YAML.
-
-    Returns:
-        ppdet's global configuration.
-
-    Raises:
-        ConfigError: A key is unknown.
     """
     _check_components(tree, str(path))
     _merge_into_config(tree)
@@ -103,8 +95,8 @@ def load_slim_config(path: str | Path) -> SlimConfig:
             that is registered with ppdet, or PaddleDetection's name for two.
 
     Raises:
-        ConfigError: The file is missing or unsafe, a key is unknown, or ``slim`` names
-            something that does not exist; a strategy misses something.
+        ConfigError: The file is missing or unsafe, a key or strategy is unknown, or a strategy
+            lacks a setting.
     """
     registered = registered_strategies()
     available = [*registered, *JOINT]
@@ -132,7 +124,7 @@ def apply_overrides(overrides: list[str]) -> None:
 
     Raises:
         ConfigError: A text has no ``=``, its value is not YAML, or its key is unknown; or a
-            part of the configuration as it is now is not valid (see `config_checks`).
+            part of the merged configuration is not valid (see `config_checks`).
     """
     tree: dict[str, Any] = {}
     for text in overrides:
@@ -161,7 +153,7 @@ def apply_overrides(overrides: list[str]) -> None:
 
 
 def _merge_into_config(tree: Mapping[str, Any]) -> None:
-    """Merge checked keys; a component that is given as null is left without settings."""
+    """Merge checked keys; a component given as null loses its settings."""
     for name, value in tree.items():
         if value is None and isinstance(global_config.get(name), SchemaDict):
             global_config[name] = unset(global_config[name])
@@ -191,24 +183,22 @@ def _check_component(name: str, value: Any, where: str) -> None:
     parameters = inspect.signature(getattr(schema.pymodule, target).__init__).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    allowed = {*parameters, *schema.schema, "name"} - {"self"}
-    for key, part in value.items():
-        if key not in allowed:
-            choices = sorted(allowed - {"name"})
-            raise ConfigError(f"{where}: {name}: unknown key '{key}'{nearest(str(key), choices)}")
+    settings = {key: part for key, part in value.items() if key != "name"}
+    check_keys(settings, {*parameters, *schema.schema} - {"self", "name"}, f"{where}: {name}")
+    for key, part in settings.items():
         if _is_component(schema, key):
             _check_part(f"{name}.{key}", part, where)
 
 
 def _is_component(schema: SchemaDict, key: str) -> bool:
-    """Whether a setting is another component: by ppdet's declaration, or by its default."""
+    """Whether a setting names another component, by ppdet's declaration or by its default."""
     default = schema.schema[key].default if schema.has_default(key) else None
     named = isinstance(default, str) and isinstance(global_config.get(default), SchemaDict)
     return named or key in (getattr(schema, "inject", None) or ())
 
 
 def _check_part(name: str, part: Any, where: str) -> None:
-    """Check a component that another one names, as text or with settings of its own."""
+    """Check a component that another one refers to, by name or with its own settings."""
     if isinstance(part, Mapping) and "name" in part:
         _check_component(name, part, where)
     elif isinstance(part, str) and part not in global_config:

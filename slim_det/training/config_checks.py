@@ -1,7 +1,7 @@
 """Checks the parts of a configuration that are not components of ppdet.
 
-Transforms of readers, the optimizer, the schedule of the learning rate, and the numbers that a
-training counts by: ppdet finds a mistake in them late, or trains on.
+In readers' transforms, the optimizer, the learning rate and counts, ppdet finds mistakes late or
+never.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from ppdet.optimizer import optimizer as ppdet_schedules
 
 from slim_det.core.errors import ConfigError, nearest
 from slim_det.core.safe_yaml import data_sets
+from slim_det.core.schema import check_keys, whole_number
 
-# Key at the top level -> least value.
+# Key at the top level -> smallest value.
 _NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "num_classes": 1}
 
-# What ppdet gives to every optimizer itself.
+# Arguments that ppdet gives to every optimizer itself.
 _GIVEN = {"learning_rate", "parameters", "grad_clip"}
 
-# Keys of OptimizerBuilder.optimizer that ppdet takes out before it calls the class.
+# Keys of OptimizerBuilder.optimizer that ppdet removes before it calls the class.
 _OWN_KEYS = ("type", "param_groups")
 
 _TRANSFORMS = {name: kind for name, kind in vars(transform).items() if isinstance(kind, type)}
@@ -38,13 +39,13 @@ _SCHEDULES = {
 
 
 def check_parts(cfg: Mapping[str, Any]) -> None:
-    """Check what a merged configuration says of readers, optimizer and schedule.
+    """Check readers, optimizer, schedules and counts of a merged configuration.
 
     Raises:
-        ConfigError: A name or key is unknown, or a number is not one that can be counted by.
+        ConfigError: A name or key is unknown, or a number is not valid.
     """
     for key, least in _NUMBERS.items():
-        _check_number(key, cfg.get(key, least), least)
+        whole_number(key, cfg.get(key, least), least)
     known = data_sets()
     for name in ("TrainDataset", "EvalDataset", "TestDataset"):
         settings = cfg.get(name)
@@ -53,7 +54,7 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
             _check_call(name, settings["name"], others, known)
     for name in ("TrainReader", "EvalReader", "TestReader"):
         reader = cfg.get(name) or {}
-        _check_number(f"{name}.batch_size", reader.get("batch_size", 1), 1)
+        whole_number(f"{name}.batch_size", reader.get("batch_size", 1), 1)
         for key in ("sample_transforms", "batch_transforms"):
             for step in reader.get(key) or []:
                 for kind, settings in step.items():
@@ -71,7 +72,7 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
 
 
 def _check_alone(schedule: Any) -> None:
-    """Refuse a decay that wants a warmup behind it and has none."""
+    """Refuse a decay that needs a warmup after it and has none."""
     if isinstance(schedule, Mapping):
         name, warms_up = schedule["name"], schedule.get("use_warmup", True)
     else:
@@ -91,21 +92,10 @@ def _check_schedule(place: int, schedule: Mapping[str, Any]) -> None:
         raise ConfigError(f"{where}: '{name}' comes first; expected a decay before it")
 
 
-def _check_number(key: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{key}: {value!r} is not valid; expected a whole number >= {least}")
-
-
 def _check_call(where: str, name: str, settings: Any, known: Mapping[str, type]) -> None:
-    """Check that a class exists and takes the keys that it would be called with."""
+    """Check that a class exists and takes the given keys."""
     if name not in known:
         raise ConfigError(f"{where}: unknown name '{name}'{nearest(name, known)}")
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"{where}: {name}: expected a mapping of keys, found {settings!r}")
     parameters = inspect.signature(known[name]).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    allowed = [key for key in parameters if key not in _GIVEN]
-    for key in settings:
-        if key not in allowed:
-            raise ConfigError(f"{where}: {name}: unknown key '{key}'{nearest(str(key), allowed)}")
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    check_keys(settings, settings if takes_any else parameters.keys() - _GIVEN, f"{where}: {name}")

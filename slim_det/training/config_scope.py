@@ -1,6 +1,7 @@
-"""Scopes of ppdet's one process-wide configuration, and plain copies of it.
+"""Scopes of ppdet's process-wide configuration, and plain copies of it.
 
-ppdet is imported inside the functions: its import registers our components, which need this.
+ppdet is imported inside the functions because its import registers our components, which need
+this module.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def fresh_config() -> Iterator[Any]:
-    """Give ppdet's configuration as it is before any file is read, and put the present one back.
+    """Reset ppdet's configuration to its state before any file is read, and restore it afterwards.
 
-    Inside, every component is registered and has its declared defaults; no key of the outer
-    configuration can be seen or changed. What is registered inside stays registered.
+    Inside, every component is registered with its declared defaults, and the outer configuration
+    cannot be seen or changed. What is registered inside stays registered.
 
     Yields:
         ppdet's global configuration, the same object as outside.
@@ -42,24 +43,16 @@ def fresh_config() -> Iterator[Any]:
 
 
 def plain_copy(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in plain dicts and lists that later changes of a configuration do not reach.
+    """An independent copy of ppdet's configuration, or a part of it, in plain dicts and lists.
 
-    Args:
-        cfg: ppdet's configuration, or any part of one.
-
-    Returns:
-        Every key; a component holds its declared defaults too, those it shares with others
-        (``num_classes``) as they stand at the top level.
+    A component has its declared defaults too; those that it shares with others (``num_classes``)
+    have their values at the top level.
     """
     return {key: _plain(value, cfg) for key, value in cfg.items()}
 
 
 def unset(component: Any) -> Any:
-    """A component's settings as registered: none, only what it declares.
-
-    Args:
-        component: ppdet's `SchemaDict` of it.
-    """
+    """A component (ppdet's `SchemaDict`) without settings, only with its declared defaults."""
     copy = component.copy()
     copy.clear()
     return copy

@@ -1,4 +1,4 @@
-"""What stands behind ppdet's names once it is imported."""
+"""Replaces parts of ppdet once it is imported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
 
 
 def register_components() -> None:
-    """Register our classes with ppdet, and replace what does not work or loses data."""
+    """Register our classes with ppdet, and replace what does not work there or loses data."""
     for component in COMPONENTS:
         global_config.pop(component.__name__, None)
         register(component)
@@ -45,19 +45,18 @@ def register_components() -> None:
     ppdet_trainer.Trainer.load_weights = _load_weights
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
     ppdet_trainer.Trainer._init_metrics = _init_metrics
-    # It ends the process; faces are evaluated in the loop, like everything else.
+    # ppdet's callback ends the process; here faces are evaluated in the loop like other data.
     ppdet_trainer.WiferFaceEval = Hook
 
 
 def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
-    """Stand-in for ppdet's function of this name: puts the compressed model into ``cfg``.
+    """Replaces ppdet's function of this name: puts the compressed model into ``cfg``.
 
     Args:
         cfg: ppdet's configuration.
         slim_config: Path of a slim file.
-        mode: ``train``, or ``eval`` / ``test``, where ``cfg.weights`` are loaded as well. Only in
-            ``test``, the mode of PaddleDetection's ``tools/post_quant.py``, a calibration may
-            follow.
+        mode: ``train``, or ``eval`` / ``test``, which load ``cfg.weights`` too. A calibration may
+            follow only in ``test``, the mode of PaddleDetection's ``tools/post_quant.py``.
 
     Returns:
         ``cfg``, with the model under ``model``.
@@ -74,7 +73,7 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
 
 
 def _load_weights(trainer: Any, weights: str) -> None:
-    """`Trainer.load_weights`: a start when training, every tensor otherwise."""
+    """`Trainer.load_weights`: what fits for a training, every tensor otherwise."""
     if trainer.is_loaded_weights:
         return
     trainer.start_epoch = 0
@@ -83,13 +82,13 @@ def _load_weights(trainer: Any, weights: str) -> None:
 
 
 def _init_callbacks(trainer: Any) -> None:
-    """`Trainer._init_callbacks`: ppdet's, and what watches the steps of the model."""
+    """`Trainer._init_callbacks`: ppdet's, and the hooks of the strategies."""
     _init_callbacks_of_ppdet(trainer)
     if trainer.mode != "train":
         return
     ours = [hook(trainer) for hook in hooks_of(trainer.model)]
     if ours:
-        # In front: a model that is not finite is not saved.
+        # Ours come first, so that a model with values that are not finite is not saved.
         callbacks = [*ours, *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)
@@ -98,9 +97,9 @@ def _init_callbacks(trainer: Any) -> None:
 def _init_metrics(trainer: Any, validate: bool = False) -> None:
     """`Trainer._init_metrics`: ppdet's, and for WIDER FACE one that computes AP.
 
-    Several scales only where a model is evaluated by itself, and ``multi_scale_eval`` asks for it.
+    With ``multi_scale_eval`` at several scales, but not during training.
     """
-    # Not above: a program may import these first, and they import ppdet, which leads here.
+    # Imported here because a program may import these first: they import ppdet, which leads here.
     from slim_det.evaluate.multi_scale import MultiScale
     from slim_det.evaluate.widerface.metric import FaceMetric
 

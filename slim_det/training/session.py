@@ -1,7 +1,7 @@
 """From a configuration to a model that is ready to train, evaluate or export.
 
-The one way of a weight: build the model, do again the steps beside the weights, load the weights,
-apply what a slim file asks for. Everything here happens before a Trainer exists.
+Always in this order: build the model, repeat the steps beside the weights, load the weights, apply
+the strategies of a slim file. All of it happens before a Trainer exists.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from slim_det.training.config_scope import fresh_config, plain_copy
 
 
 def set_device(cfg: Any) -> None:
-    """Select the device that the configuration asks for.
+    """Select the configured device.
 
     Raises:
-        ConfigError: It asks for a GPU and this Paddle has none.
+        ConfigError: It is a GPU, which this Paddle does not support.
     """
     if cfg.get("use_gpu") and not paddle.is_compiled_with_cuda():
         raise ConfigError(
@@ -49,10 +49,10 @@ def read_slim(path: str) -> SlimConfig:
 
 
 def build_model(cfg: Any) -> paddle.nn.Layer:
-    """Build the detector of a configuration, its parameters named as in a fresh process.
+    """Build the detector of a configuration, with parameter names as in a fresh process.
 
     Raises:
-        ConfigError: A component is unknown or refuses its settings.
+        ConfigError: A component is unknown or rejects its settings.
     """
     try:
         with paddle.utils.unique_name.guard():
@@ -68,10 +68,10 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
 def load_detector(
     source: str | Mapping[str, Any], weights: str
 ) -> tuple[paddle.nn.Layer, dict[str, Any]]:
-    """Build a detector of a configuration of its own, with its own weights.
+    """Build another detector, with its own configuration and weights.
 
-    ppdet's configuration stays as it is, and so do the random numbers that its initialisers draw:
-    with a teacher or without, a seed trains the same student.
+    ppdet's configuration and random state are left as they were, so a seed trains the same student
+    with or without a teacher.
 
     Args:
         source: Its configuration: a file, or a mapping.
@@ -99,16 +99,16 @@ def load_detector(
 def model_for_training(
     cfg: Any, slim: SlimConfig | None = None, resume: str | None = None
 ) -> paddle.nn.Layer:
-    """Build a model with the weights that training starts from, changed as a slim file asks.
+    """Build a model with the weights that training starts from, and apply a slim file.
 
     Args:
         cfg: ppdet's configuration.
-        slim: What to do to it, if anything.
-        resume: Checkpoint that training will be resumed from; what was done to it wins.
+        slim: The slim file, if any.
+        resume: Checkpoint to resume from, if any; its steps are repeated.
 
     Raises:
         ConfigError: ``slim`` names a strategy that does not train.
-        SlimDetError: ``slim`` contradicts what was done to the weights.
+        SlimDetError: ``slim`` contradicts the steps of the weights.
     """
     if resume:
         load = functools.partial(checkpoint.load_weights, weights=resume)
@@ -123,18 +123,18 @@ def model_with_weights(
 ) -> paddle.nn.Layer:
     """Build a model with trained weights, for evaluation, inference or export.
 
-    The steps beside the weights say how the model was changed. A slim file is needed only for
-    weights that are to be changed now, such as unpruned ones, to see what the cut alone costs.
+    The steps beside the weights say how the model was changed. A slim file is needed only to
+    change it now, such as to measure the loss from pruning alone.
 
     Args:
         cfg: ppdet's configuration.
         weights: Checkpoint, with or without suffix.
-        slim: What the weights are expected to be, or how they are to be changed.
+        slim: The slim file, if any; strategies that the weights have had are only checked.
         calibrating: Whether a calibration that ``slim`` names will follow (see `postponed`).
 
     Raises:
         ConfigError: No weights are given.
-        SlimDetError: ``slim`` contradicts what was done to the weights.
+        SlimDetError: ``slim`` contradicts the steps of the weights.
     """
     if not weights:
         raise ConfigError("no weights are given; add -o weights=PATH")
@@ -143,10 +143,10 @@ def model_with_weights(
 
 
 def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
-    """Do to a model what a slim file asks for, but for what acts in training or waits.
+    """Apply a slim file to a model, except for strategies that train or calibrate.
 
     Args:
-        model: With its weights; nothing was done to it.
+        model: With its weights; it has no steps yet.
         cfg: ppdet's configuration.
         slim: The slim file, merged into it.
     """
@@ -172,7 +172,7 @@ def _model_as_asked(
     weights: str,
     load: Callable[[paddle.nn.Layer], None],
 ) -> paddle.nn.Layer:
-    """Build a model, load its weights, and do what is asked for and was not done to them."""
+    """Build a model, load its weights, and apply the strategies that they have not had."""
     model = build_model(cfg)
     if slim is None:
         load(model)
@@ -193,7 +193,7 @@ def _model_as_asked(
 
 
 def _apply(model: paddle.nn.Layer, names: Iterable[str], context: Context) -> paddle.nn.Layer:
-    """Apply strategies in order; those that wait are remembered where a calibration follows."""
+    """Apply strategies in order; those that wait are noted for the calibration, if one follows."""
     registered = registered_strategies()
     for name in names:
         kind = registered[name]

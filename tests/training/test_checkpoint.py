@@ -11,68 +11,23 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from paddle.utils import unique_name
 
-from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, tensor_shapes
-from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.record import QuantLayer, QuantRecord, record_of
-from slim_det.compress.quantize.settings import QuantSettings
+from slim_det.compress.distill.distiller import Distiller
+from slim_det.compress.prune.plan import Plan, plan_of
 from slim_det.compress.steps import steps_of
 from slim_det.compress.strategy import step_path
-from slim_det.core.errors import PlanError, QuantError, WeightsError
+from slim_det.core.errors import PlanError, WeightsError
 from slim_det.training import checkpoint
-
-KEPT = np.array([0, 2, 5])
-
-
-class Net(paddle.nn.Layer):
-    """A convolution of 6 channels, batch norm, and a head that reads them."""
-
-    def __init__(self, classes: int = 4, width: int = 6) -> None:
-        super().__init__()
-        self.backbone = paddle.nn.Sequential(
-            paddle.nn.Conv2D(3, width, 3), paddle.nn.BatchNorm2D(width)
-        )
-        self.head = paddle.nn.Conv2D(width, classes, 1)
-
-
-def make_net(classes: int = 4, width: int = 6) -> Net:
-    with unique_name.guard():
-        return Net(classes, width)
-
-
-def make_plan(net: Net, kept: np.ndarray = KEPT) -> Plan:
-    """Cut the first convolution to the kept channels."""
-    first = {name: {0: kept} for name in tensor_shapes(net) if name.startswith("backbone")}
-    slices = {**first, "head.weight": {1: kept}}
-    costs = {"before": {"macs": 2}, "after": {"macs": 1}}
-    settings = {"criterion": "l1_norm", "ratios": {"backbone.0": 0.5}, "align": 1, "seed": 0}
-    groups = {"backbone.0": {"channels": 6, "kept": kept.tolist()}}
-    return Plan("Net", tensor_shapes(net), (32, 32), settings, costs, groups, slices)
-
-
-def make_cut(kept: np.ndarray = KEPT) -> Net:
-    net = make_net()
-    apply_plan(net, make_plan(net, kept))
-    return net
-
-
-def momentum(net: Net) -> paddle.optimizer.Optimizer:
-    return paddle.optimizer.Momentum(0.1, 0.9, parameters=net.parameters())
-
-
-def save(stem: Path, net: Net, last_epoch: int = 3, **more: Any) -> Path:
-    checkpoint.save(stem, net.state_dict(), momentum(net), last_epoch, steps_of(net), **more)
-    return stem
-
-
-def values(net: Net) -> dict[str, np.ndarray]:
-    return {name: param.numpy() for name, param in net.named_parameters()}
-
-
-def same(left: Net, right: Net) -> bool:
-    pairs = values(left), values(right)
-    return all(np.array_equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+from tests.training.small_checkpoints import (
+    KEPT,
+    make_cut,
+    make_net,
+    make_quantized,
+    momentum,
+    same,
+    save,
+    values,
+)
 
 
 @pytest.fixture
@@ -113,6 +68,16 @@ def test_plan_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
     save(stem, make_net())
     assert not step_path(stem, Plan).exists()
     checkpoint.load_weights(make_net(), stem)
+
+
+def test_auxiliary_modules_of_an_earlier_distillation_go_away(tmp_path: Path) -> None:
+    stem = tmp_path / "x"
+    for path in (step_path(stem, Distiller), step_path(tmp_path / "y", Distiller)):
+        path.write_bytes(b"")
+    save(stem, make_net())
+    assert {path.name for path in tmp_path.glob("*.companions.pdparams")} == {
+        "y.companions.pdparams"
+    }
 
 
 @pytest.mark.parametrize("averaged", [False, True])
@@ -325,80 +290,3 @@ def test_address_that_was_downloaded_before(
         stem = checkpoint.checkpoint_stem("https://no.such/models/x.pdparams")
     assert stem == tmp_path / "x"
     assert "cannot be reached" in caplog.text and "unchecked" in caplog.text
-
-
-def make_record(*more: QuantLayer, **settings: Any) -> QuantRecord:
-    layers = [QuantLayer("backbone", "backbone.1"), QuantLayer("head"), *more]
-    return QuantRecord(QuantSettings(**settings), layers, {})
-
-
-def make_quantized(net: Net, **settings: Any) -> Net:
-    quantize_model(net, make_record(**settings), {"backbone": 2.0})
-    return net
-
-
-def output(net: Net) -> np.ndarray:
-    net.eval()
-    return net.head(net.backbone(paddle.linspace(-2, 2, 108).reshape([1, 3, 6, 6]))).numpy()
-
-
-@pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
-def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
-    """The record is restored behind the plan; the ranges are tensors like any other."""
-    net = make_quantized(make())
-    stem = save(tmp_path / "1.5", net)
-    assert checkpoint.stored_step(stem, QuantRecord) == record_of(net)
-    for load in (checkpoint.load_weights, checkpoint.load_pretrained, checkpoint.resume):
-        other = make_net()
-        assert not np.array_equal(output(other), output(net))
-        load(other, stem)
-        assert record_of(other) == record_of(net) and same(other, net)
-        assert other.backbone[0].activation.range() == 2
-        assert np.array_equal(output(other), output(net))
-
-
-def test_record_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
-    """Float weights saved over quantized ones are not quantized when they are loaded."""
-    stem = save(tmp_path / "x", make_quantized(make_net()))
-    net = make_net()
-    save(stem, net)
-    assert (
-        not step_path(stem, QuantRecord).exists()
-        and checkpoint.stored_step(stem, QuantRecord) is None
-    )
-    checkpoint.load_weights(other := make_net(), stem)
-    assert record_of(other) is None and np.array_equal(output(other), output(net))
-
-
-def test_resume_refuses_another_quantization(tmp_path: Path) -> None:
-    """The same quantization goes on."""
-    stem = save(tmp_path / "x", make_quantized(make_net()))
-    net = make_quantized(make_net(), weight_bits=4)
-    with pytest.raises(QuantError, match=r"x\.quant\.json' quantizes otherwise .*; resume without"):
-        checkpoint.resume(net, stem, momentum(net))
-    net = make_quantized(make_net())
-    assert checkpoint.resume(net, stem, momentum(net)) == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "phrase"),
-    [("{", "cannot be read"), (make_record(QuantLayer("a")).to_json(), "'a'")],
-)
-def test_record_that_does_not_fit(tmp_path: Path, text: str, phrase: str) -> None:
-    """The model is left as it was."""
-    stem = save(tmp_path / "x", make_quantized(make_net()))
-    step_path(stem, QuantRecord).write_text(text)
-    net = make_net()
-    before = values(net), output(net)
-    with pytest.raises(QuantError, match=phrase):
-        checkpoint.load_weights(net, stem)
-    assert record_of(net) is None and values(net).keys() == before[0].keys()
-    assert np.array_equal(output(net), before[1])
-
-
-def test_quantized_weights_without_their_record(tmp_path: Path) -> None:
-    """The message speaks of the record, not of a plan."""
-    stem = save(tmp_path / "x", make_quantized(make_net()))
-    step_path(stem, QuantRecord).unlink()
-    with pytest.raises(WeightsError, match=r"activation\.limit is only .*'x\.quant\.json' beside"):
-        checkpoint.load_weights(make_net(), stem)

@@ -1,1 +1,1 @@
-"""Pruning: channel groups of a model, their importance, and the plan of what is cut."""
+"""Pruning: channel groups of a model, their importance, and the plan of what is removed."""

@@ -1,8 +1,8 @@
-"""Groups: the channels of a model that can only be cut together, and why some cannot be."""
+"""Groups: channels that can only be removed together, and why some cannot be removed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -15,17 +15,17 @@ from slim_det.graph.trace import Trace
 
 @dataclass(frozen=True)
 class Group:
-    """Channels of coupled layers that live or die together.
+    """Channels of coupled layers that are kept or removed together.
 
-    A *unit* is the smallest thing that can be cut: usually one channel of each member; for a
-    grouped convolution one channel of every group of it.
+    A *unit* is the smallest removable part: usually one channel of each member, or for a grouped
+    convolution one channel of each of its groups.
 
     Attributes:
         name: Module path of the first member, the name that users see.
-        members: Weights that make the channels, in execution order.
+        members: Weights that produce the channels, in execution order.
         units: Identity of each unit, in the channel order of the first member, int64 [U].
         channels: Output channels of the widest member.
-        reasons: Why it cannot be cut; empty where it can.
+        reasons: Why it cannot be pruned; empty if it can.
     """
 
     name: str
@@ -37,17 +37,15 @@ class Group:
     @property
     def prunable(self) -> bool:
         """Whether any of its channels may be removed."""
-        return not self.reasons and len(self.units) > 1
+        return not self.reasons
 
     @property
     def reason(self) -> str:
-        """Why it cannot be cut, in one phrase; '' where it can."""
-        if self.reasons:
-            return "; ".join(self.reasons)
-        return "" if self.prunable else "it has a single channel"
+        """Why it cannot be pruned, in one phrase; '' if it can."""
+        return "; ".join(self.reasons)
 
     def channels_kept(self, units_removed: int) -> int:
-        """Channels that remain of the widest member."""
+        """Remaining channels of the widest member."""
         return self.channels - units_removed * self.channels // len(self.units)
 
 
@@ -57,7 +55,7 @@ class ModelGroups:
 
     Attributes:
         groups: Group name -> group, in execution order.
-        axes: Every parameter axis that carries channels, identities already settled.
+        axes: Every parameter axis that carries channels, with final identities.
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
         member_of: Weight name -> group name.
         followers: Other tensors (depthwise weights, batch norm) -> group names they follow.
@@ -67,18 +65,18 @@ class ModelGroups:
     axes: list[ParameterAxis]
     depthwise: dict[str, int]
     member_of: dict[str, str]
-    followers: dict[str, list[str]] = field(default_factory=dict)
+    followers: dict[str, list[str]]
 
 
 def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
     """Find the channel groups of a traced model.
 
     Args:
-        model: The layer that was traced; only its names are read.
+        model: The traced layer; only its names are read.
         trace: Its operators, from `slim_det.graph.trace`.
 
     Returns:
-        All groups, those that cannot be cut included with their reasons.
+        All groups, including those that cannot be pruned.
     """
     graph = follow_channels(trace)
     axes = [
@@ -111,7 +109,7 @@ def _reasons_by_unit(graph: ChannelGraph) -> dict[int, list[str]]:
 
 
 def _coupled(producers: list[Producer]) -> list[list[Producer]]:
-    """Sort producers into sets that share at least one unit, in execution order."""
+    """Collect producers that share units, in execution order."""
     bundles: list[tuple[set[int], list[Producer]]] = []
     for producer in producers:
         units = set(producer.ids.tolist())
@@ -130,6 +128,8 @@ def _make_group(name: str, members: list[Producer], reasons: dict[int, list[str]
     _, first = np.unique(every, return_index=True)
     units = every[np.sort(first)]
     why = dict.fromkeys(r for unit in units.tolist() for r in reasons.get(unit, []))
+    if not why and len(units) == 1:
+        why = {"it has a single channel": None}
     channels = max(len(member.ids) for member in members)
     return Group(name, tuple(members), units, max(channels, len(units)), tuple(why))
 

@@ -1,7 +1,7 @@
-"""Importance: one score a channel; the channels with the smallest scores are removed.
+"""Importance: a score per channel; the channels with the lowest scores are removed.
 
-Each criterion takes the weight of a group's first layer as float64 [C, K] (one row an output
-channel) and, for `bn_scale`, the scale of the batch norm behind it, float64 [C].
+Each criterion takes the weight of a layer as float64 [C, K], one row per output channel, and the
+scale of the batch norm after it, float64 [C].
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def bn_scale(filters: np.ndarray, scale: np.ndarray | None, rng: np.random.Gener
 
 
 def random(filters: np.ndarray, scale: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """Uniform noise, the baseline that a criterion has to beat, float64 [C]."""
+    """Uniform noise, the baseline of every other criterion, float64 [C]."""
     return rng.random(len(filters))
 
 
@@ -60,13 +60,13 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def smallest(scores: np.ndarray, count: int, layers: np.ndarray | None = None) -> np.ndarray:
-    """Indices of the smallest scores, ascending; ties go to the lower index.
+    """Indices of the smallest scores, ascending; of equal ones the lower index is taken first.
 
     Args:
-        scores: One number a channel, [C].
+        scores: One number per channel, [C].
         count: How many to choose.
-        layers: Which of the channels each layer holds, bool [L, C]; each keeps at least one,
-            so that fewer than ``count`` may be chosen. Left out, one layer holds them all.
+        layers: Channels of each layer, bool [L, C]; by default one layer has them all. Each keeps
+            at least one, so fewer than ``count`` may be chosen.
     """
     left = np.ones((1, len(scores)), bool) if layers is None else layers.copy()
     chosen: list[int] = []

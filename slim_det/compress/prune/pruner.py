@@ -1,4 +1,4 @@
-"""Pruner: from names and ratios to a plan, and the cut model."""
+"""The pruner: from names and ratios to a plan and the pruned model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from slim_det.compress.prune.ratios import units_removed
 from slim_det.compress.prune.requests import read_requests, select_groups
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.core.errors import ConfigError, LayerError, PlanError, nearest
+from slim_det.core.schema import whole_number
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.graph.channels import Producer
 from slim_det.graph.cost import model_cost
@@ -24,23 +25,23 @@ logger = logging.getLogger("slim_det")
 
 
 class Pruner(Strategy):
-    """Cuts the least important channels of named layers out of a detector.
+    """Removes the least important channels of named layers from a detector.
 
     Args:
         criterion: A name in `slim_det.compress.prune.importance.CRITERIA`: `l1_norm`, `l2_norm`,
             `fpgm`, `bn_scale` or `random`.
         pruned_params: Layer names in any spelling, globs, `yolo_head` (the 18 layers of a
-            YOLOv3 head) or `all` (every group that can be cut, the default). Left out where
+            YOLOv3 head) or `all` (every group that can be pruned, the default). Not given if
             ``pruned_ratios`` names the layers itself.
         pruned_ratios: Share of the output channels to remove, each between 0 and 1: one
             number for all, a list as long as ``pruned_params``, a mapping of names to
             numbers, or the name of a preset (`r578`, `sensity`).
-        align: What remains of a layer is rounded to a multiple of this.
+        align: The remaining channels of a layer are rounded to a multiple of this.
         seed: For the criterion `random`.
         print_params: Log the name and shape of every parameter first.
 
     Raises:
-        ConfigError: A value is not one of the above.
+        ConfigError: A value is not valid.
     """
 
     step = Plan
@@ -59,27 +60,18 @@ class Pruner(Strategy):
                 f"Pruner.criterion: unknown criterion {criterion!r}"
                 f"{nearest(str(criterion), CRITERIA)}"
             )
-        for key, value, least in (("align", align, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"Pruner.{key}: {value!r} is not valid; expected a whole number >= {least}"
-                )
         self.criterion = criterion
-        self.align = align
-        self.seed = seed
+        self.align = whole_number("Pruner.align", align, 1)
+        self.seed = whole_number("Pruner.seed", seed, 0)
         self.print_params = print_params
         self.requests = read_requests(pruned_params, pruned_ratios)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Cut the model in place and attach the plan to it.
+        """Prune the model in place and attach the plan to it (see `cut`).
 
         Args:
             model: A ppdet detector, with the weights that importance is measured on.
-            context: Its image size is the one at which MACs are stated.
-
-        Raises:
-            LayerError: A name is unknown or its layer cannot be cut.
-            PlanError: Nothing was cut, or the cut model does not cost what the plan says.
+            context: MACs are given at its image size.
         """
         if self.print_params:
             for name, shape in tensor_shapes(model).items():
@@ -88,25 +80,25 @@ class Pruner(Strategy):
         return self.cut(model, trace, find_groups(model, trace))
 
     def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
-        """Cut a traced model in place and attach the plan to it.
+        """Prune a traced model in place and attach the plan to it.
 
-        The cut model is traced again: it has to cost what the plan says.
+        The pruned model is traced again and must cost what the plan says.
 
         Args:
             model: With the weights that importance is measured on.
-            trace: Its operators at the image size at which MACs are stated.
+            trace: Its operators; MACs are given at its image size.
             groups: Its channel groups.
 
         Raises:
-            LayerError: A name is unknown or its layer cannot be cut.
-            PlanError: Nothing was cut, or the cut model does not cost what the plan says.
+            LayerError: A name is unknown or its layer cannot be pruned.
+            PlanError: Nothing was removed, or the pruned model costs something else.
         """
         plan = self.plan(model, trace, groups)
         apply_plan(model, plan)
-        reached = model_cost(model, trace_detector(model, plan.image_size_hw))
-        if reached.as_dict() != plan.cost["after"]:
+        reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
+        if reached != plan.cost["after"]:
             raise PlanError(
-                f"the cut model costs {reached.as_dict()}, the plan says {plan.cost['after']}; "
+                f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
                 "the model's code holds channel numbers that cannot be followed"
             )
         logger.info("%s", describe_cost(plan))
@@ -114,18 +106,21 @@ class Pruner(Strategy):
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: Plan) -> None:
-        """Cut a freshly built model as a plan says."""
+        """Prune a freshly built model according to a plan."""
         apply_plan(model, step)
 
     def adopt(self, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
         """Refuse settings that contradict the plan beside the weights.
 
         Raises:
-            PlanError: The weights were cut in another way.
+            PlanError: The weights were pruned with other settings.
         """
         done = step.settings
-        same = self.criterion == done["criterion"] and self.align == done["align"]
-        if not same or self._unpruned_ratios(context) != done["ratios"]:
+        unpruned = context.build_detector()
+        groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
+        ratios = select_groups(self.requests, LayerFinder(unpruned), groups)
+        asked = (self.criterion, self.align, ratios)
+        if asked != (done["criterion"], done["align"], done["ratios"]):
             raise PlanError(
                 f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
                 f"than {context.asked_by} asks for; leave --slim_config out, or start from "
@@ -135,44 +130,26 @@ class Pruner(Strategy):
             "'%s' is already cut as %s asks; its plan is used", context.weights, context.asked_by
         )
 
-    def _unpruned_ratios(self, context: Context) -> dict[str, float]:
-        """The ratio of each group that would be cut in the unpruned model."""
-        model = context.build_detector()
-        groups = find_groups(model, trace_detector(model, context.image_size_hw))
-        return select_groups(self.requests, LayerFinder(model), groups)
-
     def plan(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> Plan:
-        """Decide what to cut; nothing is changed.
+        """Choose what to remove; nothing is changed.
 
         Args:
             model: The model whose weights are scored.
             trace: Its operators at the image size of the costs.
             groups: Its channel groups.
+
+        Raises:
+            LayerError: A name is unknown or its layer cannot be pruned.
+            PlanError: Nothing would be removed.
         """
         ratios = select_groups(self.requests, LayerFinder(model), groups)
-        rng = np.random.default_rng(self.seed)
-        parameters = dict(model.named_parameters())
-        removed, kept_units = [], {}
-        for name, ratio in ratios.items():
-            group = groups.groups[name]
-            cut = np.zeros(0, np.int64)
-            if units_removed(len(group.units), ratio, self.align):
-                scores = self.unit_scores(group, parameters, rng)
-                cut = least_important(group, scores, ratio, self.align)
-            if len(cut) == 0:
-                logger.warning(
-                    "%s: ratio %g of %d channels removes none", name, ratio, group.channels
-                )
-                continue
-            removed.append(group.units[cut])
-            kept = np.setdiff1d(np.arange(len(group.units)), cut)
-            kept_units[name] = {"channels": group.channels, "kept": kept.tolist()}
+        removed = self._places_removed(model, groups, ratios)
         if not removed:
             raise PlanError(
                 "nothing to prune: every ratio removes less than one channel; "
                 "expected larger ratios or wider layers"
             )
-        slices = slices_without(groups, np.concatenate(removed))
+        units = {name: groups.groups[name].units for name in removed}
         plan = Plan(
             architecture=type(model).__name__,
             tensors=tensor_shapes(model),
@@ -184,8 +161,16 @@ class Pruner(Strategy):
                 "seed": self.seed,
             },
             cost={},
-            groups=kept_units,
-            slices=slices,
+            groups={
+                name: {
+                    "channels": groups.groups[name].channels,
+                    "kept": np.delete(np.arange(len(units[name])), places).tolist(),
+                }
+                for name, places in removed.items()
+            },
+            slices=slices_without(
+                groups, np.concatenate([units[name][places] for name, places in removed.items()])
+            ),
         )
         after = plan.shapes_after()
         plan.depthwise = {
@@ -199,10 +184,31 @@ class Pruner(Strategy):
         }
         return plan
 
+    def _places_removed(
+        self, model: paddle.nn.Layer, groups: ModelGroups, ratios: dict[str, float]
+    ) -> dict[str, np.ndarray]:
+        """Group name -> places of the units to remove, for groups that lose any."""
+        rng = np.random.default_rng(self.seed)
+        parameters = dict(model.named_parameters())
+        removed = {}
+        for name, ratio in ratios.items():
+            group = groups.groups[name]
+            places = np.zeros(0, np.int64)
+            if units_removed(len(group.units), ratio, self.align):
+                scores = self.unit_scores(group, parameters, rng)
+                places = least_important(group, scores, ratio, self.align)
+            if len(places):
+                removed[name] = places
+            else:
+                logger.warning(
+                    "%s: ratio %g of %d channels removes none", name, ratio, group.channels
+                )
+        return removed
+
     def unit_scores(
         self, group: Group, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
     ) -> np.ndarray:
-        """One score a unit: of the first member, and of later ones for what it does not make.
+        """One score per unit, by the first member that produces it.
 
         Args:
             group: The group to score.
@@ -210,10 +216,10 @@ class Pruner(Strategy):
             rng: For the criterion `random`.
 
         Returns:
-            float64 [U]; the least important units have the smallest scores.
+            float64 [U]; the least important units have the lowest scores.
 
         Raises:
-            LayerError: The criterion does not fit a weight, or weights are not finite.
+            LayerError: The criterion does not fit a layer, or weights are not finite.
         """
         scores = np.full(len(group.units), np.nan)
         order = np.argsort(group.units)
@@ -245,7 +251,7 @@ class Pruner(Strategy):
 
 
 def describe_cost(plan: Plan) -> str:
-    """One line on what a plan saves."""
+    """One line on the savings of a plan."""
     before, after = plan.cost["before"], plan.cost["after"]
     height, width = plan.image_size_hw
     return (
@@ -257,13 +263,13 @@ def describe_cost(plan: Plan) -> str:
 
 
 def least_important(group: Group, scores: np.ndarray, ratio: float, align: int = 1) -> np.ndarray:
-    """Places of the units to cut; each member keeps one, though it may hold only some.
+    """Places of the units to remove, ascending; every member keeps at least one of its units.
 
     Args:
-        group: The group to cut.
-        scores: One score a unit, [U].
+        group: The group to prune.
+        scores: One score per unit, [U].
         ratio: Share of the units to remove.
-        align: What remains is rounded to a multiple of this.
+        align: The remaining number is rounded to a multiple of this.
     """
     count = units_removed(len(group.units), ratio, align)
     members = np.array([np.isin(group.units, member.ids) for member in group.members])
@@ -271,14 +277,14 @@ def least_important(group: Group, scores: np.ndarray, ratio: float, align: int =
 
 
 def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
-    """What remains of every parameter axis.
+    """What remains of every parameter axis that loses something.
 
     Args:
         groups: All channel groups of a model.
-        removed: Identities of the units that are cut.
+        removed: Identities of the removed units.
 
     Returns:
-        Parameter name -> axis -> places kept; axes that are not cut are left out.
+        Parameter name -> axis -> places kept.
     """
     slices: dict[str, dict[int, np.ndarray]] = {}
     for axis in groups.axes:

@@ -1,4 +1,4 @@
-"""Requests: which layers a user wants cut and by how much, in every way of writing it."""
+"""Requests: which layers a user wants to prune and by how much, in every notation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("slim_det")
 
 
 def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, float]]:
-    """Settle every way of writing names and ratios into pairs.
+    """Read names and ratios in any of their notations (see `Pruner`).
 
     Returns:
         (spelling, ratio) pairs; a spelling may still be a glob or `all`.
@@ -27,18 +27,8 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
             "Pruner.pruned_ratios is missing; expected a number, a list, a mapping or a preset "
             f"({', '.join(PRESETS)})"
         )
-    if isinstance(pruned_ratios, str) and not _is_number(pruned_ratios):
-        if pruned_ratios not in PRESETS:
-            raise ConfigError(
-                f"Pruner.pruned_ratios: unknown preset '{pruned_ratios}'"
-                f"{nearest(pruned_ratios, PRESETS)}"
-            )
-        if pruned_params not in (None, "yolo_head"):
-            raise ConfigError(
-                f"Pruner.pruned_params: preset '{pruned_ratios}' names its own layers; "
-                "leave pruned_params out or write 'yolo_head'"
-            )
-        return list(PRESETS[pruned_ratios].items())
+    if isinstance(pruned_ratios, str) and _number(pruned_ratios) is None:
+        return _preset(pruned_params, pruned_ratios)
     if isinstance(pruned_ratios, dict):
         if pruned_params is not None:
             raise ConfigError(
@@ -48,32 +38,25 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
         if not pruned_ratios:
             raise ConfigError("Pruner.pruned_ratios is empty; expected layer names with ratios")
         return [(str(name), _ratio(value, str(name))) for name, value in pruned_ratios.items()]
-    if pruned_params is None:
-        pruned_params = ["all"]
-    elif isinstance(pruned_params, str):
-        pruned_params = list(YOLO_HEAD_LAYERS) if pruned_params == "yolo_head" else [pruned_params]
-    if not isinstance(pruned_params, (list, tuple)) or not pruned_params:
+    names = _layer_names(pruned_params)
+    if not isinstance(pruned_ratios, (list, tuple)):
+        ratio = _ratio(pruned_ratios, "all layers")
+        return [(name, ratio) for name in names]
+    if len(pruned_ratios) != len(names):
         raise ConfigError(
-            f"Pruner.pruned_params: {pruned_params!r} is not valid; expected a list of layers"
+            f"Pruner: {len(names)} pruned_params but {len(pruned_ratios)} pruned_ratios; expected "
+            "one ratio a layer, or a single number for all"
         )
-    if isinstance(pruned_ratios, (list, tuple)):
-        if len(pruned_ratios) != len(pruned_params):
-            raise ConfigError(
-                f"Pruner: {len(pruned_params)} pruned_params but {len(pruned_ratios)} "
-                "pruned_ratios; expected one ratio a layer, or a single number for all"
-            )
-        return [(str(n), _ratio(r, str(n))) for n, r in zip(pruned_params, pruned_ratios)]
-    ratio = _ratio(pruned_ratios, "all layers")
-    return [(str(name), ratio) for name in pruned_params]
+    return [(name, _ratio(ratio, name)) for name, ratio in zip(names, pruned_ratios)]
 
 
 def select_groups(
     requests: list[tuple[str, float]], finder: LayerFinder, groups: ModelGroups
 ) -> dict[str, float]:
-    """Turn requests into one ratio a group, in execution order.
+    """Turn requests into one ratio per group, in execution order.
 
     Raises:
-        LayerError: A layer is unknown, cannot be cut, or is given two ratios.
+        LayerError: A layer is unknown, cannot be pruned, or has two ratios.
     """
     chosen: dict[str, float] = {}
     asked_by: dict[str, str] = {}
@@ -89,9 +72,36 @@ def select_groups(
     return {name: chosen[name] for name in groups.groups if name in chosen}
 
 
+def _preset(pruned_params: Any, preset: str) -> list[tuple[str, float]]:
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"Pruner.pruned_ratios: unknown preset '{preset}'{nearest(preset, PRESETS)}"
+        )
+    if pruned_params not in (None, "yolo_head"):
+        raise ConfigError(
+            f"Pruner.pruned_params: preset '{preset}' names its own layers; "
+            "leave pruned_params out or write 'yolo_head'"
+        )
+    return list(PRESETS[preset].items())
+
+
+def _layer_names(pruned_params: Any) -> list[str]:
+    if pruned_params is None:
+        return ["all"]
+    if pruned_params == "yolo_head":
+        return list(YOLO_HEAD_LAYERS)
+    if isinstance(pruned_params, str):
+        return [pruned_params]
+    if not isinstance(pruned_params, (list, tuple)) or not pruned_params:
+        raise ConfigError(
+            f"Pruner.pruned_params: {pruned_params!r} is not valid; expected a list of layers"
+        )
+    return [str(name) for name in pruned_params]
+
+
 def _ratio(value: Any, name: str) -> float:
-    number = float(value) if _is_number(value) else float("nan")
-    if not 0.0 < number < 1.0:
+    number = _number(value)
+    if number is None or not 0.0 < number < 1.0:
         raise ConfigError(
             f"Pruner.pruned_ratios: ratio {value!r} for '{name}' is not valid; expected a "
             "number between 0 and 1, both excluded"
@@ -99,45 +109,42 @@ def _ratio(value: Any, name: str) -> float:
     return number
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
+def _number(value: Any) -> float | None:
+    """A number, which may be written as text; None for anything else."""
     try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _groups_named(spelling: str, finder: LayerFinder, groups: ModelGroups) -> list[str]:
-    """Groups that a spelling selects; globs pass over what cannot be cut, and say so."""
-    if spelling == "all":
-        found = list(groups.groups)
-    else:
-        found = []
-        for weight in finder.find(spelling):
-            found += _groups_of_weight(weight, groups)
-        if not any(sign in spelling for sign in "*?["):
-            if not found:
-                raise LayerError(f"'{spelling}' cannot be cut: no group of channels follows it")
-            if len(found) > 1:
-                raise LayerError(
-                    f"'{spelling}' follows {len(found)} groups; name one: {', '.join(found)}"
-                )
-            group = groups.groups[found[0]]
-            if not group.prunable:
-                choices = [g.name for g in groups.groups.values() if g.prunable]
-                raise LayerError(
-                    f"'{spelling}' cannot be cut: {group.reason}{nearest(group.name, choices)}"
-                )
-            return found
-    prunable = [name for name in dict.fromkeys(found) if groups.groups[name].prunable]
-    left = len(dict.fromkeys(found)) - len(prunable)
+    """Groups that a spelling selects; a glob leaves out those that cannot be pruned."""
+    weights = groups.member_of if spelling == "all" else finder.find(spelling)
+    found = list(dict.fromkeys(g for weight in weights for g in _groups_of_weight(weight, groups)))
+    if spelling != "all" and not any(sign in spelling for sign in "*?["):
+        _check_single(spelling, found, groups)
+        return found
+    prunable = [name for name in found if groups.groups[name].prunable]
     if not prunable:
         raise LayerError(f"nothing to prune: no layer that '{spelling}' names can be cut")
+    left = len(found) - len(prunable)
     if left:
-        logger.info("'%s': %d groups cannot be cut and stay whole", spelling, left)
+        logger.info("'%s': %d groups cannot be cut and stay unpruned", spelling, left)
     return prunable
+
+
+def _check_single(spelling: str, found: list[str], groups: ModelGroups) -> None:
+    """Make sure that the name of one layer selects one group that can be pruned."""
+    if not found:
+        raise LayerError(f"'{spelling}' cannot be cut: no group of channels follows it")
+    if len(found) > 1:
+        raise LayerError(f"'{spelling}' follows {len(found)} groups; name one: {', '.join(found)}")
+    group = groups.groups[found[0]]
+    if not group.prunable:
+        choices = [g.name for g in groups.groups.values() if g.prunable]
+        raise LayerError(
+            f"'{spelling}' cannot be cut: {group.reason}{nearest(group.name, choices)}"
+        )
 
 
 def _groups_of_weight(weight: str, groups: ModelGroups) -> list[str]:

@@ -207,7 +207,7 @@ def test_a_glob_passes_over_what_cannot_be_cut(
     with caplog.at_level(logging.INFO, logger="slim_det"):
         plan = plan_for(small_net(), pruned_params=spelling, pruned_ratios=0.5)
     assert set(plan.groups) == {"stem", "inner"}
-    assert f"'{spelling}': 1 groups cannot be cut and stay whole" in caplog.text
+    assert f"'{spelling}': 1 groups cannot be cut and stay unpruned" in caplog.text
 
 
 MISTAKES = [
