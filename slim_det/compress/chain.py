@@ -37,11 +37,10 @@ def expand_strategies(names: list[str], path: str) -> tuple[str, ...]:
         ConfigError: A strategy is named twice or comes too late, or two exclude each other.
     """
     found = [part for name in names for part in JOINT.get(name, (name,))]
+    kinds = registered_strategies()
     for name in found:
         if found.count(name) > 1:
             raise ConfigError(f"{path}: slim: '{name}' is named twice")
-    kinds = registered_strategies()
-    for name in found:
         for other, reason in kinds[name].excludes.items():
             if other in found:
                 raise ConfigError(
@@ -67,7 +66,11 @@ def write_out_sections(tree: dict[str, Any], path: str) -> None:
     Raises:
         ConfigError: ``pruner`` or a key of ``PrunerQAT`` is unknown, or a section is given twice.
     """
-    _check_pruner_key(tree, path)
+    pruner = tree.pop("pruner", None) or "Pruner"
+    if pruner != "Pruner":
+        raise ConfigError(
+            f"{path}: pruner: '{pruner}' is not supported{nearest(pruner, ['Pruner'])}"
+        )
     _split_pruner_qat(tree, path)
     if isinstance(tree.get("PTQ"), Mapping):
         tree["PTQ"] = {k: v for k, v in tree["PTQ"].items() if k not in _WITHOUT_EFFECT}
@@ -82,19 +85,14 @@ def check_override(key: str) -> None:
     section, _, inner = key.partition(".")
     if section not in JOINT:
         return
-    strategy, own = _PRUNER_QAT.get(inner, ("", "")) if section == "PrunerQAT" else ("", "")
-    places = f"{strategy}.{own}" if own else " or ".join(f"{name}.KEY" for name in JOINT[section])
+    if section == "PrunerQAT" and inner in _PRUNER_QAT:
+        places = ".".join(_PRUNER_QAT[inner])
+    else:
+        places = " or ".join(f"{name}.KEY" for name in JOINT[section])
     raise ConfigError(
         f"-o {key}: '{section}' is written out as {' and '.join(JOINT[section])}; "
         f"expected -o {places}=VALUE"
     )
-
-
-def _check_pruner_key(tree: dict[str, Any], path: str) -> None:
-    """Remove ``pruner``, which names the component that prunes."""
-    name = tree.pop("pruner", None) or "Pruner"
-    if name != "Pruner":
-        raise ConfigError(f"{path}: pruner: '{name}' is not supported{nearest(name, ['Pruner'])}")
 
 
 def _split_pruner_qat(tree: dict[str, Any], path: str) -> None:

@@ -91,11 +91,7 @@ class Step:
 
     @classmethod
     def from_content(cls: type[StepKind], content: dict[str, Any]) -> StepKind:
-        """The inverse of `content`.
-
-        Raises:
-            LookupError, TypeError, ValueError, AttributeError, SlimDetError: The file is damaged.
-        """
+        """The inverse of `content`; any error means that the file is damaged."""
         step = cls(**content["fields"])
         object.__setattr__(step, "place", int(content["place"]))
         return step
@@ -117,11 +113,7 @@ class Step:
 
     @classmethod
     def explains(cls, names: Iterable[str]) -> bool:
-        """Whether weights that do not fit may be of a model with such a step.
-
-        Args:
-            names: State-dict names of the weights' file.
-        """
+        """Whether weights with these tensor names, which do not fit, may need such a step."""
         return False
 
 

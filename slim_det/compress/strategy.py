@@ -7,7 +7,6 @@ is kept as a `Step` (see `slim_det.compress.steps`).
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ppdet.core.workspace import global_config
 from slim_det.compress.hook import Hook
 from slim_det.compress.steps import SCHEMA, Step, attach_step, steps_of
 from slim_det.core.errors import ConfigError, WeightsError
+from slim_det.core.files import read_json
 
 _POSTPONED = "slim_postponed"
 
@@ -139,14 +139,11 @@ class Strategy:
 
     @classmethod
     def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
-        """Translate older keys of a slim file that names the strategy.
+        """Translate a slim file that names the strategy into today's keys.
 
         Args:
             tree: The content of the file without ``slim``.
             path: The file, for messages.
-
-        Returns:
-            The content in today's keys.
 
         Raises:
             ConfigError: The file contradicts itself, or lacks something.
@@ -167,9 +164,6 @@ def registered_strategies() -> dict[str, type[Strategy]]:
 
 def in_order(names: Sequence[str]) -> list[str]:
     """Sort strategies so that they can be applied, keeping the given order where possible.
-
-    Args:
-        names: Registered strategies, each once.
 
     Raises:
         ConfigError: Their declarations contradict each other.
@@ -225,8 +219,7 @@ def read_steps(stem: Path) -> list[Step]:
     """
     kinds = [kind for kind in step_kinds() if kind.changes_model]
     _check_known(stem, {kind.suffix for kind in kinds})
-    paths = {kind: step_path(stem, kind) for kind in kinds}
-    found = [kind.read(path) for kind, path in paths.items() if path.is_file()]
+    found = [kind.read(path) for kind in kinds if (path := step_path(stem, kind)).is_file()]
     steps = [step for step in found if step.place is None]
     for step in sorted(found, key=lambda step: step.place or 0):
         if step.place is not None:
@@ -265,7 +258,7 @@ def _check_known(stem: Path, known: set[str]) -> None:
 
 def _is_step(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        read_json(path, "step", SCHEMA, WeightsError)
+    except WeightsError:
         return False
-    return isinstance(data, dict) and data.get("schema") == SCHEMA
+    return True

@@ -213,14 +213,7 @@ def _write(
     contents: dict[str, Any],
     best: dict[str, Any] | None = None,
 ) -> None:
-    """Write the files of a checkpoint, and remove those of steps that it does not have.
-
-    Args:
-        stem: Path without suffix.
-        steps: Steps to write first.
-        contents: Suffix -> what `paddle.save` writes last.
-        best: Content of ``.json``, if any.
-    """
+    """Write steps, ``best`` and contents (by suffix), and remove the files of other steps."""
     files: dict[Path, Any] = {
         step_path(stem, type(step)): step.write for step in steps if step.has_file
     }

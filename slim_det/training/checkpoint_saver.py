@@ -19,9 +19,6 @@ class CheckpointSaver(Hook):
 
     Unlike with ppdet's, a resumed run still knows its best AP, and an evaluation without any
     boxes counts as AP 0.
-
-    Args:
-        trainer: ppdet's Trainer.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -34,7 +31,7 @@ class CheckpointSaver(Hook):
     def after_train_epoch(self, status: dict[str, Any]) -> None:
         """Save every ``snapshot_epoch`` epochs, and the last one as ``model_final``."""
         name = self.snapshot_name(status)
-        if name:
+        if name and self.is_main_process:
             self._save(name, status["epoch_id"] + 1, status)
 
     def after_evaluation(self, status: dict[str, Any]) -> None:
@@ -60,8 +57,6 @@ class CheckpointSaver(Hook):
     def _save(
         self, name: str, done: int, status: dict[str, Any], best: dict[str, Any] | None = None
     ) -> None:
-        if not self.is_main_process:
-            return
         state, ema_state = self.model.state_dict(), None
         if self.trainer.use_ema:
             # ppdet has put the average into the model and the trained weights into the status.

@@ -69,13 +69,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Any:
 
 
 def load_tree(tree: Mapping[str, Any], path: str | Path, overrides: list[str] | None = None) -> Any:
-    """Like `load_config`, for a configuration that was read already.
-
-    Args:
-        tree: The configuration.
-        path: Where it comes from, for messages.
-        overrides: ``Key.sub=value`` texts, values in YAML.
-    """
+    """Like `load_config`, for a configuration that was already read from ``path``."""
     _check_components(tree, str(path))
     _merge_into_config(tree)
     apply_overrides(overrides or [])
@@ -168,9 +162,9 @@ def _check_components(tree: Mapping[str, Any], where: str) -> None:
         if isinstance(schema, SchemaDict):
             _check_component(name, value, where)
         elif name not in TOP_LEVEL_KEYS and name not in global_config:
-            close = difflib.get_close_matches(name, _known_names(), n=1, cutoff=0.8)
-            if close:
-                raise ConfigError(f"{where}: unknown key '{name}'; did you mean '{close[0]}'?")
+            suggestion = _suggest(name, cutoff=0.8)
+            if suggestion:
+                raise ConfigError(f"{where}: unknown key '{name}'{suggestion}")
 
 
 def _check_component(name: str, value: Any, where: str) -> None:
@@ -205,11 +199,8 @@ def _check_part(name: str, part: Any, where: str) -> None:
         raise ConfigError(f"{where}: {name}: unknown component '{part}'{_suggest(part)}")
 
 
-def _known_names() -> list[str]:
-    modules = [name for name, value in global_config.items() if isinstance(value, SchemaDict)]
-    return sorted(TOP_LEVEL_KEYS) + modules
-
-
-def _suggest(name: str) -> str:
-    close = difflib.get_close_matches(str(name), _known_names(), n=1, cutoff=0.5)
+def _suggest(name: str, cutoff: float = 0.5) -> str:
+    components = [key for key, value in global_config.items() if isinstance(value, SchemaDict)]
+    known = sorted(TOP_LEVEL_KEYS) + components
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""

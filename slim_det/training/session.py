@@ -143,12 +143,9 @@ def model_with_weights(
 
 
 def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
-    """Apply a slim file to a model, except for strategies that train or calibrate.
+    """Apply a slim file, which was merged into ``cfg``, to a model that has no steps yet.
 
-    Args:
-        model: With its weights; it has no steps yet.
-        cfg: ppdet's configuration.
-        slim: The slim file, merged into it.
+    Strategies that train or calibrate are left out.
     """
     return _apply(model, slim.strategies, _context(cfg, slim, "use", "the weights"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
@@ -79,14 +79,8 @@ def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
         All groups, including those that cannot be pruned.
     """
     graph = follow_channels(trace)
-    axes = [
-        ParameterAxis(axis.parameter, axis.axis, graph.find(axis.ids), axis.makes)
-        for axis in graph.axes.values()
-    ]
-    producers = [
-        Producer(p.parameter, p.axis, graph.find(p.ids), p.batch_norm)
-        for p in graph.producers.values()
-    ]
+    axes = [replace(axis, ids=graph.find(axis.ids)) for axis in graph.axes.values()]
+    producers = [replace(one, ids=graph.find(one.ids)) for one in graph.producers.values()]
     reasons = _reasons_by_unit(graph)
     names = layer_names(model)
     groups, member_of = {}, {}
@@ -102,9 +96,7 @@ def _reasons_by_unit(graph: ChannelGraph) -> dict[int, list[str]]:
     reasons: dict[int, list[str]] = {}
     for ids, reason in graph.frozen:
         for unit in set(graph.find(ids).tolist()):
-            known = reasons.setdefault(unit, [])
-            if reason not in known:
-                known.append(reason)
+            reasons.setdefault(unit, []).append(reason)
     return reasons
 
 

@@ -82,16 +82,11 @@ class Pruner(Strategy):
     def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
         """Prune a traced model in place and attach the plan to it.
 
-        The pruned model is traced again and must cost what the plan says.
-
-        Args:
-            model: With the weights that importance is measured on.
-            trace: Its operators; MACs are given at its image size.
-            groups: Its channel groups.
+        The arguments are those of `plan`.
 
         Raises:
             LayerError: A name is unknown or its layer cannot be pruned.
-            PlanError: Nothing was removed, or the pruned model costs something else.
+            PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
         plan = self.plan(model, trace, groups)
         apply_plan(model, plan)
@@ -149,7 +144,7 @@ class Pruner(Strategy):
                 "nothing to prune: every ratio removes less than one channel; "
                 "expected larger ratios or wider layers"
             )
-        units = {name: groups.groups[name].units for name in removed}
+        units = [groups.groups[name].units[places] for name, places in removed.items()]
         plan = Plan(
             architecture=type(model).__name__,
             tensors=tensor_shapes(model),
@@ -162,15 +157,9 @@ class Pruner(Strategy):
             },
             cost={},
             groups={
-                name: {
-                    "channels": groups.groups[name].channels,
-                    "kept": np.delete(np.arange(len(units[name])), places).tolist(),
-                }
-                for name, places in removed.items()
+                name: _kept_entry(groups.groups[name], places) for name, places in removed.items()
             },
-            slices=slices_without(
-                groups, np.concatenate([units[name][places] for name, places in removed.items()])
-            ),
+            slices=slices_without(groups, np.concatenate(units)),
         )
         after = plan.shapes_after()
         plan.depthwise = {
@@ -225,10 +214,10 @@ class Pruner(Strategy):
         order = np.argsort(group.units)
         for member in group.members:
             places = order[np.searchsorted(group.units, member.ids, sorter=order)]
-            total = np.zeros(len(group.units))
-            np.add.at(total, places, self._channel_scores(member, parameters, rng))
-            missing = np.isnan(scores) & np.isin(np.arange(len(scores)), places)
-            scores[missing] = total[missing]
+            channel_scores = self._channel_scores(member, parameters, rng)
+            total = np.bincount(places, channel_scores, minlength=len(scores))
+            new = places[np.isnan(scores[places])]
+            scores[new] = total[new]
             if not np.isnan(scores).any():
                 break
         return scores
@@ -250,6 +239,11 @@ class Pruner(Strategy):
         return scores
 
 
+def _kept_entry(group: Group, removed: np.ndarray) -> dict[str, Any]:
+    kept = np.delete(np.arange(len(group.units)), removed)
+    return {"channels": group.channels, "kept": kept.tolist()}
+
+
 def describe_cost(plan: Plan) -> str:
     """One line on the savings of a plan."""
     before, after = plan.cost["before"], plan.cost["after"]
@@ -269,7 +263,7 @@ def least_important(group: Group, scores: np.ndarray, ratio: float, align: int =
         group: The group to prune.
         scores: One score per unit, [U].
         ratio: Share of the units to remove.
-        align: The remaining number is rounded to a multiple of this.
+        align: See `units_removed`.
     """
     count = units_removed(len(group.units), ratio, align)
     members = np.array([np.isin(group.units, member.ids) for member in group.members])
