@@ -45,7 +45,7 @@ def make_plan(net: Net, kept: np.ndarray = KEPT) -> Plan:
     return Plan("Net", tensor_shapes(net), (32, 32), settings, costs, groups, slices)
 
 
-def make_cut(kept: np.ndarray = KEPT) -> Net:
+def make_pruned(kept: np.ndarray = KEPT) -> Net:
     net = make_net()
     apply_plan(net, make_plan(net, kept))
     return net

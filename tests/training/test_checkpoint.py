@@ -20,8 +20,8 @@ from slim_det.core.errors import PlanError, WeightsError
 from slim_det.training import checkpoint
 from tests.training.small_checkpoints import (
     KEPT,
-    make_cut,
     make_net,
+    make_pruned,
     make_quantized,
     momentum,
     same,
@@ -37,7 +37,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     return lambda: caplog.text
 
 
-def test_whole_model_comes_back(tmp_path: Path) -> None:
+def test_unpruned_model_comes_back(tmp_path: Path) -> None:
     """By stem or by any file's name; no plan is written."""
     net, stem = make_net(), tmp_path / "1.5"
     save(stem, net)
@@ -49,22 +49,22 @@ def test_whole_model_comes_back(tmp_path: Path) -> None:
         assert same(net, other) and plan_of(other) is None
 
 
-def test_cut_model_is_cut_again_when_loaded(tmp_path: Path) -> None:
-    """The plan is replayed: shapes, layer facts and values."""
-    cut = make_cut()
-    stem = save(tmp_path / "cut", cut)
-    whole = make_net()
-    checkpoint.load_weights(whole, stem)
-    assert same(cut, whole)
-    conv, norm = whole.backbone[0], whole.backbone[1]
-    assert (conv._out_channels, norm._num_features, whole.head._in_channels) == (3, 3, 3)
-    assert plan_of(whole).to_json() == plan_of(cut).to_json()
-    assert whole.head(paddle.zeros([1, 3, 2, 2])).shape == [1, 4, 2, 2]
+def test_pruned_model_is_pruned_again_when_loaded(tmp_path: Path) -> None:
+    """The plan is replayed: shapes, channel counts and values."""
+    pruned = make_pruned()
+    stem = save(tmp_path / "pruned", pruned)
+    unpruned = make_net()
+    checkpoint.load_weights(unpruned, stem)
+    assert same(pruned, unpruned)
+    conv, norm = unpruned.backbone[0], unpruned.backbone[1]
+    assert (conv._out_channels, norm._num_features, unpruned.head._in_channels) == (3, 3, 3)
+    assert plan_of(unpruned).to_json() == plan_of(pruned).to_json()
+    assert unpruned.head(paddle.zeros([1, 3, 2, 2])).shape == [1, 4, 2, 2]
 
 
 def test_plan_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
-    """Whole weights saved over cut ones are not cut when they are loaded."""
-    stem = save(tmp_path / "x", make_cut())
+    """Unpruned weights saved over pruned ones are not pruned when they are loaded."""
+    stem = save(tmp_path / "x", make_pruned())
     save(stem, make_net())
     assert not step_path(stem, Plan).exists()
     checkpoint.load_weights(make_net(), stem)
@@ -93,7 +93,7 @@ def test_weights_are_renamed_last(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", record)
-    net = make_quantized(make_cut())
+    net = make_quantized(make_pruned())
     ema_state = net.state_dict() if averaged else None
     save(tmp_path / "x", net, ema_state=ema_state, best={"ap": 0.5})
     assert targets[-1] == "x.pdparams"
@@ -149,18 +149,18 @@ def test_only_the_first_differences_are_shown(tmp_path: Path) -> None:
 
 
 def test_plan_of_another_model(tmp_path: Path) -> None:
-    stem = save(tmp_path / "x", make_cut())
+    stem = save(tmp_path / "x", make_pruned())
     with pytest.raises(
         PlanError, match=r"x.plan.json': the plan belongs to another model: backbone\.0"
     ):
         checkpoint.load_weights(make_net(width=8), stem)
 
 
-def test_model_that_was_cut_otherwise(tmp_path: Path) -> None:
-    stem = save(tmp_path / "x", make_cut())
-    checkpoint.load_weights(make_cut(), stem)
+def test_model_that_was_pruned_otherwise(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_pruned())
+    checkpoint.load_weights(make_pruned(), stem)
     with pytest.raises(PlanError, match="cuts other channels"):
-        checkpoint.load_weights(make_cut(np.array([0, 1, 2])), stem)
+        checkpoint.load_weights(make_pruned(np.array([0, 1, 2])), stem)
 
 
 def test_start_from_a_backbone(tmp_path: Path, said: Callable[[], str]) -> None:
@@ -199,43 +199,45 @@ def test_start_from_something_else_is_refused(tmp_path: Path) -> None:
         checkpoint.load_pretrained(make_net(), tmp_path / "x")
 
 
-def test_start_from_cut_weights_cuts_the_model(tmp_path: Path) -> None:
-    cut = make_cut()
+def test_start_from_pruned_weights_prunes_the_model(tmp_path: Path) -> None:
+    pruned = make_pruned()
     net = make_net()
-    checkpoint.load_pretrained(net, save(tmp_path / "x", cut))
-    assert same(net, cut) and plan_of(net) is not None
+    checkpoint.load_pretrained(net, save(tmp_path / "x", pruned))
+    assert same(net, pruned) and plan_of(net) is not None
 
 
 def test_resume_gives_the_epoch_to_go_on_with(tmp_path: Path) -> None:
-    cut = make_cut()
-    stem = save(tmp_path / "x", cut, last_epoch=7)
+    pruned = make_pruned()
+    stem = save(tmp_path / "x", pruned, last_epoch=7)
     net = make_net()
     checkpoint.load_weights(net, stem)
     assert checkpoint.resume(net, stem, momentum(net)) == 7
-    assert same(net, cut)
+    assert same(net, pruned)
 
 
-def test_resume_cuts_a_whole_checkpoint_like_the_model(tmp_path: Path) -> None:
-    """What `-r` with a slim file does: the kept channels of the whole weights."""
-    whole = make_net()
-    stem = save(tmp_path / "x", whole)
-    cut = make_cut()
-    checkpoint.resume(cut, stem, momentum(cut))
-    assert np.array_equal(cut.backbone[0].weight.numpy(), whole.backbone[0].weight.numpy()[KEPT])
-    assert np.array_equal(cut.head.weight.numpy(), whole.head.weight.numpy()[:, KEPT])
-    assert np.array_equal(cut.head.bias.numpy(), whole.head.bias.numpy())
+def test_resume_prunes_an_unpruned_checkpoint_like_the_model(tmp_path: Path) -> None:
+    """What `-r` with a slim file does: the kept channels of the unpruned weights."""
+    unpruned = make_net()
+    stem = save(tmp_path / "x", unpruned)
+    pruned = make_pruned()
+    checkpoint.resume(pruned, stem, momentum(pruned))
+    assert np.array_equal(
+        pruned.backbone[0].weight.numpy(), unpruned.backbone[0].weight.numpy()[KEPT]
+    )
+    assert np.array_equal(pruned.head.weight.numpy(), unpruned.head.weight.numpy()[:, KEPT])
+    assert np.array_equal(pruned.head.bias.numpy(), unpruned.head.bias.numpy())
 
 
-def test_resume_names_what_a_whole_checkpoint_lacks(tmp_path: Path) -> None:
+def test_resume_names_what_an_unpruned_checkpoint_lacks(tmp_path: Path) -> None:
     state = {n: p for n, p in make_net().state_dict().items() if n != "backbone.0.weight"}
     paddle.save(state, str(tmp_path / "x.pdparams"))
     with pytest.raises(WeightsError, match=r"backbone\.0\.weight is only in the model"):
-        checkpoint.resume(make_cut(), tmp_path / "x")
+        checkpoint.resume(make_pruned(), tmp_path / "x")
 
 
-def test_resume_refuses_another_cut(tmp_path: Path) -> None:
-    stem = save(tmp_path / "x", make_cut())
-    net = make_cut(np.array([0, 1, 2]))
+def test_resume_refuses_another_pruning(tmp_path: Path) -> None:
+    stem = save(tmp_path / "x", make_pruned())
+    net = make_pruned(np.array([0, 1, 2]))
     with pytest.raises(PlanError, match="resume without --slim_config"):
         checkpoint.resume(net, stem, momentum(net))
 
@@ -244,7 +246,7 @@ def test_resume_restores_the_moving_average(tmp_path: Path) -> None:
     """Trained weights go to the model, the average and its step count to the average."""
     from ppdet.optimizer import ModelEMA
 
-    average, trained, net = make_cut(), make_cut(), make_cut()
+    average, trained, net = make_pruned(), make_pruned(), make_pruned()
     optimizer = paddle.optimizer.Momentum(
         paddle.optimizer.lr.StepDecay(0.1, 5), 0.9, parameters=trained.parameters()
     )

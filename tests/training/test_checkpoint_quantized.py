@@ -14,8 +14,8 @@ from slim_det.core.errors import QuantError, WeightsError
 from slim_det.training import checkpoint
 from tests.training.small_checkpoints import (
     Net,
-    make_cut,
     make_net,
+    make_pruned,
     make_quantized,
     make_record,
     momentum,
@@ -26,7 +26,7 @@ from tests.training.small_checkpoints import (
 )
 
 
-@pytest.mark.parametrize("make", [make_net, make_cut], ids=["whole", "cut"])
+@pytest.mark.parametrize("make", [make_net, make_pruned], ids=["unpruned", "pruned"])
 def test_quantized_model_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Net]) -> None:
     """The record is restored behind the plan; the ranges are tensors like any other."""
     net = make_quantized(make())
@@ -55,7 +55,7 @@ def test_record_of_an_earlier_run_goes_away(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_another_quantization(tmp_path: Path) -> None:
-    """The same quantization goes on."""
+    """Training with the same quantization continues."""
     stem = save(tmp_path / "x", make_quantized(make_net()))
     net = make_quantized(make_net(), weight_bits=4)
     with pytest.raises(QuantError, match=r"x\.quant\.json' quantizes otherwise .*; resume without"):

@@ -1,4 +1,4 @@
-"""Optimizer state of a resumed run, cut with slots set by hand."""
+"""Optimizer state of a resumed run, with slots set by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_net() -> Net:
         return Net()
 
 
-def cut(net: Net) -> Net:
+def pruned(net: Net) -> Net:
     slices = {"first.weight": {1: KEPT}, "first.bias": {0: KEPT}, "second.weight": {0: KEPT}}
     apply_plan(net, Plan("Net", tensor_shapes(net), (32, 32), {}, {}, {}, slices))
     return net
@@ -84,28 +84,28 @@ def write(path: Path, state: dict[str, Any], **more: Any) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("Momentum", 1), ("Adam", 2), ("RMSProp", 3)])
-def test_slots_are_cut_like_their_parameters(tmp_path: Path, kind: str, slots: int) -> None:
-    """Every slot holds the numbers of the kept places, and training goes on."""
+def test_slots_are_sliced_like_their_parameters(tmp_path: Path, kind: str, slots: int) -> None:
+    """Every slot holds the numbers of the kept places, and training continues."""
     state = counted(stepped(kind, make_net()).state_dict())
     path = write(tmp_path / "x.pdopt", state, last_epoch=5)
-    net = cut(make_net())
+    net = pruned(make_net())
     with unique_name.guard():
         optimizer = OPTIMIZERS[kind](net.parameters())
         assert load_optimizer(net, path, optimizer) == 5
         before = net.first.weight.numpy()
         make_slots(optimizer, net)
         loaded = optimizer.state_dict()
-        whole = np.arange(12).reshape(3, 4)
+        complete = np.arange(12).reshape(3, 4)
         found = [v.numpy() for k, v in loaded.items() if "linear_0.w_0" in k and v.ndim == 2]
         assert len(found) == slots
-        assert all(np.array_equal(value, whole[:, KEPT]) for value in found)
+        assert all(np.array_equal(value, complete[:, KEPT]) for value in found)
         rows = [v.numpy() for k, v in loaded.items() if "linear_1.w_0" in k and v.ndim == 2]
         assert all(np.array_equal(v, np.arange(8).reshape(4, 2)[KEPT]) for v in rows)
         step(net, optimizer)
     assert not np.array_equal(net.first.weight.numpy(), before)
 
 
-def test_whole_model_takes_its_state_as_it_is(tmp_path: Path) -> None:
+def test_unpruned_model_takes_its_state_as_it_is(tmp_path: Path) -> None:
     state = counted(stepped("Momentum", make_net()).state_dict())
     net = make_net()
     with unique_name.guard():
@@ -121,7 +121,7 @@ def test_whole_model_takes_its_state_as_it_is(tmp_path: Path) -> None:
 def test_optimizer_without_slots(tmp_path: Path) -> None:
     """SGD keeps nothing; there is nothing to miss."""
     state = stepped("SGD", make_net()).state_dict()
-    net = cut(make_net())
+    net = pruned(make_net())
     path = write(tmp_path / "x.pdopt", state, last_epoch=2)
     assert load_optimizer(net, path, OPTIMIZERS["SGD"](net.parameters())) == 2
 
@@ -154,7 +154,7 @@ def test_state_of_another_model(
 ) -> None:
     state = dict(stepped("Momentum", make_net()).state_dict())
     change(state)
-    net = cut(make_net())
+    net = pruned(make_net())
     optimizer = OPTIMIZERS["Momentum"](net.parameters())
     with pytest.raises(WeightsError) as caught:
         load_optimizer(net, write(tmp_path / "x.pdopt", state), optimizer)

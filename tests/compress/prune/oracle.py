@@ -1,4 +1,4 @@
-"""A cut network against the whole one with the same channels forced to zero.
+"""A pruned network against the unpruned one with the same channels forced to zero.
 
 Which channels these are is read from the plan's kept indices of every layer's own output
 channels and from nothing else; what that means for other layers is for slim_det to get right.
@@ -21,17 +21,17 @@ FLOOR = 1e-3
 
 @dataclass
 class Both:
-    """The whole network with its masks, and the cut one."""
+    """The unpruned network with its masks, and the pruned one."""
 
-    whole: RandomNet
-    cut: RandomNet
+    unpruned: RandomNet
+    pruned: RandomNet
     plan: Plan
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
         """Weight name -> 1 where the output channel stays."""
         masks = {}
-        for number, (kind, _, _) in enumerate(self.whole.ops):
+        for number, (kind, _, _) in enumerate(self.unpruned.ops):
             name, axis = f"{kind}{number}.weight", OUTPUT_AXIS.get(kind, 0)
             if kind in OUTPUT_AXIS and axis in self.plan.slices.get(name, {}):
                 mask = np.zeros(self.plan.tensors[name][axis])
@@ -41,16 +41,16 @@ class Both:
 
     def check_outputs(self, image: np.ndarray) -> None:
         """Outputs agree on an image, in the mode that both are in."""
-        left = self.cut.run(paddle.to_tensor(image))
-        right = self.whole.run(paddle.to_tensor(image), self.masks)
+        left = self.pruned.run(paddle.to_tensor(image))
+        right = self.unpruned.run(paddle.to_tensor(image), self.masks)
         assert len(left) == len(right)
         for number, (a, b) in enumerate(zip(left, right)):
             assert_close(a.numpy(), b.numpy(), f"output {number}")
 
     def check_gradients(self, image: np.ndarray, seed: int) -> None:
         """Gradients agree at what was kept, and nothing flows to what was removed."""
-        left = _gradients(self.cut, image, seed, None)
-        right = _gradients(self.whole, image, seed, self.masks)
+        left = _gradients(self.pruned, image, seed, None)
+        right = _gradients(self.unpruned, image, seed, self.masks)
         assert left.keys() == right.keys()
         for name, gradient in right.items():
             assert_close(left[name], self.plan.slice(name, gradient), f"gradient of {name}")
@@ -61,8 +61,8 @@ class Both:
 
     def check_running_statistics(self) -> None:
         """What batch norm gathered in training mode agrees as well."""
-        left = dict(self.cut.named_parameters())
-        for name, param in self.whole.named_parameters():
+        left = dict(self.pruned.named_parameters())
+        for name, param in self.unpruned.named_parameters():
             if name.endswith(("_mean", "_variance")):
                 assert_close(left[name].numpy(), self.plan.slice(name, param.numpy()), name)
 

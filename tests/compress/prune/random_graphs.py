@@ -15,7 +15,7 @@ import numpy as np
 from tests.compress.prune.random_nets import Op
 
 KEEPS_ZERO = ("relu", "relu6", "leaky_relu", "hard_swish", "swish", "tanh")
-LEAST, MOST = 3, 14
+MIN_SIZE, MAX_SIZE = 3, 14
 """Height and width of a tensor stay between these."""
 
 
@@ -52,11 +52,11 @@ class Builder:
         self.rng = np.random.default_rng(seed)
         self.graph = Graph(seed)
         self.shapes: list[tuple[int, ...]] = []
-        shape = (self.pick([1, 3, 3, 4]), self.whole(6, 12), self.whole(6, 12))
+        shape = (self.pick([1, 3, 3, 4]), self.integer(6, 12), self.integer(6, 12))
         self.image = self.add("image", shape=shape, size=shape)
 
-    def whole(self, low: int, high: int) -> int:
-        """A random whole number, both ends included."""
+    def integer(self, low: int, high: int) -> int:
+        """A random integer, both ends included."""
         return int(self.rng.integers(low, high + 1))
 
     def pick(self, choices: Any) -> Any:
@@ -80,7 +80,7 @@ class Builder:
     def conv(self, x: int, out: int = 0, **settings: Any) -> int:
         """Convolution, mostly with batch norm and activation."""
         inside, height, width = self.shapes[x]
-        out = out or self.whole(2, 12)
+        out = out or self.integer(2, 12)
         stride = settings.setdefault("stride", 1)
         settings.setdefault("kernel", self.pick([1, 3]))
         settings.setdefault("groups", 1)
@@ -103,7 +103,7 @@ class Builder:
 
     def shrinks(self, x: int) -> bool:
         """Whether a tensor is large enough to be halved."""
-        return min(self.shapes[x][1:]) >= 2 * LEAST
+        return min(self.shapes[x][1:]) >= 2 * MIN_SIZE
 
 
 def conv(b: Builder, x: int) -> list[int]:
@@ -126,8 +126,8 @@ def depthwise(b: Builder, x: int) -> list[int]:
 
 def grouped_conv(b: Builder, x: int) -> list[int]:
     groups = b.pick([2, 3])
-    y = b.conv(x, groups * b.whole(2, 4))
-    return [b.conv(y, groups * b.whole(1, 4), groups=groups)]
+    y = b.conv(x, groups * b.integer(2, 4))
+    return [b.conv(y, groups * b.integer(1, 4), groups=groups)]
 
 
 def shared_conv(b: Builder, x: int) -> list[int]:
@@ -143,11 +143,11 @@ def shared_conv(b: Builder, x: int) -> list[int]:
 
 def transposed_conv(b: Builder, x: int) -> list[int]:
     inside, height, width = b.shapes[x]
-    if 2 * max(height, width) > MOST:
+    if 2 * max(height, width) > MAX_SIZE:
         x = b.add("avg_pool", x, shape=(inside, height // 2, width // 2), kernel=2, stride=2,
                   padding=0)  # fmt: skip
     inside, height, width = b.shapes[x]
-    out, bn = b.whole(2, 8), b.pick([True, False])
+    out, bn = b.integer(2, 8), b.pick([True, False])
     return [
         b.add(
             "deconv",
@@ -176,7 +176,7 @@ def activation(b: Builder, x: int) -> list[int]:
 def squeeze_excitation(b: Builder, x: int) -> list[int]:
     channels = b.shapes[x][0]
     y = b.add("global_pool", x, shape=(channels, 1, 1))
-    y = b.conv(y, b.whole(2, 6), kernel=1, bn=False, bias=True, act="relu")
+    y = b.conv(y, b.integer(2, 6), kernel=1, bn=False, bias=True, act="relu")
     y = b.conv(y, channels, kernel=1, bn=False, bias=True, act="")
     return [b.same("mul", x, b.act(y, "hard_sigmoid"))]
 
@@ -199,15 +199,15 @@ def sigmoid_times_one_channel(b: Builder, x: int) -> list[int]:
 
 def residual(b: Builder, x: int) -> list[int]:
     channels = b.shapes[x][0]
-    for _ in range(b.whole(1, 3)):
-        y = b.conv(b.conv(x, b.whole(2, 8)), channels)
+    for _ in range(b.integer(1, 3)):
+        y = b.conv(b.conv(x, b.integer(2, 8)), channels)
         kind = b.pick(["add", "add", "add", "sub", "max"])
         x = b.act(b.same(kind, *b.pick([(x, y), (y, x)])))
     return [x]
 
 
 def concat_several(b: Builder, x: int) -> list[int]:
-    branches = [b.conv(x, b.whole(2, 6)) for _ in range(b.whole(1, 3))]
+    branches = [b.conv(x, b.integer(2, 6)) for _ in range(b.integer(1, 3))]
     branches += [x] if b.rng.random() < 0.5 or len(branches) == 1 else []
     if b.rng.random() < 0.2:
         branches[0] = b.act(branches[0], "sigmoid")
@@ -220,7 +220,7 @@ def concat_repeated(b: Builder, x: int) -> list[int]:
 
 def concat_added(b: Builder, x: int) -> list[int]:
     """A layer beside two that share its channels; one of these may hold very few."""
-    left, right = b.conv(x, b.pick([1, 1, 2, 4])), b.conv(x, b.whole(2, 6))
+    left, right = b.conv(x, b.pick([1, 1, 2, 4])), b.conv(x, b.integer(2, 6))
     y = b.conv(x, b.shapes[left][0] + b.shapes[right][0])
     return [b.same("add", *b.pick([(b.concat(left, right), y), (y, b.concat(left, right))]))]
 
@@ -238,12 +238,12 @@ def concat_image(b: Builder, x: int) -> list[int]:
 def split_equal(b: Builder, x: int) -> list[int]:
     parts = b.pick([2, 2, 3])
     if b.shapes[x][0] % parts or b.shapes[x][0] == parts:
-        x = b.conv(x, parts * b.whole(2, 4))
+        x = b.conv(x, parts * b.integer(2, 4))
     width = b.shapes[x][0] // parts
     pieces = b.add("split", x, shape=(), parts=parts)
     shape = (width, *b.shapes[x][1:])
     first, *others = [b.add("part", pieces, shape=shape, index=i) for i in range(parts)]
-    how = b.whole(0, 3)
+    how = b.integer(0, 3)
     if how == 0:
         return [b.same("mul", first, b.act(others[0], "sigmoid")), *others[1:]]
     if how == 1:
@@ -256,12 +256,12 @@ def split_equal(b: Builder, x: int) -> list[int]:
 def split_sections(b: Builder, x: int) -> list[int]:
     """Channel numbers that the network's code holds: nothing of it can be cut."""
     if b.shapes[x][0] < 3:
-        x = b.conv(x, b.whole(3, 8))
+        x = b.conv(x, b.integer(3, 8))
     channels, height, width = b.shapes[x]
-    first = b.whole(1, channels - 1)
+    first = b.integer(1, channels - 1)
     if b.rng.random() < 0.5:
         y = b.add("channels", x, shape=(first, height, width), start=0, stop=first)
-        return [b.conv(y), b.concat(y, b.conv(x, b.whole(2, 5)))]
+        return [b.conv(y), b.concat(y, b.conv(x, b.integer(2, 5)))]
     pieces = b.add("sections", x, shape=(), sizes=[first, channels - first])
     left = b.add("part", pieces, shape=(first, height, width), index=0)
     right = b.add("part", pieces, shape=(channels - first, height, width), index=1)
@@ -270,14 +270,14 @@ def split_sections(b: Builder, x: int) -> list[int]:
 
 def slice_rows(b: Builder, x: int) -> list[int]:
     channels, height, width = b.shapes[x]
-    if height <= LEAST:
+    if height <= MIN_SIZE:
         return [b.conv(x)]
     return [b.add("rows", x, shape=(channels, height - 1, width), start=1)]
 
 
 def upsample(b: Builder, x: int) -> list[int]:
     channels, height, width = b.shapes[x]
-    if 2 * max(height, width) > MOST:
+    if 2 * max(height, width) > MAX_SIZE:
         x = b.conv(x, channels, stride=2)
     channels, height, width = b.shapes[x]
     mode = b.pick(["nearest", "nearest", "bilinear"])
@@ -295,7 +295,7 @@ def pool(b: Builder, x: int) -> list[int]:
 
 def padding(b: Builder, x: int) -> list[int]:
     channels, height, width = b.shapes[x]
-    if max(height, width) + 1 > MOST:
+    if max(height, width) + 1 > MAX_SIZE:
         return [b.conv(x)]
     mode, value = b.pick([("constant", 0.0), ("constant", 0.5), ("reflect", 0.0)])
     shape = (channels, height + 1, width + 1)
@@ -315,7 +315,7 @@ def linear_on_pixels(b: Builder, x: int) -> list[int]:
     """A linear layer that reads the channels of every pixel."""
     channels, height, width = b.shapes[x]
     y = b.same("channels_last", x)
-    out = b.whole(2, 8)
+    out = b.integer(2, 8)
     y = b.add("linear", y, shape=(out, height, width), inside=channels, out=out,
               bias=b.pick([True, False]), act=b.pick(["", "relu"]))  # fmt: skip
     return [b.same("channels_first", y)]
@@ -336,21 +336,21 @@ def _head(b: Builder, x: int) -> None:
     b.graph.features.add(kind)
     channels, *size = b.shapes[x]
     if kind == "head_conv":
-        x = b.conv(x, b.whole(2, 5), kernel=1, bn=False, act="")
+        x = b.conv(x, b.integer(2, 5), kernel=1, bn=False, act="")
     elif kind != "head_bare":
         pooled = kind == "head_pooled"
         b.graph.any_size &= pooled
         pixels = 1 if pooled else int(np.prod(size))
         x = b.add("mean" if pooled else "flatten", x, shape=(channels * pixels,), pixels=pixels)
-        x = b.linear(b.linear(x, b.whole(2, 8), "relu"), b.whole(2, 5))
+        x = b.linear(b.linear(x, b.integer(2, 8), "relu"), b.integer(2, 5))
     b.same("output", x)
 
 
 def random_graph(seed: int) -> Graph:
     """Make the network that belongs to a seed."""
     b = Builder(seed)
-    open_tensors = [b.conv(b.image, b.whole(3, 10))]
-    for _ in range(b.whole(3, 6)):
+    open_tensors = [b.conv(b.image, b.integer(3, 10))]
+    for _ in range(b.integer(3, 6)):
         x = open_tensors.pop(int(b.rng.integers(len(open_tensors))))
         motif = b.pick(MOTIFS)
         open_tensors += motif(b, x)

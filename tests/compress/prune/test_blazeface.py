@@ -1,4 +1,4 @@
-"""Every kind of BlazeFace: which channels are cut together, and that a cut is what it says."""
+"""Every kind of BlazeFace: which channels are pruned together, and that pruning is exact."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def build(
 
 
 @pytest.fixture(scope="module")
-def whole(build: Any) -> tuple[paddle.nn.Layer, Trace, ModelGroups]:
-    """One that stays whole, and its groups."""
+def unpruned(build: Any) -> tuple[paddle.nn.Layer, Trace, ModelGroups]:
+    """An unpruned model, and its groups."""
     model = build()
     trace = trace_detector(model, SIZE_HW)
     return model, trace, find_groups(model, trace)
 
 
-def test_everything_but_the_head_can_be_cut(whole: Any) -> None:
+def test_everything_but_the_head_can_be_cut(unpruned: Any) -> None:
     """Anchors depend on the size of a feature map and not on its channels."""
-    model, trace, groups = whole
+    model, trace, groups = unpruned
     assert [name for name, group in groups.groups.items() if not group.prunable] == HEADS
     run = {trace.parameters[op.input("Filter")] for op in trace.ops if "conv2d" in op.type}
     assert run == {name for name, p in model.named_parameters() if p.ndim == 4}
@@ -60,17 +60,17 @@ def test_everything_but_the_head_can_be_cut(whole: Any) -> None:
     assert all(len(groups.followers[name]) == 1 for name in groups.depthwise)
 
 
-def test_cut_is_the_masked_model_in_float64(build: Any, whole: Any) -> None:
+def test_pruned_is_the_masked_model_in_float64(build: Any, unpruned: Any) -> None:
     """30 % of every group, in double precision, up to the raw outputs of the head."""
-    masked, trace, groups = whole
-    cut = build()
-    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, Context({}, SIZE_HW)))
+    masked, trace, groups = unpruned
+    pruned = build()
+    plan = plan_of(Pruner(pruned_ratios=0.3)(pruned, Context({}, SIZE_HW)))
     assert set(plan.groups) == {name for name, g in groups.groups.items() if g.prunable}
-    _make_norms_matter(cut)
-    expand_weights(masked, cut, plan)
+    _make_norms_matter(pruned)
+    expand_weights(masked, pruned, plan)
     zero_removed_channels(masked, plan, trace)
     image = np.random.default_rng(1).normal(size=(1, 3, *SIZE_HW))
-    left, right = (_in_float64(model, image) for model in (cut, masked))
+    left, right = (_in_float64(model, image) for model in (pruned, masked))
     for name in HEADS:
         assert left[name].dtype == np.float64 and left[name].std() > 0
         scale = np.abs(right[name]).max()
@@ -78,11 +78,11 @@ def test_cut_is_the_masked_model_in_float64(build: Any, whole: Any) -> None:
 
 
 @pytest.mark.parametrize("build", ["fpn_ssh"], indirect=True)
-def test_proof_of_a_cut(build: Any) -> None:
+def test_proof_of_a_pruning(build: Any) -> None:
     """What `verify` runs compares each output of the head, boxes before scores."""
-    cut = build()
-    plan = plan_of(Pruner(pruned_ratios=0.3)(cut, Context({}, SIZE_HW)))
-    stages = compare_with_masked(cut, build(), plan, SIZE_HW)
+    pruned = build()
+    plan = plan_of(Pruner(pruned_ratios=0.3)(pruned, Context({}, SIZE_HW)))
+    stages = compare_with_masked(pruned, build(), plan, SIZE_HW)
     assert [stage.name for stage in stages] == HEADS
     assert all(stage.passed for stage in stages)
 

@@ -1,4 +1,4 @@
-"""Random networks, cut at random: groups by known truth, results against masked networks.
+"""Random networks, pruned at random: groups by known truth, results against masked networks.
 
 To see one network again: ``print(random_graph(SEED))``; to run its checks: ``check(SEED)``.
 """
@@ -35,20 +35,20 @@ def _chunks(seeds: range) -> list[range]:
 
 
 @pytest.mark.parametrize("seeds", _chunks(FAST_SEEDS), ids=str)
-def test_cut_equals_masked(seeds: range, float64: None) -> None:
+def test_pruned_equals_masked(seeds: range, float64: None) -> None:
     for seed in seeds:
         check(seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", _chunks(SLOW_SEEDS), ids=str)
-def test_cut_equals_masked_on_many(seeds: range, float64: None) -> None:
+def test_pruned_equals_masked_on_many(seeds: range, float64: None) -> None:
     for seed in seeds:
         check(seed)
 
 
 def test_the_networks_are_worth_the_run() -> None:
-    """Every motif occurs in a good share of them, and most layers can be cut."""
+    """Every motif occurs in a good share of them, and most layers can be pruned."""
     graphs = [random_graph(seed) for seed in FAST_SEEDS]
     seen = Counter(feature for graph in graphs for feature in graph.features)
     for feature in (*(motif.__name__ for motif in MOTIFS), *HEADS):
@@ -69,7 +69,7 @@ def test_a_seed_names_one_network() -> None:
 
 
 def check(seed: int) -> None:
-    """Make the network of a seed, cut it, compare; a failure shows how to make it again."""
+    """Make the network of a seed, prune it, compare; a failure shows how to make it again."""
     graph = random_graph(seed)
     try:
         _check(graph)
@@ -107,7 +107,7 @@ def _check(graph: Graph) -> None:
 
 
 def _check_groups(groups: ModelGroups, truth: list[Truth]) -> None:
-    """What can be cut is exactly what is known to be so, together with the same layers."""
+    """Exactly the groups that are known to be prunable are, each with its known layers."""
     assert set(groups.member_of) == {weight for known in truth for weight in known.weights}
     for known in truth:
         for weight in known.weights:
@@ -129,15 +129,15 @@ def _check_unknown_operators(groups: ModelGroups, graph: Graph) -> None:
 
 
 def _check_plan(plan: Plan, groups: ModelGroups, expected: dict[str, int]) -> None:
-    """Every group lost what was asked for, and no other tensor is touched."""
-    cut: dict[int, bool] = {}
+    """Every group lost the requested share, and no other tensor is touched."""
+    removed: dict[int, bool] = {}
     for name, count in expected.items():
         group = groups.groups[name]
         kept = plan.groups.get(name, {"kept": range(len(group.units))})["kept"]
         assert len(kept) == len(group.units) - count or _all_held(groups, name), name
-        cut.update({unit: i not in kept for i, unit in enumerate(group.units.tolist())})
+        removed.update({unit: i not in kept for i, unit in enumerate(group.units.tolist())})
     for axis in groups.axes:
-        kept = [i for i, unit in enumerate(axis.ids.tolist()) if not cut.get(unit)]
+        kept = [i for i, unit in enumerate(axis.ids.tolist()) if not removed.get(unit)]
         sliced = plan.slices.get(axis.parameter, {}).get(axis.axis, np.arange(len(axis.ids)))
         assert sliced.tolist() == kept, (axis.parameter, axis.axis)
         assert kept, f"nothing is left of {axis.parameter}"
@@ -146,37 +146,37 @@ def _check_plan(plan: Plan, groups: ModelGroups, expected: dict[str, int]) -> No
 
 
 def _check_result(graph: Graph, plan: Plan, net: RandomNet) -> None:
-    cut = _build(graph)
-    names = {name: param.name for name, param in cut.named_parameters()}
-    apply_plan(cut, plan)
-    assert {name: param.name for name, param in cut.named_parameters()} == names
-    _check_ordinary(cut, net, plan)
-    assert model_cost(cut, _trace(cut, graph)).as_dict() == plan.cost["after"]
-    both, shape = Both(net, cut, plan), graph.ops[0][2]["size"]
+    pruned = _build(graph)
+    names = {name: param.name for name, param in pruned.named_parameters()}
+    apply_plan(pruned, plan)
+    assert {name: param.name for name, param in pruned.named_parameters()} == names
+    _check_ordinary(pruned, net, plan)
+    assert model_cost(pruned, _trace(pruned, graph)).as_dict() == plan.cost["after"]
+    both, shape = Both(net, pruned, plan), graph.ops[0][2]["size"]
     rng = np.random.default_rng(graph.seed)
     image = rng.normal(size=(BATCH, *shape))
     net.eval()
-    cut.eval()
+    pruned.eval()
     both.check_outputs(image)
     both.check_gradients(image, graph.seed)
     if graph.any_size:
         both.check_outputs(rng.normal(size=(BATCH, shape[0], shape[1] + 2, shape[2] + 3)))
     net.train()
-    cut.train()
+    pruned.train()
     both.check_outputs(image)
     both.check_running_statistics()
 
 
-def _check_ordinary(cut: RandomNet, whole: RandomNet, plan: Plan) -> None:
-    """The cut network holds the same plain layers, and they know their width."""
-    assert list(cut.state_dict()) == list(whole.state_dict())
-    assert [n for n, _ in cut.named_buffers()] == [n for n, _ in whole.named_buffers()]
+def _check_ordinary(pruned: RandomNet, unpruned: RandomNet, plan: Plan) -> None:
+    """The pruned network has the same plain layers, with the right channel counts."""
+    assert list(pruned.state_dict()) == list(unpruned.state_dict())
+    assert [n for n, _ in pruned.named_buffers()] == [n for n, _ in unpruned.named_buffers()]
     shapes = plan.tensors | plan.shapes_after()
-    right = dict(whole.named_parameters())
-    for name, param in cut.named_parameters():
+    right = dict(unpruned.named_parameters())
+    for name, param in pruned.named_parameters():
         assert tuple(param.shape) == shapes[name], name
         assert param.stop_gradient == right[name].stop_gradient, name
-    for (name, layer), (_, other) in zip(cut.named_sublayers(), whole.named_sublayers()):
+    for (name, layer), (_, other) in zip(pruned.named_sublayers(), unpruned.named_sublayers()):
         assert type(layer) is type(other), name
         assert not layer._forward_pre_hooks and not layer._forward_post_hooks, name
         if type(layer) is paddle.nn.Conv2D:
@@ -189,7 +189,7 @@ def _check_ordinary(cut: RandomNet, whole: RandomNet, plan: Plan) -> None:
 
 
 def _random_settings(graph: Graph, groups: ModelGroups) -> dict[str, Any] | None:
-    """A pruner's arguments: some of the groups that can be cut, each with its own ratio."""
+    """A pruner's arguments: some of the prunable groups, each with its own ratio."""
     rng = np.random.default_rng(graph.seed)
     names = [group.name for group in groups.groups.values() if group.prunable]
     chosen = [name for name in names if rng.random() < 0.85] or names[:1]
