@@ -16,10 +16,8 @@ def fresh_config() -> Iterator[Any]:
     """Reset ppdet's configuration to its state before any file is read, and restore it afterwards.
 
     Inside, every component is registered with its declared defaults, and the outer configuration
-    cannot be seen or changed. What is registered inside stays registered.
-
-    Yields:
-        ppdet's global configuration, the same object as outside.
+    cannot be seen or changed. What is registered inside stays registered. Yields ppdet's global
+    configuration, the same object as outside.
     """
     from ppdet.core.config.schema import SchemaDict
     from ppdet.core.workspace import global_config

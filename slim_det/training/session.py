@@ -38,11 +38,7 @@ def set_device(cfg: Any) -> None:
 
 
 def read_slim(path: str) -> SlimConfig:
-    """Read a slim file and merge its settings into ppdet's configuration.
-
-    Raises:
-        ConfigError: The file is not valid (see `slim_det.training.config.load_slim_config`).
-    """
+    """Read a slim file and merge it into ppdet's configuration (see `load_slim_config`)."""
     slim = load_slim_config(path)
     merge(global_config, slim.settings)
     return slim

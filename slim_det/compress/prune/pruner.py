@@ -271,14 +271,11 @@ def least_important(group: Group, scores: np.ndarray, ratio: float, align: int =
 
 
 def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
-    """What remains of every parameter axis that loses something.
+    """Parameter name -> axis -> places kept, for every axis that loses units.
 
     Args:
         groups: All channel groups of a model.
         removed: Identities of the removed units.
-
-    Returns:
-        Parameter name -> axis -> places kept.
     """
     slices: dict[str, dict[int, np.ndarray]] = {}
     for axis in groups.axes:
