@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+
+from pydantic import Field
 
 from slim_det.core.errors import SensitivityError, SlimDetError
 from slim_det.core.files import read_json, write_json
+from slim_det.core.schema import validated
 from slim_det.planning.sensitivity.fields import (
+    Aps,
+    Baseline,
+    Channels,
+    Count,
+    Digest,
+    GroupOrder,
+    ImageSize,
+    Losses,
+    Name,
+    OptionalCount,
     Points,
-    read_count,
-    read_list,
-    read_mapping,
-    read_number,
-    read_points,
-    read_ratio,
-    read_text,
+    Ratios,
+    Seconds,
+    Seed,
+    Shard,
 )
-from slim_det.planning.sensitivity.grid import key_of, read_shard
+from slim_det.planning.sensitivity.grid import key_of
 from slim_det.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = "slim_det.sensitivity/1"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,11 +51,11 @@ class Conditions:
         image_size_hw: Height and width of the scaled images in pixels.
     """
 
-    metric: str
-    baseline: float | None
-    num_images: int | None
-    criterion: str
-    image_size_hw: tuple[int, int] | None = None
+    metric: Name
+    baseline: Baseline
+    num_images: OptionalCount
+    criterion: Name
+    image_size_hw: ImageSize = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,10 @@ class Sources:
         config_sha256: Of the settings that the result depends on.
     """
 
-    fingerprint: str | None = None
-    weights_sha256: str | None = None
-    data_sha256: str | None = None
-    config_sha256: str | None = None
+    fingerprint: Digest = None
+    weights_sha256: Digest = None
+    data_sha256: Digest = None
+    config_sha256: Digest = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +87,10 @@ class Request:
             are missing; None if nothing was split, or nothing is missing.
     """
 
-    group_order: tuple[str, ...]
-    ratios: tuple[float, ...]
-    channels: dict[str, int] = field(default_factory=dict)
-    shard: str | None = None
+    group_order: GroupOrder
+    ratios: Ratios
+    channels: Channels = field(default_factory=dict)
+    shard: Shard = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,10 @@ class Bands:
         high: 95th percentile of the loss.
     """
 
-    samples: int
-    seed: int
-    low: Points
-    high: Points
+    samples: Count
+    seed: Seed
+    low: Losses
+    high: Losses
 
 
 @dataclass(frozen=True)
@@ -285,63 +296,41 @@ def loss_table(result: SensitivityResult) -> Table:
     return table
 
 
+_OptionalBands = Annotated[
+    Optional[Bands],
+    Field(description="samples of 1 or more, seed of 0 or more, low and high as in 'groups'"),
+]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The entries of a file that `SensitivityResult` holds itself."""
+
+    groups: Losses
+    ap: Aps = field(default_factory=dict)
+    seconds: Seconds = 0.0
+    bootstrap: _OptionalBands = None
+
+
 def _from_dict(data: dict[str, Any]) -> SensitivityResult:
     """The result of a file; every error names the key."""
-    groups = read_points(data, "groups", -math.inf, 1.0)
-    baseline = read_number(data, "baseline", 0.0, 1.0, None)
-    if baseline == 0:
-        raise SensitivityError("baseline: 0 leaves nothing to lose; expected above 0 and up to 1")
+    known = {key: value for key, value in data.items() if value is not None}
+    known = {"baseline": None, "num_images": None, **known}
+
+    def read(kind: type[T]) -> T:
+        return validated(kind, known, "", SensitivityError)
+
+    measured = read(_Measured)
+    known.setdefault("group_order", tuple(measured.groups))
+    known.setdefault("ratios", {ratio for row in measured.groups.values() for ratio in row})
     return SensitivityResult(
-        conditions=Conditions(
-            metric=read_text(data, "metric"),
-            baseline=baseline,
-            num_images=read_count(data, "num_images", 1, None),
-            criterion=read_text(data, "criterion"),
-            image_size_hw=_read_size(data),
-        ),
-        sources=Sources(**{f.name: read_text(data, f.name, None) for f in fields(Sources)}),
-        request=_read_request(data, groups),
-        groups=groups,
-        ap=read_points(data, "ap", 0.0, 1.0, {}),
-        seconds=read_number(data, "seconds", 0.0, math.inf, 0.0),
-        bands=_read_bands(read_mapping(data, "bootstrap", None)),
-    )
-
-
-def _read_size(data: dict[str, Any]) -> tuple[int, int] | None:
-    size = data.get("image_size_hw")
-    if size is None:
-        return None
-    if not isinstance(size, list) or len(size) != 2 or any(type(s) is not int for s in size):
-        raise SensitivityError(f"image_size_hw: {size!r} does not fit; expected [height, width]")
-    return size[0], size[1]
-
-
-def _read_request(data: dict[str, Any], groups: Points) -> Request:
-    order = read_list(data, "group_order", tuple(groups))
-    if not all(isinstance(name, str) for name in order):
-        raise SensitivityError("group_order: expected names")
-    ratios = read_list(data, "ratios", {ratio for row in groups.values() for ratio in row})
-    channels = read_mapping(data, "channels", {})
-    shard = read_text(data, "shard", None)
-    for part in shard.split("+") if shard else ():
-        read_shard(part)
-    return Request(
-        group_order=order,
-        ratios=tuple(sorted(read_ratio(ratio, "ratios") for ratio in ratios)),
-        channels={name: read_count(channels, name, 1) for name in channels},
-        shard=shard,
-    )
-
-
-def _read_bands(data: dict[str, Any] | None) -> Bands | None:
-    if data is None:
-        return None
-    return Bands(
-        samples=read_count(data, "samples", 1),
-        seed=read_count(data, "seed", 0),
-        low=read_points(data, "low", -math.inf, 1.0),
-        high=read_points(data, "high", -math.inf, 1.0),
+        conditions=read(Conditions),
+        sources=read(Sources),
+        request=read(Request),
+        groups=measured.groups,
+        ap=measured.ap,
+        seconds=measured.seconds,
+        bands=measured.bootstrap,
     )
 
 
