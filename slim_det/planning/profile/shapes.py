@@ -5,13 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, Strict
 
 from slim_det.graph.op import Op
-from slim_det.graph.operators import data_of, declared, result_of, weight_of
+from slim_det.graph.operators import data_of, declared, fused_activations, result_of, weight_of
 from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
+
+
+def _known_activation(act: str) -> str:
+    known = fused_activations()
+    if act and act not in known:
+        raise ValueError(f"{act!r} is not valid; expected one of {', '.join(known)}")
+    return act
+
+
+Size = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+SizeOrZero = Annotated[int, Strict(), Field(ge=0, description="a whole number >= 0")]
+Activation = Annotated[
+    str, AfterValidator(_known_activation), Field(description="the name of an activation, or ''")
+]
 
 
 @dataclass(frozen=True)
@@ -31,16 +47,16 @@ class ConvShape:
         act: Activation that runs inside it, Paddle's operator name; '' for none.
     """
 
-    in_channels: int
-    out_channels: int
-    height: int
-    width: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    groups: int = 1
-    act: str = ""
+    in_channels: Size
+    out_channels: Size
+    height: Size
+    width: Size
+    kernel: Size
+    stride: Size = 1
+    padding: SizeOrZero = 0
+    dilation: Size = 1
+    groups: Size = 1
+    act: Activation = ""
 
     @property
     def depthwise(self) -> bool:
