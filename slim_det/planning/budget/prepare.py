@@ -18,7 +18,6 @@ from slim_det.planning.budget.costs import (
     latency_rule,
     macs_rule,
     params_rule,
-    uneven_groups,
 )
 from slim_det.planning.budget.options import Limits
 from slim_det.planning.budget.search import BudgetSearch
@@ -43,7 +42,7 @@ def make_search(
         traced: The unpruned model.
         result: What was measured on it.
         source: File of the result, for errors.
-        limits: What bounds every group.
+        limits: Of every group.
         table: Latencies; without it only MACs and parameters can be targets.
 
     Raises:
@@ -73,7 +72,7 @@ def check_same_model(traced: TracedModel, result: SensitivityResult, source: str
     """Refuse losses that were measured on another model.
 
     Raises:
-        SensitivityError: The fingerprints differ; where the file has none, nothing is checked.
+        SensitivityError: The fingerprints differ; a file without one passes.
     """
     own = fingerprint(type(traced.model).__name__, tensor_shapes(traced.model))
     if result.fingerprint is not None and result.fingerprint != own:
@@ -92,11 +91,11 @@ def losses_by_group(
     Args:
         traced: The model.
         measured: Layer in any spelling -> ratio -> relative loss.
-        source: File they come from, for errors.
+        source: Their file, for errors.
 
     Raises:
         LayerError: A layer is unknown, cannot be cut, or two are one group.
-        SensitivityError: There is not one loss.
+        SensitivityError: There are no losses.
     """
     finder, found = LayerFinder(traced.model), {}
     for spelling, losses in measured.items():
@@ -112,8 +111,3 @@ def losses_by_group(
     if not found:
         raise SensitivityError(f"'{source}' holds no losses; expected at least one group")
     return {name: found[name] for name in traced.groups.groups if name in found}
-
-
-def needs_weights(traced: TracedModel, names: list[str]) -> bool:
-    """Whether costs depend on which units go, so that weights must be loaded first."""
-    return not uneven_groups(traced.groups).isdisjoint(names)

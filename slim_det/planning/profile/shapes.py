@@ -75,11 +75,9 @@ class ConvShape:
         return rows * columns * weights
 
     def with_widths(self, in_channels: int, out_channels: int) -> ConvShape:
-        """The same convolution with other widths; a depthwise one keeps a group a channel.
+        """The same convolution with other widths, multiples of ``groups`` unless depthwise.
 
-        Args:
-            in_channels: New channels of the input, a multiple of ``groups`` unless depthwise.
-            out_channels: New channels of the output, likewise.
+        A depthwise convolution keeps one group per input channel.
         """
         groups = in_channels if self.depthwise else self.groups
         return replace(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
@@ -111,8 +109,8 @@ def conv_shapes(
 
     Args:
         trace: The model's operators.
-        parameter_shapes: State-dict name -> shape, for weights that a plan will make smaller;
-            the list is then that of the model after the cut.
+        parameter_shapes: State-dict name -> shape of weights that a plan will make smaller; the
+            list is then that of the pruned model.
 
     Returns:
         (state-dict name of the weight, shape) of each convolution; a weight that is used
@@ -133,7 +131,7 @@ def conv_shapes(
 
 
 def _shape_of(op: Op, trace: Trace, act: str) -> ConvShape | None:
-    """The shape of one operator; None where height and width are treated differently."""
+    """The shape of one operator; None if height and width are treated differently."""
     variable = trace.shapes[data_of(op)]
     weight = trace.shapes[weight_of(op)]
     if op.attrs.get("data_format") == "NHWC":
@@ -161,7 +159,7 @@ def _shape_of(op: Op, trace: Trace, act: str) -> ConvShape | None:
 
 
 def _padding(op: Op, weight: tuple[int, ...]) -> list[int]:
-    """Padding of each side; none where ``SAME`` leaves it to the size of the image."""
+    """Padding of each side; empty if ``SAME`` makes it depend on the size of the image."""
     algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
     if algorithm == "VALID":
         return [0]
@@ -172,7 +170,7 @@ def _padding(op: Op, weight: tuple[int, ...]) -> list[int]:
 
 
 def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
-    """A convolution after its weight was cut to the shape [out, in / groups, k, k]."""
+    """The convolution with a weight of the shape [out, in / groups, k, k]."""
     if shape.depthwise:
         multiplier = shape.out_channels // shape.in_channels
         return shape.with_widths(weight[0] // multiplier, weight[0])
@@ -180,9 +178,9 @@ def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
 
 
 def _activation(op: Op, trace: Trace) -> str:
-    """The activation behind batch norm, where nothing else reads what it reads.
+    """The activation after the convolution and its batch norm, if nothing else reads their results.
 
-    A bias in place of batch norm keeps it apart: the engine folds batch norm alone.
+    After a bias it runs by itself: the engine folds only batch norm.
     """
     variable = result_of(op)
     while True:

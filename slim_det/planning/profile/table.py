@@ -104,8 +104,8 @@ class LatencyTable:
         For a measured shape it is the median. Other widths are interpolated linearly over the
         output channels and then over the input channels, between the nearest widths measured with
         all other attributes equal (a depthwise convolution has only one width). Below the smallest
-        width the latency is proportional to the width. If no shape with this activation was
-        measured, another activation is used, because activations cost little.
+        width the latency is proportional to the width. If this activation was not measured,
+        another one is used, because activations cost little.
 
         Raises:
             LatencyError: No such convolution was measured, or only narrower ones.
@@ -123,13 +123,10 @@ class LatencyTable:
         )
 
     def model_ms(self, shapes: Iterable[ConvShape]) -> float:
-        """Latency of a complete model: the sum of its parts.
+        """Latency of a complete model: its convolutions and ``other_ms`` (0 if unknown).
 
         Args:
             shapes: Its convolutions, each as often as it is run.
-
-        Returns:
-            The sum of their latencies and ``other_ms`` (0 if the table has none).
 
         Raises:
             LatencyError: The table does not cover one of them.
@@ -138,12 +135,11 @@ class LatencyTable:
 
     def to_json(self) -> str:
         """The table as JSON, one line per convolution."""
-        height_width = None if self.image_size_hw is None else list(self.image_size_hw)
         head = {
             "schema": SCHEMA,
             **asdict(self.origin),
             "repeats": self.repeats,
-            "image_size_hw": height_width,
+            "image_size_hw": self.image_size_hw,
             "other_ms": None if self.other_ms is None else round(self.other_ms, 6),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -174,7 +170,7 @@ class LatencyTable:
         return rows
 
     def _families_like(self, shape: ConvShape) -> list[Family]:
-        """The family of a shape, then those that differ only in the activation."""
+        """The family of a shape, if measured, then those that differ only in the activation."""
         own = _family(shape)
         others = [family for family in self._rows if family[:-1] == own[:-1] and family != own]
         return [own, *others] if own in self._rows else others
@@ -204,7 +200,7 @@ def read_table(path: str | Path) -> LatencyTable:
         table = _table_from(data)
     except LatencyError as error:
         raise LatencyError(f"latency table '{path}': {error}") from None
-    warn_if_foreign(table.origin, path)
+    _warn_if_foreign(table.origin, path)
     return table
 
 
@@ -213,7 +209,7 @@ def this_machine(threads: int) -> Origin:
     return Origin(ENGINE, str(paddle.__version__), _cpu_name(), threads)
 
 
-def warn_if_foreign(origin: Origin, path: str | Path) -> None:
+def _warn_if_foreign(origin: Origin, path: str | Path) -> None:
     """Warn if a table was measured on another processor or with another engine."""
     here = this_machine(origin.threads)
     differences = [
@@ -276,8 +272,8 @@ def _widths(shape: ConvShape) -> tuple[int, int]:
 def _interpolated(rows: dict[int, dict[int, float]], inside: int, out: int) -> float | None:
     """Latency between measured widths; None above them.
 
-    A table need not be a full grid: only the input widths count that were measured with outputs
-    at least this wide.
+    A table need not be a full grid: input widths count only if they were measured with outputs at
+    least this wide.
     """
     column = {width: _between(row, out) for width, row in rows.items() if out <= max(row)}
     return _between(column, inside) if column and inside <= max(column) else None

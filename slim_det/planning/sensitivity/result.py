@@ -48,7 +48,7 @@ class Conditions:
         baseline: The metric of the unpruned model, 0 to 1; None for imported files.
         num_images: Images evaluated for each point; None for imported files.
         criterion: Which channels were cut; a name in `slim_det.compress.prune.importance.CRITERIA`.
-        image_size_hw: Height and width of the scaled images in pixels.
+        image_size_hw: Of the scaled images, in pixels.
     """
 
     metric: Name
@@ -77,14 +77,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Request:
-    """What was requested, of this run and of its other shards.
+    """What was requested of this run and of its other shards.
 
     Attributes:
         group_order: Names of all groups, in the order of execution.
         ratios: The grid, shares of channels removed, ascending.
         channels: Group name -> channels before the cut; some groups may be missing.
-        shard: ``2/4`` for the second of four parts, ``1/4+2/4`` for merged parts of which others
-            are missing; None if nothing was split, or nothing is missing.
+        shard: ``2/4`` for the second of four parts, ``1/4+2/4`` for an incomplete merge; None for
+            a complete result.
     """
 
     group_order: GroupOrder
@@ -114,14 +114,14 @@ class Bands:
 class SensitivityResult:
     """The loss of AP for each group and each share of its channels.
 
-    Groups are sorted by execution order and ratios ascending, in whatever order they were given.
+    Groups are sorted by execution order, ratios ascending.
 
     Attributes:
         conditions: How the losses were measured.
         sources: What was measured.
         request: What was requested.
         groups: ``(baseline - ap) / baseline`` of each point; negative where cutting helped.
-        ap: The metric of the cut model, 0 to 1; empty if only losses are known.
+        ap: The metric of the pruned model, 0 to 1; empty if only losses are known.
         seconds: Wall-clock time, summed over merged runs; 0 for imported files.
         bands: The bootstrap; None if there was none.
 
@@ -229,10 +229,9 @@ class SensitivityResult:
     def __str__(self) -> str:
         """One line for the terminal."""
         asked = len(self.request.group_order) * len(self.request.ratios)
-        found = asked - len(self.missing)
-        points = (
-            f"all {asked} points" if self.complete else f"incomplete, {found} of {asked} points"
-        )
+        points = f"all {asked} points"
+        if self.missing:
+            points = f"incomplete, {asked - len(self.missing)} of {asked} points"
         baseline = "unknown" if self.baseline is None else f"{self.baseline:.4f}"
         images = "an unknown number of" if self.num_images is None else self.num_images
         shard = f", shard {self.request.shard}" if self.request.shard else ""
@@ -259,7 +258,7 @@ def read_result(path: str | Path) -> SensitivityResult:
     """Read the file of a sensitivity analysis.
 
     ``schema``, ``metric``, ``criterion`` and ``groups`` are required. Whatever else is missing is
-    unknown; without a request, the groups in their order and their ratios are taken for it.
+    unknown; the request is then what the file holds.
 
     Raises:
         SensitivityError: The file is missing, damaged, or of another schema.
@@ -335,7 +334,7 @@ def _from_dict(data: dict[str, Any]) -> SensitivityResult:
 
 
 def _in_order(points: Points, order: tuple[str, ...]) -> Points:
-    """The same points with groups in order and ratios ascending; empty groups are left out."""
+    """Points with groups in order and ratios ascending; empty groups are left out."""
     return {name: dict(sorted(points[name].items())) for name in order if points.get(name)}
 
 

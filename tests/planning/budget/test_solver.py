@@ -115,7 +115,7 @@ def test_the_true_cost_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_graphs_too_wide_for_dynamic_programming(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything tied to everything: the front has few budgets, a plan is still the optimum."""
     problem = problem_of(list(itertools.combinations(range(6), 2)), 3)
-    monkeypatch.setattr(pareto, "MOST_CELLS", 10)
+    monkeypatch.setattr(pareto, "MAX_CELLS", 10)
     with pytest.raises(pareto.TooLarge):
         pareto_front(problem)
     front = solve_front(problem)
