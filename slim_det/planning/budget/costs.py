@@ -117,8 +117,8 @@ class FactorBuilder:
             costs = np.zeros([len(options[v]) for v in scope])
             for index in product(*(range(n) for n in costs.shape)):
                 cut = list(shape)
-                for axis, gone in widths:
-                    cut[axis] -= sum(gone[v][i] for v, i in zip(scope, index) if v in gone)
+                for axis, removed in widths:
+                    cut[axis] -= sum(removed[v][i] for v, i in zip(scope, index) if v in removed)
                 costs[index] = rule(name, tuple(cut))
             factors.append(Factor(scope, costs))
         return constant, merged(factors)

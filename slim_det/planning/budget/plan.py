@@ -48,4 +48,4 @@ def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> Non
     for resource in ("macs", "params"):
         reached, solved = plan.cost["after"][resource], solution.after[resource]
         if reached != solved:
-            raise PlanError(f"the cut model has {reached:.0f} {resource}, solved: {solved:.0f}")
+            raise PlanError(f"the pruned model has {reached:.0f} {resource}, solved: {solved:.0f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from slim_det.compress.prune.plan import fingerprint, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
@@ -21,10 +20,8 @@ from slim_det.planning.budget.costs import (
 )
 from slim_det.planning.budget.options import Limits
 from slim_det.planning.budget.search import BudgetSearch
-
-if TYPE_CHECKING:
-    from slim_det.planning.profile.table import LatencyTable
-    from slim_det.planning.sensitivity.result import SensitivityResult
+from slim_det.planning.profile.table import LatencyTable
+from slim_det.planning.sensitivity.result import SensitivityResult
 
 logger = logging.getLogger("slim_det")
 
@@ -75,10 +72,11 @@ def check_same_model(traced: TracedModel, result: SensitivityResult, source: str
         SensitivityError: The fingerprints differ; a file without one passes.
     """
     own = fingerprint(type(traced.model).__name__, tensor_shapes(traced.model))
-    if result.fingerprint is not None and result.fingerprint != own:
+    measured = result.sources.fingerprint
+    if measured is not None and measured != own:
         raise SensitivityError(
             f"'{source}' was measured on another model: its fingerprint is "
-            f"{result.fingerprint[:12]}, this model's {own[:12]}; expected the configuration "
+            f"{measured[:12]}, this model's {own[:12]}; expected the configuration "
             "that it was measured with"
         )
 

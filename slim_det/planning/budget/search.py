@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from slim_det.planning.budget.targets import Target
 logger = logging.getLogger("slim_det")
 
 OVERSHOOT = 0.01
-"""A plan stays below its budget by at most this share of the unpruned cost, where it can."""
+"""A plan stays below its budget by at most this share of the unpruned cost, if possible."""
 
 NEAR_ENOUGH = 0.001
 """Options are refined until the cost is below the budget by at most this share."""
@@ -93,8 +93,8 @@ class BudgetSearch:
     losses: Mapping[str, Mapping[float, float]]
     builder: FactorBuilder
     rules: Mapping[str, Rule]
-    limits: Limits = field(default_factory=Limits)
-    constants: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits
+    constants: Mapping[str, float]
 
     def __post_init__(self) -> None:
         self._allowed = [allowed_removals(g, self.losses[g.name], self.limits) for g in self.groups]

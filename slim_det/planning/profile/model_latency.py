@@ -28,7 +28,7 @@ from slim_det.planning.profile.table import LatencyTable, this_machine
 from slim_det.training import session
 from slim_det.training.config import SlimConfig
 
-UNCUT = "uncut"
+UNPRUNED = "uncut"
 
 
 def profile_model(
@@ -75,7 +75,7 @@ def models_to_check(
     """
     model = model_to_profile(cfg, weights)
     trace = trace_detector(model, image_size_hw(cfg))
-    models = {UNCUT: (model, conv_shapes(trace))}
+    models = {UNPRUNED: (model, conv_shapes(trace))}
     if slim is not None:
         pruned = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
         shapes = conv_shapes(trace_detector(pruned, image_size_hw(cfg)))

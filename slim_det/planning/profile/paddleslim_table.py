@@ -89,11 +89,7 @@ def read_paddleslim_table(path: str | Path) -> PaddleSlimTable:
 
 
 def write_paddleslim_table(path: str | Path, table: PaddleSlimTable) -> None:
-    """Write a text table atomically.
-
-    Raises:
-        ConfigError: The folder cannot be written to.
-    """
+    """Write a text table atomically."""
     lines = [table.header, *(f"{row.key}\t{_plain(row.latency_us)}" for row in table.rows)]
     write_text(path, "\n".join(lines) + "\n")
 

@@ -43,7 +43,7 @@ class ConvShape:
         stride: In both directions.
         padding: On every side, in pixels.
         dilation: In both directions.
-        groups: Groups of channels; ``in_channels`` where it is depthwise.
+        groups: Groups of channels; ``in_channels`` if depthwise.
         act: Activation that runs inside it, Paddle's operator name; '' for none.
     """
 

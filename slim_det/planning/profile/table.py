@@ -148,11 +148,7 @@ class LatencyTable:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON file atomically.
-
-        Raises:
-            ConfigError: The folder cannot be written to.
-        """
+        """Write the JSON file atomically."""
         write_text(path, self.to_json())
 
     @cached_property

@@ -65,7 +65,7 @@ class Settings:
         criterion: Which channels are removed.
         num_images: Number of images to evaluate on, from the first; None for all.
         workers: Number of processes.
-        shard: Which part (from 0) of how many parts; None for everything.
+        shard: Index (from 0) and number of parts; None for everything.
         cache_mb: Limit for the cached activations of each process, in MB (10^6 bytes).
         bootstrap: Number of resamplings for the confidence bands; 0 for none.
     """

@@ -60,7 +60,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Sources:
-    """SHA-256 in hexadecimal digits of what was measured; None where it is unknown.
+    """SHA-256 in hexadecimal digits of what was measured; None if unknown.
 
     Attributes:
         fingerprint: Of the model, as `slim_det.compress.prune.plan.fingerprint` gives it.
@@ -171,19 +171,9 @@ class SensitivityResult:
         return self.conditions.baseline
 
     @property
-    def num_images(self) -> int | None:
-        """Images evaluated for each point; None for imported files."""
-        return self.conditions.num_images
-
-    @property
     def criterion(self) -> str:
         """Which channels were cut."""
         return self.conditions.criterion
-
-    @property
-    def fingerprint(self) -> str | None:
-        """SHA-256 of the model; None for imported files."""
-        return self.sources.fingerprint
 
     @property
     def missing(self) -> list[tuple[str, float]]:
@@ -228,12 +218,12 @@ class SensitivityResult:
 
     def __str__(self) -> str:
         """One line for the terminal."""
-        asked = len(self.request.group_order) * len(self.request.ratios)
-        points = f"all {asked} points"
+        requested = len(self.request.group_order) * len(self.request.ratios)
+        points = f"all {requested} points"
         if self.missing:
-            points = f"incomplete, {asked - len(self.missing)} of {asked} points"
+            points = f"incomplete, {requested - len(self.missing)} of {requested} points"
         baseline = "unknown" if self.baseline is None else f"{self.baseline:.4f}"
-        images = "an unknown number of" if self.num_images is None else self.num_images
+        images = self.conditions.num_images or "an unknown number of"
         shard = f", shard {self.request.shard}" if self.request.shard else ""
         return (
             f"{self.metric}, baseline {baseline} on {images} images: {points} of "

@@ -100,17 +100,17 @@ def test_harmless_cuts_do_not_overshoot() -> None:
 
 def test_the_true_cost_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """A solver that allows a unit too much is made to solve again with less."""
-    problem, asked = by_hand(), []
+    problem, budgets = by_hand(), []
     exact = solver._Program._solve
 
     def loose(self, objective, most, *rest):
-        asked.append(most)
+        budgets.append(most)
         return exact(self, objective, most + 1.0, *rest)
 
     monkeypatch.setattr(solver._Program, "_solve", loose)
     found = choose(problem, 3.5)
     assert found is not None and problem.cost(found.choice) == 2.0
-    assert asked == [3.5, 2.5]
+    assert budgets == [3.5, 2.5]
 
 
 def test_graphs_too_wide_for_dynamic_programming(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_the_head_of_a_yolo_meets_its_front_twice() -> None:
 
 
 def test_the_gap_bounds_what_is_missed() -> None:
-    """Stopped within half of the optimum, the solver still tells how far it may be from it."""
+    """Stopped within half of the optimum, the solver still gives a bound of the distance."""
     problem = yolo_head()
     budget = 0.4 * problem.largest_cost
     best, early = choose(problem, budget), solver._Program(problem).best(budget, -np.inf, 60, 0.5)

@@ -78,7 +78,7 @@ def test_other_attributes_must_be_equal(changes: dict[str, int]) -> None:
         SQUARE.latency_ms(conv(4, 8, **changes))
 
 
-def test_another_activation_stands_in_only_where_the_own_one_is_missing() -> None:
+def test_another_activation_is_used_only_if_its_own_is_missing() -> None:
     table = table_of({conv(4, 8): 1.0, conv(4, 8, act="relu"): 2.0, conv(4, 16, act="relu"): 4.0})
     assert table.latency_ms(conv(4, 8)) == 1.0
     assert table.latency_ms(conv(4, 4, act="relu")) == 1.0
@@ -224,7 +224,7 @@ def row(**changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "phrase"),
     [
         (spoiled(schema="slim_det.latency/2"), "schema is 'slim_det.latency/2', expected"),
         ([], "schema is 'list', expected"),
@@ -259,10 +259,10 @@ def row(**changes: Any) -> list[dict[str, Any]]:
         (spoiled(convs=row() * 2), "3x3 conv 4->8 of 8x8 is listed twice"),
     ],
 )
-def test_damaged_tables_are_refused_in_one_line(tmp_path: Path, data: Any, said: str) -> None:
+def test_damaged_tables_are_refused_in_one_line(tmp_path: Path, data: Any, phrase: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(LatencyError, match=said) as error:
+    with pytest.raises(LatencyError, match=phrase) as error:
         read_table(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)

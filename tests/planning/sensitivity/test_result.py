@@ -101,7 +101,8 @@ def test_the_least_that_a_file_must_have(tmp_path: Path) -> None:
     result = read_result(written(tmp_path, data))
     assert result.groups == {"b": {0.1: 0.0, 0.5: 1.0}, "a": {0.1: 0.5}}
     assert result.request == Request(("b", "a"), (0.1, 0.5))
-    assert (result.baseline, result.num_images, result.fingerprint) == (None, None, None)
+    assert result.baseline is None and result.conditions.num_images is None
+    assert result.sources == Sources()
     assert result.missing == [("a", 0.5)] and not result.complete
     assert (result.metric, result.criterion) == ("coco_ap", "fpgm")
 
