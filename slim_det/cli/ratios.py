@@ -139,8 +139,8 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.evaluate.matching import metric_name
     from slim_det.graph.trace import trace_detector
-    from slim_det.planning.budget.costs import TracedModel
-    from slim_det.planning.budget.prepare import check_same_model, losses_by_group, needs_weights
+    from slim_det.planning.budget.costs import TracedModel, uneven_groups
+    from slim_det.planning.budget.prepare import check_same_model, losses_by_group
     from slim_det.training import session
     from slim_det.training.config import load_config
 
@@ -154,7 +154,7 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
         unpruned = traced(session.build_model(cfg))
         check_same_model(unpruned, result, args.sensitivity)
         names = losses_by_group(unpruned, result.groups, args.sensitivity)
-        if not needs_weights(unpruned, list(names)):
+        if uneven_groups(unpruned.groups).isdisjoint(names):
             return cfg, unpruned
     else:
         check_dataset(cfg, "EvalDataset")

@@ -6,8 +6,11 @@ message says after "expected".
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from slim_det.core.errors import ConfigError, SlimDetError, nearest
 
 T = TypeVar("T")
+
+_adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.lru_cache(maxsize=None)(TypeAdapter)
 
 
 def check_keys(
@@ -49,6 +54,7 @@ def validated(
     where: str,
     error: type[SlimDetError] = ConfigError,
     spelled: Mapping[str, str] | None = None,
+    complete: bool = False,
 ) -> T:
     """Make a dataclass of what was read, if every value fits.
 
@@ -58,23 +64,32 @@ def validated(
         where: What stands before a field in messages, with its separator: ``QAT.quant_config.``.
         error: What to raise.
         spelled: Field -> its name in messages, where that is another.
+        complete: Whether fields that have a default must be given as well.
 
     Raises:
         SlimDetError: Of type ``error``, for the first field that is missing or does not fit.
     """
-    adapter = TypeAdapter(kind)
+    if complete:
+        for own in fields(kind):  # type: ignore[arg-type]
+            if own.name not in values:
+                raise error(f"{where}{own.name} is missing")
+    adapter = _adapter_of(kind)
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as mistakes:
         first = mistakes.errors(include_url=False)[0]
-    field, given = str(first["loc"][0]), first["input"]
-    name = f"{where}{(spelled or {}).get(field, field)}"
-    if first["type"] == "missing":
+    field, *inside = first["loc"]
+    path = [part for part in inside if isinstance(part, str) and part != "[key]"]
+    name = ".".join([f"{where}{(spelled or {}).get(str(field), field)}", *path])
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         raise error(f"{name} is missing")
     if first["type"] == "value_error":
         raise error(f"{name}: {first['ctx']['error']}")
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        raise error(f"{name}: unknown type {given!r}{nearest(str(given), choices)}")
+        raise error(
+            f"{name}: unknown type {first['input']!r}{nearest(str(first['input']), choices)}"
+        )
     expected = adapter.json_schema()["properties"][field]["description"]
-    raise error(f"{name}: {values[field]!r} is not valid; expected {expected}")
+    given = first["input"] if path else values[str(field)]
+    raise error(f"{name}: {reprlib.repr(given)} is not valid; expected {expected}")

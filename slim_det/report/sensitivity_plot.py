@@ -96,7 +96,7 @@ def _draw(result: SensitivityResult) -> Figure:
     _draw_lines(axes, result)
     figure.legend(loc="outside right upper", ncols=columns, fontsize=8, handlelength=3.5)
     baseline = "unknown" if result.baseline is None else f"{result.baseline:.4f}"
-    images = "an unknown number of" if result.num_images is None else result.num_images
+    images = result.conditions.num_images or "an unknown number of"
     title = f"Sensitivity by {result.criterion}: baseline {baseline} on {images} images"
     if result.bands:
         title += f"\nbands: 5th to 95th percentile of {result.bands.samples} draws of the images"

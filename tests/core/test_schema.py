@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -24,10 +24,13 @@ class Oven:
     mode: Literal["fan", "grill"] = "fan"
     trays: Annotated[tuple[str, ...], Field(description="a list of names")] = ()
     height: Annotated[int, AfterValidator(_even), Field(description="a number")] = 2
+    baked: Annotated[dict[str, dict[int, int]], Field(description="{name: {tray: count}}")] = field(
+        default_factory=dict
+    )
 
 
 def test_only_defaults() -> None:
-    assert validated(Oven, {"count": 1}, "Oven.") == Oven(1, "fan", (), 2)
+    assert validated(Oven, {"count": 1}, "Oven.") == Oven(1, "fan", (), 2, {})
 
 
 def test_every_field() -> None:
@@ -46,6 +49,8 @@ def test_every_field() -> None:
         ({"count": 1, "mode": "gril"}, "Oven.mode: unknown type 'gril'; did you mean 'grill'?"),
         ({"count": 1, "mode": None}, "Oven.mode: unknown type None; valid: fan, grill"),
         ({"count": 1, "trays": ["a", 3]}, "Oven.trays: ['a', 3] is not valid; expected a list "),
+        ({"count": 1, "baked": {"b": {2: "x"}}}, "Oven.baked.b: 'x' is not valid; expected {name"),
+        ({"count": 1, "baked": {"b": []}}, "Oven.baked.b: [] is not valid; expected {name"),
         ({"count": 1, "height": 3}, "Oven.height: 3 is odd; expected an even number"),
     ],
 )
@@ -58,6 +63,11 @@ def test_the_first_mistake_is_one_line(values: dict[str, Any], line: str) -> Non
 def test_the_error_and_the_spelling_are_those_of_the_caller() -> None:
     with pytest.raises(QuantError, match=r"^file: number is missing$"):
         validated(Oven, {}, "file: ", QuantError, spelled={"count": "number"})
+
+
+def test_fields_with_a_default_can_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"^Oven.mode is missing$"):
+        validated(Oven, {"count": 1}, "Oven.", complete=True)
 
 
 def test_known_keys_pass() -> None:

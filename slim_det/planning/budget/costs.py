@@ -1,4 +1,4 @@
-"""Costs: what every combination of options costs, by the one counting rule of each resource.
+"""Costs of every combination of options, by the one counting rule of each resource.
 
 A weight is cut along several axes, by the groups that make its output and those that feed its
 input, so its cost is a product of their widths: a factor over these groups.
@@ -26,18 +26,12 @@ from slim_det.planning.budget.problem import Factor, merged
 from slim_det.planning.profile.shapes import ConvShape, conv_shapes, resized
 
 Rule = Callable[[str, "tuple[int, ...]"], float]
-"""Cost of one parameter (state-dict name) at a shape; it depends on nothing else."""
+"""Cost of one parameter (state-dict name) at a shape."""
 
 
 @dataclass(frozen=True)
 class TracedModel:
-    """An unpruned model and what is known of its channels.
-
-    Attributes:
-        model: The detector; nothing of it is changed.
-        trace: Its operators at the image size of the costs.
-        groups: Its channel groups.
-    """
+    """An unpruned model, its operators at the image size of the costs, and its channel groups."""
 
     model: paddle.nn.Layer
     trace: Trace
@@ -61,7 +55,7 @@ def params_rule(name: str, shape: tuple[int, ...]) -> float:
 
 
 def operators_of_parameters(trace: Trace) -> dict[str, Trace]:
-    """For each parameter, a trace that holds only the operators that read it."""
+    """For each parameter, a trace of only the operators that read it."""
     ops: dict[str, list[Op]] = {}
     for op in trace.ops:
         variables = {v for names in op.inputs.values() for v in names}
@@ -71,12 +65,7 @@ def operators_of_parameters(trace: Trace) -> dict[str, Trace]:
 
 
 def latency_rule(traced: TracedModel, latency_ms: Callable[[ConvShape], float]) -> Rule:
-    """Milliseconds of one parameter's convolutions, by a latency table.
-
-    Args:
-        traced: The model.
-        latency_ms: Latency of one convolution; raises a SlimDetError where it knows none.
-    """
+    """Milliseconds of one parameter's convolutions, by the latency of one convolution."""
     shapes: dict[str, list[ConvShape]] = {}
     for name, shape in conv_shapes(traced.trace):
         shapes.setdefault(name, []).append(shape)
@@ -93,7 +82,7 @@ class FactorBuilder:
     Args:
         traced: The unpruned model.
         names: Groups that may be cut, in the order of the variables.
-        criterion: Decides which units go, where their number alone does not give the shapes.
+        criterion: Decides which units are removed, if their number does not determine the shapes.
         align: Alignment of the pruner.
     """
 
@@ -116,7 +105,7 @@ class FactorBuilder:
 
         Args:
             options: Variable -> numbers of units that may be removed.
-            rule: What a parameter costs at a shape.
+            rule: Cost of a parameter.
         """
         constant, factors = 0.0, []
         for name, shape in self._shapes.items():
@@ -128,8 +117,8 @@ class FactorBuilder:
             costs = np.zeros([len(options[v]) for v in scope])
             for index in product(*(range(n) for n in costs.shape)):
                 cut = list(shape)
-                for axis, gone in widths:
-                    cut[axis] -= sum(gone[v][i] for v, i in zip(scope, index) if v in gone)
+                for axis, removed in widths:
+                    cut[axis] -= sum(removed[v][i] for v, i in zip(scope, index) if v in removed)
                 costs[index] = rule(name, tuple(cut))
             factors.append(Factor(scope, costs))
         return constant, merged(factors)
@@ -164,7 +153,7 @@ class FactorBuilder:
         ]
 
     def _removed(self, variable: int, removed: int) -> np.ndarray:
-        """Identities of the units that go; any will do where all are alike."""
+        """Identities of the removed units; any will do if all are alike."""
         group = self._traced.groups.groups[self._names[variable]]
         if removed == 0 or group.name not in self._uneven:
             return group.units[:removed]
@@ -177,15 +166,15 @@ class FactorBuilder:
         pruner = Pruner(self._criterion, pruned_ratios={group.name: ratio}, align=self._align)
         try:
             plan = pruner.plan(self._traced.model, self._traced.trace, self._traced.groups)
-        except PlanError:  # every layer of the group keeps a channel: none can go
+        except PlanError:  # every layer of the group keeps a channel: none can be removed
             return group.units[:0]
         return np.delete(group.units, plan.groups[group.name]["kept"])
 
 
 def uneven_groups(groups: ModelGroups) -> set[str]:
-    """Groups of which not every unit has as many entries as the others on some axis.
+    """Groups whose units have different numbers of entries on some axis.
 
-    What cutting them costs depends on which units go, hence on the weights.
+    Their costs depend on which units are removed, hence on the weights.
     """
     owner = {unit: g.name for g in groups.groups.values() for unit in g.units.tolist()}
     uneven = set()

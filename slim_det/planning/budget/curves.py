@@ -1,4 +1,4 @@
-"""Curves: what a group loses at any share of its channels. Functions of numbers only."""
+"""Curves: the loss of a group at any share of its channels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ import numpy as np
 
 from slim_det.compress.prune.ratios import units_removed
 
-LEAST_RETAINED = 1e-6
+MIN_RETAINED = 1e-6
 """A group that loses everything counts as keeping this share of the metric."""
 
 
 def ratio_at_loss(losses: Mapping[float, float], threshold: float) -> float:
     """The largest ratio whose loss stays within a threshold.
 
-    The rule of PaddleSlim's ``get_ratios_by_loss``: from the largest measured ratio down, the
-    first one whose loss is within the threshold; from there a straight line towards the next
-    larger ratio, up to the threshold. Here the curve starts at ratio 0 with loss 0, so that a
-    group whose smallest ratio loses too much is cut a little instead of not at all.
+    The rule of PaddleSlim's ``get_ratios_by_loss``: the largest measured ratio whose loss is within
+    the threshold, and from there a straight line towards the next larger ratio, up to the
+    threshold. Here the curve starts at ratio 0 with loss 0, so that a group whose smallest ratio
+    loses too much is cut a little instead of not at all.
 
     Args:
         losses: Ratio -> relative loss, as measured.
         threshold: Largest relative loss, at least 0.
-
-    Returns:
-        The ratio, between 0 and the largest measured one.
     """
     points = sorted({**losses, 0.0: 0.0}.items())
     at = max(i for i, (_, loss) in enumerate(points) if loss <= threshold)
@@ -36,7 +33,7 @@ def ratio_at_loss(losses: Mapping[float, float], threshold: float) -> float:
 
 
 def losses_at(losses: Mapping[float, float], units: int, removed: Iterable[int]) -> np.ndarray:
-    """Relative loss where a number of units is removed, on straight lines between measurements.
+    """Relative loss at numbers of removed units, linear between measurements.
 
     Args:
         losses: Ratio -> relative loss, as measured.
@@ -55,10 +52,10 @@ def losses_at(losses: Mapping[float, float], units: int, removed: Iterable[int])
 def penalties_of(losses: np.ndarray) -> np.ndarray:
     """Losses as numbers that add up over groups: ``-log(1 - loss)``, at most -log(1e-6).
 
-    Their sum is ``-log`` of the share of the metric that is predicted to be left, on the
-    assumption that groups do their damage independently. A gain (negative loss) is kept.
+    Their sum is ``-log`` of the share of the metric that is predicted to be left, if the losses of
+    the groups are independent. A gain (negative loss) is kept.
     """
-    return -np.log(np.maximum(1.0 - losses, LEAST_RETAINED))
+    return -np.log(np.maximum(1.0 - losses, MIN_RETAINED))
 
 
 def retained(penalty: float) -> float:

@@ -10,17 +10,17 @@ import numpy as np
 from slim_det.compress.prune.groups import Group
 from slim_det.compress.prune.ratios import units_removed
 
-WIDEST_STEP = 0.05
-MOST_OPTIONS = 19
+MAX_STEP = 0.05
+MAX_OPTIONS = 19
 RATIO_DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the options of every group.
+    """Limits of the options of every group.
 
     Attributes:
-        align: What remains of a group is a multiple of this.
+        align: The remaining units of a group are a multiple of this.
         max_ratio: Largest share of its units that may be removed.
         min_channels: Fewest channels that may remain.
     """
@@ -54,19 +54,19 @@ def coarse_options(allowed: list[int], units: int, ratios: Iterable[float]) -> l
         ratios: The measured ratios.
 
     Returns:
-        Some of ``allowed``, ascending from 0; a number that is not allowed gives way to the
-        nearest one that is.
+        Some of ``allowed``, each the nearest to one of these numbers, ascending from 0.
     """
     points = sorted({0, *(units_removed(units, ratio) for ratio in ratios)})
     wanted = {points[-1]}
     for low, high in zip(points, points[1:]):
-        steps = max(1, int(np.ceil((high - low) / units / WIDEST_STEP - 1e-6)))
+        steps = max(1, int(np.ceil((high - low) / units / MAX_STEP - 1e-6)))
         wanted.update(np.linspace(low, high, steps + 1).round().astype(int).tolist())
-    return sorted({0, *(_nearest(allowed, number) for number in wanted)})
+    nearest = (min(allowed, key=lambda own: (abs(own - number), own)) for number in wanted)
+    return sorted({0, *nearest})
 
 
 def fine_options(allowed: list[int], coarse: list[int], chosen: int) -> list[int]:
-    """Options around a chosen one, from the coarse option before it to the one behind it.
+    """Options around a chosen one, from the coarse option before it to the one after it.
 
     Args:
         allowed: What may be removed, ascending from 0.
@@ -74,12 +74,12 @@ def fine_options(allowed: list[int], coarse: list[int], chosen: int) -> list[int
         chosen: One of ``coarse``.
 
     Returns:
-        At most `MOST_OPTIONS` + 1 of ``allowed``, ascending; ``chosen`` is among them.
+        At most `MAX_OPTIONS` + 1 of ``allowed``, ascending; ``chosen`` is among them.
     """
     place = coarse.index(chosen)
     low, high = coarse[max(place - 1, 0)], coarse[min(place + 1, len(coarse) - 1)]
     between = [number for number in allowed if low <= number <= high]
-    picks = np.linspace(0, len(between) - 1, min(len(between), MOST_OPTIONS)).round().astype(int)
+    picks = np.linspace(0, len(between) - 1, min(len(between), MAX_OPTIONS)).round().astype(int)
     return sorted({chosen, *(between[pick] for pick in picks.tolist())})
 
 
@@ -95,10 +95,10 @@ def ratio_for(units: int, removed: int, align: int, wanted: Iterable[float] = ()
         units: Units of the group.
         removed: How many to remove, between 1 and ``units - 1``.
         align: Alignment that the pruner is given.
-        wanted: Ratios to write if they do it, such as the measured ones.
+        wanted: Preferred ratios, such as the measured ones.
 
     Returns:
-        The first of ``wanted`` that does it, else the one of the fewest decimals.
+        The first of ``wanted`` that does it, else the one with the fewest decimals.
     """
     exact = removed / units
     shorter = [round(exact, digits) for digits in range(1, RATIO_DIGITS + 8)]
@@ -106,7 +106,3 @@ def ratio_for(units: int, removed: int, align: int, wanted: Iterable[float] = ()
         if 0.0 < ratio < 1.0 and units_removed(units, ratio, align) == removed:
             return ratio
     return exact
-
-
-def _nearest(allowed: list[int], number: int) -> int:
-    return min(allowed, key=lambda candidate: (abs(candidate - number), candidate))

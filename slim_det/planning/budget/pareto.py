@@ -1,8 +1,8 @@
 """The Pareto front of cost and penalty, by dynamic programming over the graph of factors.
 
 Variables are eliminated one by one (Dechter, "Bucket elimination", 1999); the cells of a table
-hold fronts of (cost, penalty) instead of numbers. One run gives every budget at once, which takes
-a mixed-integer program a solution for each of them.
+hold fronts of (cost, penalty) instead of numbers. One run gives all budgets at once, whereas a
+mixed-integer program would have to be solved for each of them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ BUCKET_SHARE = 2e-4
 """Width of a cost bucket, as a share of the largest cost."""
 
 EXACT_POINTS = 20_000
-"""Tables up to this size keep every point that no other one beats."""
+"""Tables up to this size keep every point that no other dominates."""
 
-MOST_CELLS = 20_000
-"""No table is allowed more combinations of options than this."""
+MAX_CELLS = 20_000
+"""Combinations of options in a table."""
 
-MOST_PAIRS = 4_000_000
-"""No join of two fronts may make more points than this before they are thinned."""
+MAX_PAIRS = 4_000_000
+"""Points of a join of two fronts, before they are thinned."""
 
-MOST_POINTS = 1_000_000
-"""No join with a table of single points, which thins nothing, may make more than this."""
+MAX_POINTS = 1_000_000
+"""Points of a join with a table of single points, which are not thinned."""
 
 
 class TooLarge(Exception):
@@ -65,11 +65,11 @@ class _Table:
 
 
 def pareto_front(problem: Problem) -> Front:
-    """Every budget against the smallest penalty that meets it.
+    """The smallest penalty of every budget.
 
-    It is exact until a table has more than `EXACT_POINTS` points. From then on each cost bucket
-    of `BUCKET_SHARE` of the largest cost keeps its smallest penalty only, so a penalty may belong
-    to a budget that is up to one bucket an elimination larger; costs stay the true ones.
+    It is exact until a table has more than `EXACT_POINTS` points. From then on only the smallest
+    penalty in each cost bucket is kept, so a penalty may belong to a budget that is larger by up to
+    one bucket per elimination; costs stay the true ones.
 
     Raises:
         TooLarge: Too many variables depend on each other.
@@ -91,12 +91,12 @@ def pareto_front(problem: Problem) -> Front:
 
 
 def elimination_order(problem: Problem) -> list[int]:
-    """Order in which variables are eliminated: always the one that ties fewest others anew.
+    """Order in which variables are eliminated: always the one that adds the fewest ties.
 
     The min-fill heuristic (Koller and Friedman, "Probabilistic Graphical Models", 9.4.3.2).
 
     Raises:
-        TooLarge: A table on the way has more than `MOST_CELLS` cells.
+        TooLarge: A table on the way has more than `MAX_CELLS` cells.
     """
     sizes = [len(p) for p in problem.penalties]
     near: list[set[int]] = [set() for _ in sizes]
@@ -106,7 +106,7 @@ def elimination_order(problem: Problem) -> list[int]:
     left, order = set(range(len(sizes))), []
     while left:
         best = min(left, key=lambda v: (_fill(near, v), math.prod(sizes[n] for n in near[v]), v))
-        if math.prod(sizes[n] for n in (best, *near[best])) > MOST_CELLS:
+        if math.prod(sizes[n] for n in (best, *near[best])) > MAX_CELLS:
             raise TooLarge
         for v in near[best]:
             near[v] = (near[v] | near[best]) - {v, best}
@@ -137,7 +137,7 @@ def _own_table(problem: Problem, variable: int, factors: list[Factor]) -> _Table
 
 
 def _plain(scope: tuple[int, ...], costs: np.ndarray, penalties: np.ndarray) -> _Table:
-    """One point a cell; both arrays have an axis for each variable of ``scope``."""
+    """One point per cell; both arrays have an axis for each variable of ``scope``."""
     starts = np.arange(costs.size + 1)
     return _Table(scope, costs.shape, starts, costs.ravel().astype(float), penalties.ravel())
 
@@ -149,7 +149,7 @@ def _join(left: _Table, right: _Table, bucket: float) -> _Table:
     shape = tuple(options[v] for v in scope)
     (first, a), (second, b) = left.runs(scope, shape), right.runs(scope, shape)
     fronts = a.max() > 1 and b.max() > 1
-    if int((a * b).sum()) > (MOST_PAIRS if fronts else MOST_POINTS):
+    if int((a * b).sum()) > (MAX_PAIRS if fronts else MAX_POINTS):
         raise TooLarge
     cell = np.repeat(np.arange(len(a)), a * b)
     within = _within(a * b)
@@ -161,7 +161,7 @@ def _join(left: _Table, right: _Table, bucket: float) -> _Table:
 
 
 def _eliminate(table: _Table, variable: int, bucket: float) -> _Table:
-    """Leave a variable out: each cell holds the best points over all of its options."""
+    """Drop a variable: each cell holds the best points over all of its options."""
     axis = table.scope.index(variable)
     cells = np.arange(len(table.starts) - 1).reshape(table.shape)
     cells = np.moveaxis(cells, axis, -1).ravel()
@@ -174,7 +174,7 @@ def _eliminate(table: _Table, variable: int, bucket: float) -> _Table:
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... for each run of a length; int64 [sum of counts]."""
+    """0, 1, ... in runs of these lengths; int64 [sum of counts]."""
     ends = np.cumsum(counts)
     return np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
 
@@ -189,7 +189,7 @@ def _thinned(
 ) -> _Table:
     """A table of the points that no cheaper one of their cell (by bucket) equals or beats.
 
-    The cheapest point of a cell has a bucket of its own, so the least cost is never lost.
+    The cheapest point of a cell has a bucket of its own, so it is never lost.
     """
     key = costs
     if len(costs) > EXACT_POINTS:

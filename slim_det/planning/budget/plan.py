@@ -1,4 +1,4 @@
-"""The ratios of a solution, and the proof that the pruner cuts with them what was solved for."""
+"""The ratios of a solution, and a check that the pruner reaches the solution with them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def ratios_of(
     losses: Mapping[str, Mapping[float, float]],
     align: int = 1,
 ) -> dict[str, float]:
-    """The ratio of each group that is cut, a measured one where it does the same.
+    """The ratio of each pruned group, a measured one if it removes the same units.
 
     Args:
         traced: The unpruned model.
-        solution: What each group loses.
+        solution: Units to remove.
         losses: Group name -> ratio -> loss, as measured.
         align: Alignment of the pruner.
     """
@@ -34,12 +34,7 @@ def ratios_of(
 
 
 def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> None:
-    """Make sure that a pruner cuts the units and reaches the costs of a solution.
-
-    Args:
-        traced: The unpruned model; nothing of it is changed.
-        solution: What was solved for.
-        pruner: With the ratios of the solution.
+    """Make sure that a pruner with the ratios of a solution removes its units at its costs.
 
     Raises:
         PlanError: It does not; the model would miss its budget.
@@ -53,4 +48,4 @@ def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> Non
     for resource in ("macs", "params"):
         reached, solved = plan.cost["after"][resource], solution.after[resource]
         if reached != solved:
-            raise PlanError(f"the cut model has {reached:.0f} {resource}, solved: {solved:.0f}")
+            raise PlanError(f"the pruned model has {reached:.0f} {resource}, solved: {solved:.0f}")

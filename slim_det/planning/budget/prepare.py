@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from slim_det.compress.prune.plan import fingerprint, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
@@ -18,14 +17,11 @@ from slim_det.planning.budget.costs import (
     latency_rule,
     macs_rule,
     params_rule,
-    uneven_groups,
 )
 from slim_det.planning.budget.options import Limits
 from slim_det.planning.budget.search import BudgetSearch
-
-if TYPE_CHECKING:
-    from slim_det.planning.profile.table import LatencyTable
-    from slim_det.planning.sensitivity.result import SensitivityResult
+from slim_det.planning.profile.table import LatencyTable
+from slim_det.planning.sensitivity.result import SensitivityResult
 
 logger = logging.getLogger("slim_det")
 
@@ -43,7 +39,7 @@ def make_search(
         traced: The unpruned model.
         result: What was measured on it.
         source: File of the result, for errors.
-        limits: What bounds every group.
+        limits: Of every group.
         table: Latencies; without it only MACs and parameters can be targets.
 
     Raises:
@@ -73,13 +69,14 @@ def check_same_model(traced: TracedModel, result: SensitivityResult, source: str
     """Refuse losses that were measured on another model.
 
     Raises:
-        SensitivityError: The fingerprints differ; where the file has none, nothing is checked.
+        SensitivityError: The fingerprints differ; a file without one passes.
     """
     own = fingerprint(type(traced.model).__name__, tensor_shapes(traced.model))
-    if result.fingerprint is not None and result.fingerprint != own:
+    measured = result.sources.fingerprint
+    if measured is not None and measured != own:
         raise SensitivityError(
             f"'{source}' was measured on another model: its fingerprint is "
-            f"{result.fingerprint[:12]}, this model's {own[:12]}; expected the configuration "
+            f"{measured[:12]}, this model's {own[:12]}; expected the configuration "
             "that it was measured with"
         )
 
@@ -92,11 +89,11 @@ def losses_by_group(
     Args:
         traced: The model.
         measured: Layer in any spelling -> ratio -> relative loss.
-        source: File they come from, for errors.
+        source: Their file, for errors.
 
     Raises:
         LayerError: A layer is unknown, cannot be cut, or two are one group.
-        SensitivityError: There is not one loss.
+        SensitivityError: There are no losses.
     """
     finder, found = LayerFinder(traced.model), {}
     for spelling, losses in measured.items():
@@ -112,8 +109,3 @@ def losses_by_group(
     if not found:
         raise SensitivityError(f"'{source}' holds no losses; expected at least one group")
     return {name: found[name] for name in traced.groups.groups if name in found}
-
-
-def needs_weights(traced: TracedModel, names: list[str]) -> bool:
-    """Whether costs depend on which units go, so that weights must be loaded first."""
-    return not uneven_groups(traced.groups).isdisjoint(names)

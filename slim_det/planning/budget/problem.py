@@ -1,7 +1,7 @@
-"""The problem of a budget: one option a variable, penalties that add up, costs in factors.
+"""The problem of a budget: one option per variable, penalties that add up, costs in factors.
 
-Numbers only. A variable is a group of channels, an option is how much of it is cut, a factor is
-what one weight costs for every combination of options of the groups that touch it.
+A variable is a group of channels, an option is how much of it is cut, a factor is the cost of one
+weight for every combination of options of the groups that touch it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Factor:
 
     Attributes:
         scope: Variables, ascending.
-        costs: float64, one axis a variable of ``scope``, as long as it has options.
+        costs: float64, for each variable of ``scope`` an axis of its options.
     """
 
     scope: tuple[int, ...]
@@ -35,7 +35,7 @@ class Problem:
 
     Attributes:
         penalties: Variable -> penalty of each of its options, float64 [options].
-        factors: What the options cost; one factor a scope.
+        factors: Costs of the options; one factor per scope.
         constant: Cost that no option changes.
     """
 
@@ -44,7 +44,7 @@ class Problem:
     constant: float = 0.0
 
     def cost(self, choice: Sequence[int]) -> float:
-        """The true cost of one choice."""
+        """The cost of one choice."""
         costs = (f.costs[tuple(choice[v] for v in f.scope)] for f in self.factors)
         return float(self.constant + sum(costs))
 
@@ -62,7 +62,7 @@ class Problem:
 
     @property
     def largest_cost(self) -> float:
-        """An upper bound of the cost, reached where every factor is at its largest."""
+        """An upper bound of the cost: the sum of the largest cost of every factor."""
         return float(self.constant + sum(factor.costs.max() for factor in self.factors))
 
 
@@ -80,7 +80,7 @@ class Front:
 
 
 def merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
-    """Add up factors of equal scope; what they cost together is unchanged."""
+    """Add up factors of equal scope; their total is unchanged."""
     sums: dict[tuple[int, ...], np.ndarray] = {}
     for factor in chain.from_iterable(map(_pairwise, factors)):
         known = sums.get(factor.scope)
@@ -89,9 +89,9 @@ def merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
 
 
 def _pairwise(factor: Factor) -> list[Factor]:
-    """A factor of three or more variables as a sum over pairs of them, where it is one.
+    """A factor of three or more variables as a sum over pairs of them, if it is one.
 
-    Behind a concatenation a weight costs (a + b) x c, which is a x c + b x c.
+    After a concatenation a weight costs (a + b) x c, which is a x c + b x c.
     """
     count = len(factor.scope)
     if count < 3:

@@ -1,10 +1,10 @@
-"""From measured losses and a target to the units that each group loses."""
+"""From measured losses and a target to the units to remove from each group."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,12 +27,12 @@ from slim_det.planning.budget.targets import Target
 logger = logging.getLogger("slim_det")
 
 OVERSHOOT = 0.01
-"""A plan stays below its budget by at most this share of the unpruned cost, where it can."""
+"""A plan stays below its budget by at most this share of the unpruned cost, if possible."""
 
 NEAR_ENOUGH = 0.001
 """Options are refined until the cost is below the budget by at most this share."""
 
-MOST_ROUNDS = 4
+MAX_ROUNDS = 4
 FRONT_ROWS = 12
 
 
@@ -53,14 +53,14 @@ class FrontRow:
 
 @dataclass(frozen=True)
 class Solution:
-    """What each group loses and what that does.
+    """How many units each group loses, and the effect.
 
     Attributes:
         removed: Group -> units removed, 0 included.
         retained: Predicted metric as a share of the unpruned model's.
         before: Resource -> cost of the unpruned model.
         after: Resource -> cost of the pruned one.
-        resource: The one that ``front`` is about.
+        resource: The cost in ``front`` and ``rows``.
         front: All points, cheapest first.
         rows: About a dozen of them, for a table.
         method: How it was solved.
@@ -85,7 +85,7 @@ class BudgetSearch:
         losses: Group name -> ratio -> relative loss, as measured.
         builder: Builds the costs of any options of ``groups``.
         rules: Resource (``macs``, ``params``, ``latency_ms``) -> its counting rule.
-        limits: What bounds every group.
+        limits: Of every group.
         constants: Resource -> cost that is not in any parameter.
     """
 
@@ -93,8 +93,8 @@ class BudgetSearch:
     losses: Mapping[str, Mapping[float, float]]
     builder: FactorBuilder
     rules: Mapping[str, Rule]
-    limits: Limits = field(default_factory=Limits)
-    constants: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits
+    constants: Mapping[str, float]
 
     def __post_init__(self) -> None:
         self._allowed = [allowed_removals(g, self.losses[g.name], self.limits) for g in self.groups]
@@ -110,19 +110,19 @@ class BudgetSearch:
             ConfigError: No plan meets it, or the plan that does cuts nothing.
         """
         resource = target.resource
+        before = self._costs([0] * len(self.groups))
         problem = self._problem(self._coarse, resource)
         front = solve_front(problem)
         if target.kind == "loss":
             removed = self._at_loss(target.value)
             method = "each layer on its own, by the loss of the layer"
         else:
-            removed, method = self._within(target, problem, front)
+            removed, method = self._within(target, problem, front, before[resource])
         if not any(removed):
             raise ConfigError(
                 f"--{target.kind} {target.value:g}: nothing is cut at this target, the model "
                 "meets it as it is; expected a stricter one"
             )
-        before = self._costs([0] * len(self.groups))
         points = [self._row(front, p, before[resource]) for p in range(len(front.costs))]
         return Solution(
             removed={g.name: r for g, r in zip(self.groups, removed)},
@@ -136,16 +136,17 @@ class BudgetSearch:
         )
 
     def _at_loss(self, threshold: float) -> list[int]:
-        """PaddleSlim's rule for each group; an aligned width is never narrower than it says."""
+        """PaddleSlim's rule for each group; alignment never removes more than it says."""
         removed = []
         for group, allowed in zip(self.groups, self._allowed):
             ratio = ratio_at_loss(self.losses[group.name], threshold)
             removed.append(largest_within(allowed, units_removed(len(group.units), ratio)))
         return removed
 
-    def _within(self, target: Target, problem: Problem, front: Front) -> tuple[list[int], str]:
+    def _within(
+        self, target: Target, problem: Problem, front: Front, before: float
+    ) -> tuple[list[int], str]:
         """Solve on coarse options, then on finer ones around the solution."""
-        before = self._costs([0] * len(self.groups))[target.resource]
         budget = target.budget(before)
         options = self._coarse
         if front.costs[0] > budget * (1.0 + ROUNDING):
@@ -153,7 +154,7 @@ class BudgetSearch:
         best = choose(problem, budget, OVERSHOOT * before)
         if best is None:
             raise target.not_solved()
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             removed = _pick(options, best.choice)
             near = problem.cost(best.choice) >= budget - NEAR_ENOUGH * before
             finer = [
@@ -181,7 +182,7 @@ class BudgetSearch:
         ]
 
     def _costs(self, removed: Sequence[int]) -> dict[str, float]:
-        """Every resource for one number of units a group."""
+        """Every resource for one number of removed units per group."""
         options = [[r] for r in removed]
         return {name: self._problem(options, name).cost((0,) * len(options)) for name in self.rules}
 

@@ -14,33 +14,28 @@ from slim_det.planning.budget.pareto import TooLarge, pareto_front
 from slim_det.planning.budget.problem import Choice, Front, Problem
 
 ROUNDING = 1e-12
-"""Share of a cost by which two sums of the same numbers may differ."""
+"""Relative difference, from rounding, between two sums of the same numbers."""
 
 SECONDS = 120.0
-"""When the solver gives what it has found so far."""
+"""Time limit of the solver, which then gives the best choice so far."""
 
 FRONT_BUDGETS = 12
 FRONT_SECONDS = 20.0
 FRONT_GAP = 1e-3
-"""The front of problems that are too large for dynamic programming: budgets and effort for each."""
+"""Number and effort of the budgets, where dynamic programming cannot give the front."""
 
 COST_UNIT, PENALTY_UNIT = 1e3, 1e5
 """The largest cost and a penalty of 1 in the solver's numbers; its tolerances are near 1e-6."""
 
 TIE = 1e-4
-"""What the largest cost adds to the objective: of equal penalties the cheaper choice is better."""
+"""What the largest cost adds to the objective, so that the cheaper of equal choices wins."""
 
-MOST_TIGHTENINGS = 10
+MAX_TIGHTENINGS = 10
 
 
 @dataclass(frozen=True)
 class Best:
-    """A choice and how good it is known to be.
-
-    Attributes:
-        choice: Option of each variable.
-        gap: By how much the penalty of another choice may be smaller, at most.
-    """
+    """A choice, and by how much the penalty of another one may be smaller, at most."""
 
     choice: Choice
     gap: float
@@ -98,16 +93,15 @@ class _Program:
         self._objective[: sum(self._sizes)] += np.concatenate(problem.penalties) * PENALTY_UNIT
 
     def best(self, budget: float, least: float, seconds: float, gap: float = 0.0) -> Best | None:
-        """The smallest penalty of the choices that cost at most ``budget``, at least ``least``.
+        """The smallest penalty of the choices that cost between ``least`` and ``budget``.
 
-        The solver may exceed a budget by its tolerance. The true cost decides: what is above the
-        budget is solved for again with as much less.
+        The solver may exceed a budget by its tolerance. It then solves again with a smaller one.
 
         Returns:
-            None where there is none, or none was found in time.
+            None if there is none, or none was found in time.
         """
         slack, most = ROUNDING * abs(budget), budget
-        for _ in range(MOST_TIGHTENINGS):
+        for _ in range(MAX_TIGHTENINGS):
             result = self._solve(self._objective, most, least, seconds, gap)
             if result.x is None:
                 return None
@@ -120,11 +114,11 @@ class _Program:
         return None
 
     def cheapest(self) -> Choice:
-        """The choice of the least cost."""
+        """The choice with the smallest cost."""
         return self._choice(self._solve(self._costs, np.inf, -np.inf, SECONDS, 0.0))
 
     def least_harmful(self) -> Choice:
-        """The choice of the smallest penalty, whatever it costs."""
+        """The choice with the smallest penalty, whatever it costs."""
         return self._choice(self._solve(self._objective, np.inf, -np.inf, SECONDS, 0.0))
 
     def _solve(
@@ -152,17 +146,12 @@ class _Program:
 def choose(problem: Problem, budget: float, overshoot: float = np.inf) -> Best | None:
     """The best choice within a budget, not further below it than need be.
 
-    Where losses are negative or flat, the best choice may cost far less than was asked for; one
-    between ``budget - overshoot`` and ``budget`` is then preferred, if there is any. The same
-    problem gives the same choice, unless the time is up.
-
-    Args:
-        problem: Penalties and factors.
-        budget: Largest cost.
-        overshoot: How far below the budget is near enough.
+    If losses are negative or flat, the best choice may cost far less than the budget; one between
+    ``budget - overshoot`` and ``budget`` is then preferred, if there is any. The same problem gives
+    the same choice, unless the time is up.
 
     Returns:
-        None where even the cheapest choice costs more, or the time is up before any is found.
+        None if even the cheapest choice costs more, or none is found in time.
     """
     program = _Program(problem)
     found = program.best(budget, budget - overshoot, SECONDS)
@@ -172,7 +161,7 @@ def choose(problem: Problem, budget: float, overshoot: float = np.inf) -> Best |
 
 
 def solve_front(problem: Problem) -> Front:
-    """The front of cost and penalty; of few budgets where there are too many combinations."""
+    """The front of cost and penalty; of few budgets if there are too many combinations."""
     try:
         return pareto_front(problem)
     except TooLarge:
@@ -180,10 +169,9 @@ def solve_front(problem: Problem) -> Front:
 
 
 def budget_front(problem: Problem) -> Front:
-    """The best choices of `FRONT_BUDGETS` budgets, evenly spread from the least cost up.
+    """The best choices of `FRONT_BUDGETS` budgets, evenly spread from the smallest cost up.
 
-    All options count for the two ends, every second one between them, which saves most of the
-    time.
+    Between the two ends only every second option counts, which saves most of the time.
     """
     full = _Program(problem)
     choices = [full.cheapest(), full.least_harmful()]

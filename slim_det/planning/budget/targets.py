@@ -1,4 +1,4 @@
-"""Targets: what a user asks of a plan, checked before anything is built."""
+"""Targets of a plan, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from slim_det.core.errors import ConfigError
 
-KINDS = ("loss", "macs", "params", "latency", "latency_ms")
-
 RESOURCES = {
     "loss": "macs",
     "macs": "macs",
@@ -16,14 +14,14 @@ RESOURCES = {
     "latency": "latency_ms",
     "latency_ms": "latency_ms",
 }
-"""Which cost each kind of target is about; that of ``loss`` is only reported."""
+"""Kind of target -> the cost it limits, or only reports (``loss``)."""
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency_ms": "ms"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to reach.
+    """A limit to reach.
 
     Attributes:
         kind: ``loss`` (largest relative loss of a layer), ``macs``, ``params`` or ``latency``
@@ -50,15 +48,11 @@ class Target:
         return RESOURCES[self.kind]
 
     def budget(self, before: float) -> float:
-        """The largest cost that meets the target, in the unit of the resource.
-
-        Args:
-            before: Cost of the unpruned model.
-        """
+        """The largest cost that meets the target, from the cost of the unpruned model."""
         return self.value if self.kind == "latency_ms" else (1.0 - self.value) * before
 
     def unreachable(self, before: float, least: float) -> ConfigError:
-        """The error for a budget below the least cost there is, with the nearest target."""
+        """The error for a budget below the smallest possible cost, with the nearest target."""
         unit = UNITS[self.resource]
         if self.kind == "latency_ms":
             possible = f"{math.ceil(least * 1e3) / 1e3:g}"
@@ -73,7 +67,7 @@ class Target:
         )
 
     def not_solved(self) -> ConfigError:
-        """The error for a solver that ran out of time with nothing to show."""
+        """The error for a solver that found nothing in time."""
         return ConfigError(
             f"--{self.kind} {self.value:g}: the solver found no plan in time; expected fewer "
             "layers in the sensitivity file or a coarser --align"
@@ -92,12 +86,12 @@ def read_target(
     Raises:
         ConfigError: There is none, there are several, or its value is out of range.
     """
-    values = dict(zip(KINDS, (loss, macs, params, latency, latency_ms)))
+    values = dict(zip(RESOURCES, (loss, macs, params, latency, latency_ms)))
     given = [kind for kind, value in values.items() if value is not None]
     if len(given) != 1:
         found = " and ".join(f"--{kind}" for kind in given) or "none"
         raise ConfigError(
             f"one target is needed, {found} given; expected one of "
-            f"{', '.join(f'--{kind}' for kind in KINDS)}"
+            f"{', '.join(f'--{kind}' for kind in RESOURCES)}"
         )
     return Target(given[0], float(values[given[0]] or 0.0))

@@ -10,7 +10,7 @@ from slim_det.planning.profile.table import LatencyTable, read_table
 
 
 def read_any_table(path: str | Path) -> LatencyTable:
-    """Read a latency table: our JSON or the text of PaddleSlim, whichever it is.
+    """Read a latency table, our JSON or the text of PaddleSlim.
 
     Raises:
         LatencyError: It is neither, or is damaged.

@@ -11,7 +11,7 @@ from slim_det.deploy.latency import compare_latency
 from slim_det.planning.profile.shapes import ConvShape
 from slim_det.planning.profile.table import LatencyTable
 
-TARGET = 0.15
+MAX_ERROR = 0.15
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class CheckRow:
     """Prediction and measurement of one model.
 
     Attributes:
-        name: What was cut.
+        name: How it was pruned.
         convs_ms: Sum of its convolutions in the table.
         predicted_ms: That sum and the table's ``other_ms``.
         measured_ms: Median latency from image to boxes.
@@ -38,8 +38,8 @@ class CheckRow:
 
     @property
     def passed(self) -> bool:
-        """Whether the prediction is within 15 %."""
-        return abs(self.error) <= TARGET
+        """Whether the prediction is within `MAX_ERROR`."""
+        return abs(self.error) <= MAX_ERROR
 
     def as_dict(self) -> dict[str, Any]:
         """The figures under their JSON keys."""
@@ -54,31 +54,20 @@ def compare(
     """Predict exported models and measure them by turns in one process.
 
     Args:
-        table: Of the model that was cut.
+        table: Of the unpruned model.
         models: Name -> (exported folder, its convolutions, each as often as it is run).
         runs: Number of timed rounds.
 
-    Returns:
-        One row per model, in order.
-
     Raises:
-        LatencyError: A convolution is out of the table's reach.
+        LatencyError: The table does not cover a convolution; nothing is measured then.
     """
     convs = {name: sum(map(table.latency_ms, shapes)) for name, (_, shapes) in models.items()}
     folders = [folder for folder, _ in models.values()]
     measured = compare_latency(folders, runs, table.origin.threads)
     rows = []
-    for name, latency in zip(models, measured):
-        predicted = convs[name] + (table.other_ms or 0.0)
-        rows.append(
-            CheckRow(
-                name,
-                convs[name],
-                predicted,
-                latency.latency_ms,
-                latency.p10_ms,
-                latency.p90_ms,
-                predicted / latency.latency_ms - 1,
-            )
-        )
+    for (name, convs_ms), found in zip(convs.items(), measured):
+        predicted_ms = convs_ms + (table.other_ms or 0.0)
+        error = predicted_ms / found.latency_ms - 1
+        times = (found.latency_ms, found.p10_ms, found.p90_ms)
+        rows.append(CheckRow(name, convs_ms, predicted_ms, *times, error))
     return rows

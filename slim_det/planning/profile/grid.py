@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import paddle
 
@@ -42,7 +43,7 @@ def check_widths(text: str) -> tuple[float, ...]:
 def shapes_to_measure(
     model: paddle.nn.Layer, trace: Trace, shares: Sequence[float] = DEFAULT_WIDTHS
 ) -> list[ConvShape]:
-    """Every convolution of a model at a grid of widths, each shape once.
+    """Every convolution of a model at a grid of widths, each shape once, in the model's order.
 
     Input and output channels take the same shares independently, where pruning can change them; a
     depthwise convolution has only one width.
@@ -51,24 +52,19 @@ def shapes_to_measure(
         model: The model that was traced.
         trace: Its operators.
         shares: Shares of the full width, each above 0 and at most 1.
-
-    Returns:
-        Shapes in the order of the model.
     """
     free = _prunable_axes(find_groups(model, trace))
     shapes: dict[ConvShape, None] = {}
     for name, shape in conv_shapes(trace):
-        outs = widths(shape.out_channels, shares if (name, 0) in free else (1.0,), _unit(shape))
+        out_shares, in_shares = (shares if (name, axis) in free else (1.0,) for axis in (0, 1))
         if shape.depthwise:
             multiplier = shape.out_channels // shape.in_channels
+            outs = widths(shape.out_channels, out_shares, multiplier)
             pairs = [(out // multiplier, out) for out in outs]
         else:
-            of = shares if (name, 1) in free else (1.0,)
-            pairs = [
-                (inside, out)
-                for inside in widths(shape.in_channels, of, shape.groups)
-                for out in outs
-            ]
+            outs = widths(shape.out_channels, out_shares, shape.groups)
+            insides = widths(shape.in_channels, in_shares, shape.groups)
+            pairs = list(product(insides, outs))
         shapes.update(dict.fromkeys(shape.with_widths(*pair) for pair in pairs))
     return list(shapes)
 
@@ -91,10 +87,6 @@ def widths(channels: int, shares: Sequence[float], unit: int = 1) -> list[int]:
     return sorted(
         {channels if share == 1 else min(channels, w) for share, w in zip(shares, rounded)}
     )
-
-
-def _unit(shape: ConvShape) -> int:
-    return shape.out_channels // shape.in_channels if shape.depthwise else shape.groups
 
 
 def _prunable_axes(groups: ModelGroups) -> set[tuple[str, int]]:

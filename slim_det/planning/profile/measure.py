@@ -1,4 +1,4 @@
-"""Measures convolutions and a complete model by turns, so a drift affects all of them alike."""
+"""Measures convolutions and a complete model in turns, so that a drift affects all of them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,10 @@ class Measured:
     Attributes:
         entries: One per shape, in the given order.
         model_ms: Median latency of the complete model; NaN without one.
-        seconds: Duration of the measurement.
     """
 
     entries: tuple[Entry, ...]
     model_ms: float
-    seconds: float
 
 
 def measure(
@@ -48,17 +46,16 @@ def measure(
     """Measure convolutions on Paddle Inference, batch 1.
 
     A program with several copies of a convolution is compared with the same program without them;
-    the difference divided by the number of copies is the latency of one. The programs are run by
-    turns, in rounds. Each visit of a program is one warm-up run and two timed runs. Between bundles
-    of programs the complete model is run alone, as it will be when deployed.
+    the difference divided by the number of copies is the latency of one. The programs take turns
+    (see `in_turns`). Between bundles of programs the complete model is run alone, as it will be
+    when deployed.
 
     Args:
         shapes: Each once.
         model: Runs the complete model once; None for no model.
         threads: CPU threads of the convolutions.
-        repeats: Wanted number of timed runs of each program; see `counted`.
+        repeats: Timed runs of each program; see `counted`.
     """
-    start = time.perf_counter()
     entries: dict[ConvShape, Entry] = {}
     model_ms: list[float] = []
     rounds = counted(repeats) // RUNS_A_VISIT
@@ -75,11 +72,11 @@ def measure(
             del empties, programs, runners
             gc.collect()
     median = float(np.median(model_ms)) if model_ms else math.nan
-    return Measured(tuple(entries[s] for s in shapes), median, time.perf_counter() - start)
+    return Measured(tuple(entries[s] for s in shapes), median)
 
 
 def counted(repeats: int) -> int:
-    """Number of timed runs for ``repeats`` wanted ones: the next multiple of those of a visit."""
+    """Number of timed runs: ``repeats``, rounded up to full visits."""
     return math.ceil(repeats / RUNS_A_VISIT) * RUNS_A_VISIT
 
 

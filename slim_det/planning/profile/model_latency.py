@@ -1,7 +1,8 @@
-"""Complete models: exported for timing, measured with their convolutions, pruned for a check."""
+"""Complete models: measured with their convolutions, and exported unpruned and pruned."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +23,12 @@ from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
 from slim_det.graph.trace import save_detector, trace_detector
 from slim_det.planning.profile.grid import shapes_to_measure
 from slim_det.planning.profile.measure import counted, measure
-from slim_det.planning.profile.programs import Runner
 from slim_det.planning.profile.shapes import ConvShape, conv_shapes
 from slim_det.planning.profile.table import LatencyTable, this_machine
 from slim_det.training import session
 from slim_det.training.config import SlimConfig
 
-UNCUT = "uncut"
+UNPRUNED = "uncut"
 
 
 def profile_model(
@@ -47,8 +47,10 @@ def profile_model(
     trace = trace_detector(model, size_hw)
     shapes = shapes_to_measure(model, trace, shares)
     with tempfile.TemporaryDirectory(prefix="slim_det_profile_") as folder:
-        runner = model_runner(export_for_timing(model, cfg, Path(folder) / "model"), threads)
-        measured = measure(shapes, runner, threads, repeats)
+        exported = export_for_timing(model, cfg, Path(folder) / "model")
+        predictor = Predictor(exported, threads)
+        run_model = functools.partial(predictor, random_batch(predictor.image_size_hw))
+        measured = measure(shapes, run_model, threads, repeats)
     alone = LatencyTable(this_machine(threads), measured.entries)
     convs_ms = alone.model_ms(shape for _, shape in conv_shapes(trace))
     return LatencyTable(
@@ -65,7 +67,7 @@ def models_to_check(
         cfg: ppdet's configuration.
         weights: Trained weights; None for random ones.
         slim: How to prune it; None for every preset, if it has the head of a YOLOv3 and its weights
-            have not been pruned before.
+            are unpruned.
         folder: One folder per model is written here.
 
     Returns:
@@ -73,38 +75,33 @@ def models_to_check(
     """
     model = model_to_profile(cfg, weights)
     trace = trace_detector(model, image_size_hw(cfg))
-    models = {UNCUT: (model, conv_shapes(trace))}
+    models = {UNPRUNED: (model, conv_shapes(trace))}
     if slim is not None:
-        cut = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
-        shapes = conv_shapes(trace_detector(cut, image_size_hw(cfg)))
-        models[Path(slim.path).stem] = (cut, shapes)
+        pruned = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
+        shapes = conv_shapes(trace_detector(pruned, image_size_hw(cfg)))
+        models[Path(slim.path).stem] = (pruned, shapes)
     elif plan_of(model) is None and _has_yolo_head(model):
         groups = find_groups(model, trace)
         for preset in PRESETS:
             unpruned = model_to_profile(cfg, weights)
-            cut = Pruner(pruned_ratios=preset).cut(unpruned, trace, groups)
-            models[preset] = (cut, conv_shapes(trace, tensor_shapes(cut)))
+            pruned = Pruner(pruned_ratios=preset).cut(unpruned, trace, groups)
+            models[preset] = (pruned, conv_shapes(trace, tensor_shapes(pruned)))
     return {
-        name: (export_for_timing(cut, cfg, folder / name), [shape for _, shape in shapes])
-        for name, (cut, shapes) in models.items()
+        name: (export_for_timing(model, cfg, folder / name), [shape for _, shape in shapes])
+        for name, (model, shapes) in models.items()
     }
 
 
 def model_to_profile(cfg: Any, weights: str | None) -> paddle.nn.Layer:
-    """The detector with these weights, pruned as their plan says; None for random weights."""
+    """The detector, pruned as the plan of its weights says; None for random weights."""
     return session.model_with_weights(cfg, weights) if weights else session.build_model(cfg)
 
 
 def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
-    """Export a detector without data and without comparing boxes: only its latency is wanted.
-
-    Args:
-        model: The detector with any weights.
-        cfg: ppdet's configuration.
-        folder: Created; what `slim_det.deploy.predictor.Predictor` reads is written here.
+    """Export a detector to a new folder without data and without comparing boxes.
 
     Returns:
-        ``folder``.
+        The folder, for `slim_det.deploy.predictor.Predictor`.
     """
     folder.mkdir(parents=True)
     size_hw = image_size_hw(cfg)
@@ -118,17 +115,6 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
     settings = {"Preprocess": [resize], "label_list": []}
     (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder
-
-
-def model_runner(folder: Path, threads: int) -> Runner:
-    """A function that runs an exported detector once on a random image."""
-    predictor = Predictor(folder, threads)
-    batch = random_batch(predictor.image_size_hw)
-
-    def run() -> None:
-        predictor(batch)
-
-    return run
 
 
 def _has_yolo_head(model: paddle.nn.Layer) -> bool:

@@ -1,8 +1,7 @@
 """The text table of PaddleSlim's latency evaluator, one operator per line.
 
 Its header is `op_type<TAB>device<TAB>us`. The row of a convolution is
-`conv,flag_bias,flag_relu,n,c_in,h,w,c_out,groups,kernel,padding,stride,dilation`, a tab, and
-microseconds.
+`conv,flag_bias,flag_relu,n,c_in,h,w,c_out,groups,kernel,padding,stride,dilation<TAB>us`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class PaddleSlimRow:
 
 @dataclass(frozen=True)
 class PaddleSlimTable:
-    """A text table with all of its rows, whatever their operators.
+    """A text table with the rows of all operators.
 
     Attributes:
         header: The first line without its newline, e.g. ``op_type<TAB>855<TAB>us``.
@@ -90,11 +89,7 @@ def read_paddleslim_table(path: str | Path) -> PaddleSlimTable:
 
 
 def write_paddleslim_table(path: str | Path, table: PaddleSlimTable) -> None:
-    """Write a text table atomically.
-
-    Raises:
-        ConfigError: The folder cannot be written to.
-    """
+    """Write a text table atomically."""
     lines = [table.header, *(f"{row.key}\t{_plain(row.latency_us)}" for row in table.rows)]
     write_text(path, "\n".join(lines) + "\n")
 

@@ -17,18 +17,17 @@ from slim_det.planning.profile.shapes import ConvShape
 
 FEED_CHANNELS = 16
 PLAIN_CHANNELS = 4
-COPIES_AT_LEAST = 2
-COPIES_AT_MOST = 8
+MIN_COPIES = 2
+MAX_COPIES = 8
 MACS_WANTED = 25_000_000
 
-
-Runner = Callable[[], None]
-"""Something that can be run once, to be timed."""
+Runner = Callable[[], object]
+"""Runs a program once."""
 
 
 def copies(shape: ConvShape) -> int:
-    """How often a program holds the convolution: the smaller it is, the more often."""
-    return int(np.clip(MACS_WANTED // max(1, shape.macs), COPIES_AT_LEAST, COPIES_AT_MOST))
+    """How many copies of the convolution a program holds: more of a small one."""
+    return int(np.clip(MACS_WANTED // max(1, shape.macs), MIN_COPIES, MAX_COPIES))
 
 
 def conv_runner(shape: ConvShape, threads: int) -> Runner:
@@ -37,7 +36,7 @@ def conv_runner(shape: ConvShape, threads: int) -> Runner:
 
 
 def empty_runner(shape: ConvShape, threads: int) -> Runner:
-    """The program of `conv_runner` without the convolutions: what is to be subtracted."""
+    """The program of `conv_runner` without the convolutions, whose time is subtracted."""
     return _runner(_Branches(shape, 0), _feed_shape(shape), threads)
 
 
@@ -50,8 +49,8 @@ class _Branches(paddle.nn.Layer):
     """Feed, a narrow 1x1 convolution, then copies of the convolution on its output.
 
     The 1x1 convolution gives the data the engine's own layout, as the layer before does in a
-    network; the first layer of a network, with its few channels, reads the plain image. Only the
-    shape of each output is asked for, which costs nothing and keeps the convolution alive.
+    network; the first layer of a network, with its few channels, reads the plain image. The
+    program returns only the shape of each output, which costs nothing and keeps the convolution.
     """
 
     def __init__(self, shape: ConvShape, count: int) -> None:

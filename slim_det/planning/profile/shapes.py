@@ -5,13 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, Strict
 
 from slim_det.graph.op import Op
-from slim_det.graph.operators import data_of, declared, result_of, weight_of
+from slim_det.graph.operators import data_of, declared, fused_activations, result_of, weight_of
 from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
+
+
+def _known_activation(act: str) -> str:
+    known = fused_activations()
+    if act and act not in known:
+        raise ValueError(f"{act!r} is not valid; expected one of {', '.join(known)}")
+    return act
+
+
+Size = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+SizeOrZero = Annotated[int, Strict(), Field(ge=0, description="a whole number >= 0")]
+Activation = Annotated[
+    str, AfterValidator(_known_activation), Field(description="the name of an activation, or ''")
+]
 
 
 @dataclass(frozen=True)
@@ -27,20 +43,20 @@ class ConvShape:
         stride: In both directions.
         padding: On every side, in pixels.
         dilation: In both directions.
-        groups: Groups of channels; ``in_channels`` where it is depthwise.
+        groups: Groups of channels; ``in_channels`` if depthwise.
         act: Activation that runs inside it, Paddle's operator name; '' for none.
     """
 
-    in_channels: int
-    out_channels: int
-    height: int
-    width: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    groups: int = 1
-    act: str = ""
+    in_channels: Size
+    out_channels: Size
+    height: Size
+    width: Size
+    kernel: Size
+    stride: Size = 1
+    padding: SizeOrZero = 0
+    dilation: Size = 1
+    groups: Size = 1
+    act: Activation = ""
 
     @property
     def depthwise(self) -> bool:
@@ -59,11 +75,9 @@ class ConvShape:
         return rows * columns * weights
 
     def with_widths(self, in_channels: int, out_channels: int) -> ConvShape:
-        """The same convolution with other widths; a depthwise one keeps a group a channel.
+        """The same convolution with other widths, multiples of ``groups`` unless depthwise.
 
-        Args:
-            in_channels: New channels of the input, a multiple of ``groups`` unless depthwise.
-            out_channels: New channels of the output, likewise.
+        A depthwise convolution keeps one group per input channel.
         """
         groups = in_channels if self.depthwise else self.groups
         return replace(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
@@ -95,8 +109,8 @@ def conv_shapes(
 
     Args:
         trace: The model's operators.
-        parameter_shapes: State-dict name -> shape, for weights that a plan will make smaller;
-            the list is then that of the model after the cut.
+        parameter_shapes: State-dict name -> shape of weights that a plan will make smaller; the
+            list is then that of the pruned model.
 
     Returns:
         (state-dict name of the weight, shape) of each convolution; a weight that is used
@@ -117,7 +131,7 @@ def conv_shapes(
 
 
 def _shape_of(op: Op, trace: Trace, act: str) -> ConvShape | None:
-    """The shape of one operator; None where height and width are treated differently."""
+    """The shape of one operator; None if height and width are treated differently."""
     variable = trace.shapes[data_of(op)]
     weight = trace.shapes[weight_of(op)]
     if op.attrs.get("data_format") == "NHWC":
@@ -145,7 +159,7 @@ def _shape_of(op: Op, trace: Trace, act: str) -> ConvShape | None:
 
 
 def _padding(op: Op, weight: tuple[int, ...]) -> list[int]:
-    """Padding of each side; none where ``SAME`` leaves it to the size of the image."""
+    """Padding of each side; empty if ``SAME`` makes it depend on the size of the image."""
     algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
     if algorithm == "VALID":
         return [0]
@@ -156,7 +170,7 @@ def _padding(op: Op, weight: tuple[int, ...]) -> list[int]:
 
 
 def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
-    """A convolution after its weight was cut to the shape [out, in / groups, k, k]."""
+    """The convolution with a weight of the shape [out, in / groups, k, k]."""
     if shape.depthwise:
         multiplier = shape.out_channels // shape.in_channels
         return shape.with_widths(weight[0] // multiplier, weight[0])
@@ -164,9 +178,9 @@ def resized(shape: ConvShape, weight: tuple[int, ...]) -> ConvShape:
 
 
 def _activation(op: Op, trace: Trace) -> str:
-    """The activation behind batch norm, where nothing else reads what it reads.
+    """The activation after the convolution and its batch norm, if nothing else reads their results.
 
-    A bias in place of batch norm keeps it apart: the engine folds batch norm alone.
+    After a bias it runs by itself: the engine folds only batch norm.
     """
     variable = result_of(op)
     while True:

@@ -8,25 +8,34 @@ import math
 import platform
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import paddle
+from pydantic import Field, Strict
 
 from slim_det.core.errors import LatencyError
 from slim_det.core.files import read_json, write_text
-from slim_det.graph.operators import fused_activations
-from slim_det.planning.profile.shapes import ConvShape
+from slim_det.core.schema import validated
+from slim_det.planning.profile.shapes import ConvShape, Size, SizeOrZero
 
 logger = logging.getLogger("slim_det")
 
 SCHEMA = "slim_det.latency/1"
 ENGINE = "paddle_inference"
-AT_LEAST_ZERO = ("padding",)
 
 Family = tuple  # everything of a shape except its widths
+
+Text = Annotated[str, Field(description="text")]
+Milliseconds = Annotated[float, Strict(), Field(allow_inf_nan=False, description="a finite number")]
+OptionalMilliseconds = Annotated[
+    Optional[Milliseconds], Field(description="a finite number or null")
+]
+ImageSize = Annotated[
+    Optional[tuple[Size, Size]], Field(description="[height, width] in pixels or null")
+]
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,11 @@ class Origin:
         precision: Of weights and activations.
     """
 
-    engine: str
-    paddle: str
-    cpu: str
-    threads: int = 1
-    precision: str = "float32"
+    engine: Text
+    paddle: Text
+    cpu: Text
+    threads: Size = 1
+    precision: Text = "float32"
 
 
 @dataclass(frozen=True)
@@ -60,17 +69,14 @@ class Entry:
     """
 
     shape: ConvShape
-    latency_ms: float
-    p10_ms: float
-    p90_ms: float
+    latency_ms: Milliseconds
+    p10_ms: Milliseconds
+    p90_ms: Milliseconds
 
     def as_dict(self) -> dict[str, Any]:
         """Shape and times with their JSON keys."""
-        times = {key: round(getattr(self, key), 6) for key in TIMES}
-        return {**self.shape.as_dict(), **times}
-
-
-TIMES = ("latency_ms", "p10_ms", "p90_ms")
+        times = {"latency_ms": self.latency_ms, "p10_ms": self.p10_ms, "p90_ms": self.p90_ms}
+        return {**self.shape.as_dict(), **{key: round(ms, 6) for key, ms in times.items()}}
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,9 @@ class LatencyTable:
 
     origin: Origin
     entries: tuple[Entry, ...]
-    repeats: int = 0
-    image_size_hw: tuple[int, int] | None = None
-    other_ms: float | None = None
+    repeats: SizeOrZero = 0
+    image_size_hw: ImageSize = None
+    other_ms: OptionalMilliseconds = None
 
     def latency_ms(self, shape: ConvShape) -> float:
         """Latency of one convolution.
@@ -98,8 +104,8 @@ class LatencyTable:
         For a measured shape it is the median. Other widths are interpolated linearly over the
         output channels and then over the input channels, between the nearest widths measured with
         all other attributes equal (a depthwise convolution has only one width). Below the smallest
-        width the latency is proportional to the width. If no shape with this activation was
-        measured, another activation is used, because activations cost little.
+        width the latency is proportional to the width. If this activation was not measured,
+        another one is used, because activations cost little.
 
         Raises:
             LatencyError: No such convolution was measured, or only narrower ones.
@@ -117,13 +123,10 @@ class LatencyTable:
         )
 
     def model_ms(self, shapes: Iterable[ConvShape]) -> float:
-        """Latency of a complete model: the sum of its parts.
+        """Latency of a complete model: its convolutions and ``other_ms`` (0 if unknown).
 
         Args:
             shapes: Its convolutions, each as often as it is run.
-
-        Returns:
-            The sum of their latencies and ``other_ms`` (0 if the table has none).
 
         Raises:
             LatencyError: The table does not cover one of them.
@@ -132,12 +135,11 @@ class LatencyTable:
 
     def to_json(self) -> str:
         """The table as JSON, one line per convolution."""
-        height_width = None if self.image_size_hw is None else list(self.image_size_hw)
         head = {
             "schema": SCHEMA,
             **asdict(self.origin),
             "repeats": self.repeats,
-            "image_size_hw": height_width,
+            "image_size_hw": self.image_size_hw,
             "other_ms": None if self.other_ms is None else round(self.other_ms, 6),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -146,11 +148,7 @@ class LatencyTable:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON file atomically.
-
-        Raises:
-            ConfigError: The folder cannot be written to.
-        """
+        """Write the JSON file atomically."""
         write_text(path, self.to_json())
 
     @cached_property
@@ -168,7 +166,7 @@ class LatencyTable:
         return rows
 
     def _families_like(self, shape: ConvShape) -> list[Family]:
-        """The family of a shape, then those that differ only in the activation."""
+        """The family of a shape, if measured, then those that differ only in the activation."""
         own = _family(shape)
         others = [family for family in self._rows if family[:-1] == own[:-1] and family != own]
         return [own, *others] if own in self._rows else others
@@ -196,10 +194,9 @@ def read_table(path: str | Path) -> LatencyTable:
     data = read_json(path, "latency table", SCHEMA, LatencyError)
     try:
         table = _table_from(data)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise LatencyError(f"latency table '{path}': {reason}") from error
-    warn_if_foreign(table.origin, path)
+    except LatencyError as error:
+        raise LatencyError(f"latency table '{path}': {error}") from None
+    _warn_if_foreign(table.origin, path)
     return table
 
 
@@ -208,7 +205,7 @@ def this_machine(threads: int) -> Origin:
     return Origin(ENGINE, str(paddle.__version__), _cpu_name(), threads)
 
 
-def warn_if_foreign(origin: Origin, path: str | Path) -> None:
+def _warn_if_foreign(origin: Origin, path: str | Path) -> None:
     """Warn if a table was measured on another processor or with another engine."""
     here = this_machine(origin.threads)
     differences = [
@@ -230,76 +227,30 @@ def _cpu_name() -> str:
 
 
 def _table_from(data: Mapping[str, Any]) -> LatencyTable:
-    if not isinstance(data["convs"], list):
-        raise TypeError("convs is not a list")
+    if not isinstance(data.get("convs"), list):
+        raise LatencyError("convs is not a list")
     entries = [_entry_from(row, f"convs[{i}]") for i, row in enumerate(data["convs"])]
     seen: set[ConvShape] = set()
     for entry in entries:
         if entry.shape in seen:
-            raise ValueError(f"{entry.shape} is listed twice")
+            raise LatencyError(f"{entry.shape} is listed twice")
         seen.add(entry.shape)
-    origin = Origin(
-        engine=_text(data["engine"], "engine"),
-        paddle=_text(data["paddle"], "paddle"),
-        cpu=_text(data["cpu"], "cpu"),
-        threads=_whole(data["threads"], "threads"),
-        precision=_text(data["precision"], "precision"),
-    )
-    size = data["image_size_hw"]
-    if size is not None:
-        if not isinstance(size, list) or len(size) != 2:
-            raise ValueError(f"image_size_hw is {size!r}; expected [height, width] or null")
-        size = (_whole(size[0], "image_size_hw"), _whole(size[1], "image_size_hw"))
-    other = data["other_ms"]
-    return LatencyTable(
-        origin=origin,
-        entries=tuple(entries),
-        repeats=_whole(data["repeats"], "repeats", least=0),
-        image_size_hw=size,
-        other_ms=None if other is None else _number(other, "other_ms"),
-    )
+    origin = validated(Origin, data, "", LatencyError, complete=True)
+    values = {**data, "origin": origin, "entries": entries}
+    return validated(LatencyTable, values, "", LatencyError, complete=True)
 
 
 def _entry_from(row: Any, where: str) -> Entry:
     if not isinstance(row, dict):
-        raise TypeError(f"{where} is {row!r}; expected a mapping")
-    names = [field.name for field in fields(ConvShape)]
-    missing = [name for name in (*names, *TIMES) if name not in row]
-    if missing:
-        raise ValueError(f"{where} has no {missing[0]}")
-    sizes = {
-        name: _whole(row[name], f"{where}.{name}", least=0 if name in AT_LEAST_ZERO else 1)
-        for name in names
-        if name != "act"
-    }
-    known = fused_activations()
-    if row["act"] and row["act"] not in known:
-        raise ValueError(f"{where}.act is {row['act']!r}; expected one of {', '.join(known)}")
-    shape = ConvShape(**sizes, act=row["act"])
+        raise LatencyError(f"{where} is {row!r}; expected a mapping")
+    shape = validated(ConvShape, row, f"{where}.", LatencyError, complete=True)
     if shape.in_channels % shape.groups or shape.out_channels % shape.groups:
-        raise ValueError(f"{where}: {shape.groups} groups do not divide the channels")
-    median, p10, p90 = (_number(row[key], f"{where}.{key}") for key in TIMES)
-    if not 0 <= p10 <= median <= p90:
-        raise ValueError(f"{where}: expected 0 <= p10_ms <= latency_ms <= p90_ms")
-    return Entry(shape, median, p10, p90)
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}; expected a text")
-    return value
-
-
-def _whole(value: Any, name: str, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}")
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; expected a number")
-    return float(value)
+        raise LatencyError(f"{where}: {shape.groups} groups do not divide the channels")
+    values = {**row, "shape": shape}
+    entry = validated(Entry, values, f"{where}.", LatencyError, complete=True)
+    if not 0 <= entry.p10_ms <= entry.latency_ms <= entry.p90_ms:
+        raise LatencyError(f"{where}: expected 0 <= p10_ms <= latency_ms <= p90_ms")
+    return entry
 
 
 def _family(shape: ConvShape) -> Family:
@@ -317,8 +268,8 @@ def _widths(shape: ConvShape) -> tuple[int, int]:
 def _interpolated(rows: dict[int, dict[int, float]], inside: int, out: int) -> float | None:
     """Latency between measured widths; None above them.
 
-    A table need not be a full grid: only the input widths count that were measured with outputs
-    at least this wide.
+    A table need not be a full grid: input widths count only if they were measured with outputs at
+    least this wide.
     """
     column = {width: _between(row, out) for width, row in rows.items() if out <= max(row)}
     return _between(column, inside) if column and inside <= max(column) else None

@@ -51,7 +51,7 @@ from slim_det.planning.sensitivity.workers import Workers, threads_each
 
 logger = logging.getLogger("slim_det")
 
-LEAST_BASELINE = 1e-3
+MIN_BASELINE = 1e-3
 """Below this baseline a relative loss means nothing."""
 
 
@@ -61,11 +61,11 @@ class Settings:
 
     Attributes:
         ratios: Shares of channels to remove, ascending.
-        params: Layers in any spelling; None for the 18 of a YOLOv3 head, or else every group.
+        params: Layers in any spelling; None for the 18 of a YOLOv3 head, or every group.
         criterion: Which channels are removed.
         num_images: Number of images to evaluate on, from the first; None for all.
         workers: Number of processes.
-        shard: Which part (from 0) of how many parts; None for everything.
+        shard: Index (from 0) and number of parts; None for everything.
         cache_mb: Limit for the cached activations of each process, in MB (10^6 bytes).
         bootstrap: Number of resamplings for the confidence bands; 0 for none.
     """
@@ -85,8 +85,7 @@ def analyse(
 ) -> SensitivityResult:
     """Measure the loss of AP of every group at every ratio: each cut alone, without fine-tuning.
 
-    loss = (baseline - pruned) / baseline. The channels are those that the pruner would remove from
-    the trained weights.
+    The channels are those that the pruner would remove from the trained weights.
 
     Args:
         cfg: ppdet's configuration.
@@ -99,7 +98,7 @@ def analyse(
         LayerError: A layer is unknown or cannot be cut.
     """
     start = time.monotonic()
-    with _started(settings.workers) as workers:
+    with _workers(settings.workers) as workers:
         pruner = Pruner(settings.criterion, pruned_ratios=0.5)
         trace = trace_detector(model, image_size_hw(cfg))
         groups = find_groups(model, trace)
@@ -116,7 +115,12 @@ def analyse(
                 save_program(model, image_size_hw(cfg), folder)
                 program = DetectorProgram(folder, threads_each(1))
                 images.chunk_images = _chunk_images(cfg, program, targets, images, settings)
-                job = _job(targets, settings, images, journal)
+                job = Job(
+                    targets=tuple(_shard_of(targets, settings.shard)),
+                    num_images=images.num_images,
+                    chunk_images=images.chunk_images,
+                    recorded=frozenset(journal.entries),
+                )
                 left = unfinished(job)
                 prepared = measure_baseline(images, program, left, journal.append)
                 table = _Table(images, journal)
@@ -128,18 +132,9 @@ def analyse(
     return replace(result, seconds=time.monotonic() - start)
 
 
-def _started(count: int) -> contextlib.AbstractContextManager[Workers | None]:
-    """Worker processes, started before they are needed; none where this process does the work."""
+def _workers(count: int) -> contextlib.AbstractContextManager[Workers | None]:
+    """Start the worker processes; None where this process does the work."""
     return Workers(count, threads_each(count)) if count > 1 else contextlib.nullcontext()
-
-
-def _job(targets: list[Target], settings: Settings, images: Images, journal: Journal) -> Job:
-    return Job(
-        targets=tuple(_shard_of(targets, settings.shard)),
-        num_images=images.num_images,
-        chunk_images=images.chunk_images,
-        recorded=frozenset(journal.entries),
-    )
 
 
 def journal_path(output: str | Path) -> Path:
@@ -169,10 +164,10 @@ class _Table:
 
     def require_baseline(self) -> None:
         """Refuse a model that detects nothing."""
-        if self.baseline < LEAST_BASELINE:
+        if self.baseline < MIN_BASELINE:
             raise SensitivityError(
                 f"the baseline {self._images.scorer.name} is {self.baseline:.4f} on "
-                f"{self._images.num_images} images; expected at least {LEAST_BASELINE}: train "
+                f"{self._images.num_images} images; expected at least {MIN_BASELINE}: train "
                 "the model first, or check that weights, classes and data belong together"
             )
 
@@ -194,17 +189,16 @@ class _Table:
     def bands(self, name: str, samples: int, seed: int = 0) -> tuple[float, float]:
         """5th and 95th percentile of the loss of one cut."""
         matches = self.matches(name)
-        band = bootstrap_losses(
+        return bootstrap_losses(
             lambda drawn: self._drawn_ap(matches, drawn),
             self._drawn_baseline,
             self._images.num_images,
             samples,
             seed,
         )
-        return band.low, band.high
 
     def _drawn_baseline(self, drawn: np.ndarray) -> float:
-        """The baseline on a resample; every cut has the same resamples."""
+        """The baseline on a resample, computed once: every cut has the same resamples."""
         key = drawn.tobytes()
         if key not in self._drawn:
             self._drawn[key] = self._drawn_ap(self._baseline_matches, drawn)
@@ -229,7 +223,7 @@ def _program_folder(output: str | Path) -> Iterator[Path]:
 def _chunk_images(
     cfg: Any, program: DetectorProgram, targets: list[Target], images: Images, settings: Settings
 ) -> int:
-    """How many images have cached activations within the limit, in full batches of the reader."""
+    """How many images fit into the cache, in full batches of the reader."""
     each = program.bytes_an_image({*program.cached_variables(targets), "image"})
     batch = int(cfg["EvalReader"]["batch_size"])
     fitting = batch * max(1, int(settings.cache_mb * 1e6 / each / batch))
@@ -237,7 +231,7 @@ def _chunk_images(
 
 
 def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Target]:
-    """The targets of one part of the work; all parts cost about the same."""
+    """The targets of one shard; all shards cost about the same."""
     if shard is None:
         return targets
     index, count = shard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,40 +11,17 @@ from slim_det.core.errors import ConfigError, DataError, SensitivityError
 PERCENTILES = (5.0, 95.0)
 
 
-class LossBand(NamedTuple):
-    """The range of the loss over resampled images.
-
-    Attributes:
-        low: 5th percentile of the loss.
-        high: 95th percentile of the loss.
-        left_out: Number of samples without a loss, because their baseline is 0.
-    """
-
-    low: float
-    high: float
-    left_out: int
-
-
 def relative_loss(baseline: float, ap: float) -> float:
     """The share of the baseline that is lost; negative where the AP has risen.
 
-    ``(baseline - ap) / baseline``, the sensitivity of Li et al. 2017, "Pruning filters for
-    efficient ConvNets", as PaddleSlim 1.x normalizes it.
-
-    Args:
-        baseline: AP of the unpruned model, above 0 and up to 1.
-        ap: AP of the cut model, 0 to 1.
+    The sensitivity of Li et al. 2017, "Pruning filters for efficient ConvNets", as PaddleSlim 1.x
+    normalizes it. The baseline is above 0.
     """
     return (baseline - ap) / baseline
 
 
 def resamples(num_images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     """Draw the images of each sample with replacement; the same seed gives the same samples.
-
-    Args:
-        num_images: Images of the evaluation.
-        samples: How many samples.
-        seed: 0 or more.
 
     Yields:
         Indices of images, int64 [num_images].
@@ -69,20 +45,20 @@ def bootstrap_losses(
     num_images: int,
     samples: int,
     seed: int,
-) -> LossBand:
+) -> tuple[float, float]:
     """The 5th and 95th percentile of a loss over resampled images.
 
-    The unpruned and the cut model are scored on the same sample, so how hard its images are
+    The unpruned and the pruned model are scored on the same sample, so how hard its images are
     cancels out of the loss (Efron and Tibshirani 1993, "An introduction to the bootstrap").
     Calls with the same seed draw the same samples, so losses of several cuts can be compared.
 
     Args:
-        ap_of: AP of the cut model, 0 to 1, on the images with these indices, int64 [num_images]; an
-            index that occurs twice counts as two images.
-        baseline_of: The same for the unpruned model, called first for each sample. Worth caching
-            where several cuts are scored.
-        num_images: Images of the evaluation.
-        samples: How many samples.
+        ap_of: AP of the pruned model, 0 to 1, on the images with these indices, int64
+            [num_images]; an index that occurs twice counts as two images.
+        baseline_of: The same for the unpruned model. Worth caching where several cuts are scored;
+            samples with a baseline of 0 are left out.
+        num_images: Number of images in the evaluation.
+        samples: Number of resamplings.
         seed: 0 or more.
 
     Raises:
@@ -101,4 +77,4 @@ def bootstrap_losses(
             "expected a trained model and images with objects"
         )
     low, high = np.percentile(losses, PERCENTILES)
-    return LossBand(float(low), float(high), samples - len(losses))
+    return float(low), float(high)

@@ -31,7 +31,7 @@ def choose_groups(
         model: The model whose layers are named.
         groups: Its channel groups.
         params: Layer names in any spelling, globs, `yolo_head` or `all`; by default the 18
-            layers of a YOLOv3 head, or every group that can be cut where there is none.
+            layers of a YOLOv3 head, or every group that can be cut if there is none.
 
     Raises:
         LayerError: A name is unknown, or its layer cannot be cut.
@@ -51,15 +51,9 @@ def make_targets(
     ratios: Sequence[float],
     pruner: Pruner,
 ) -> list[Target]:
-    """Every cut exactly as the pruner would make it, each group alone.
+    """Every cut of the named groups exactly as the pruner would make it, each group alone.
 
-    Args:
-        model: The model with trained weights.
-        trace: Its operators.
-        groups: Its channel groups.
-        names: Groups to cut.
-        ratios: Shares to remove.
-        pruner: Gives criterion, seed and alignment; the layers it names are ignored.
+    Only criterion, seed and alignment of the pruner count, not the layers that it names.
     """
     return [_target(model, trace, groups, groups.groups[n], ratios, pruner) for n in names]
 

@@ -1,4 +1,4 @@
-"""What is measured, as plain data: the cuts of each group, and the masks of each cut."""
+"""The cuts of each group, and the masks of each cut."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ class Cut:
     Attributes:
         group: Name of the group.
         ratio: Share of its channels that is removed.
-        masks: Name of a program input -> its value; empty where the ratio removes no channel and
-            the model stays as it is.
+        masks: Name of a program input -> its value; empty if the ratio removes no channel.
     """
 
     group: str
@@ -36,7 +35,7 @@ class Target:
     """A group with everything that is needed to measure its cuts.
 
     Attributes:
-        name: The group's name.
+        name: Of the group.
         channels: Output channels of its widest member.
         readers: Weights (names in the program) that read its channels.
         macs: Multiply-accumulates of its partial program for one image.

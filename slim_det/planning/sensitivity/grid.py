@@ -57,11 +57,11 @@ def split(costs: Sequence[float], parts: int) -> list[range]:
 
     Args:
         costs: Cost of each candidate, in any unit, 0 or more. All 0 counts as all equal.
-        parts: How many parts, 1 or more.
+        parts: Number of parts, 1 or more.
 
     Returns:
-        ``parts`` ranges of indices, in order. A part is empty only where there are fewer
-        candidates than parts.
+        ``parts`` ranges of indices, in order. Some are empty only if there are fewer candidates
+        than parts.
 
     Raises:
         ValueError: There is no part, or a cost is negative or not finite.
@@ -79,13 +79,10 @@ def split(costs: Sequence[float], parts: int) -> list[range]:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """Read which part of the work to do.
-
-    Args:
-        text: ``i/n``, the i-th of n parts, counted from 1.
+    """Read ``i/n``, the i-th of n parts of the work.
 
     Returns:
-        The part, counted from 0, and the number of parts.
+        The part, counted from 0 (it is counted from 1 in the text), and the number of parts.
 
     Raises:
         ConfigError: The form is wrong, or i is not between 1 and n.

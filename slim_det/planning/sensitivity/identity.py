@@ -30,11 +30,7 @@ _WITHOUT_EFFECT = frozenset(
 def identify(cfg: Any, model: paddle.nn.Layer, images: Images, pruner: Pruner) -> dict[str, Any]:
     """Everything that the measured losses depend on, as JSON values.
 
-    Args:
-        cfg: ppdet's configuration; ``weights`` is the file that was loaded.
-        model: The model with these weights.
-        images: The evaluation images and the metric.
-        pruner: Criterion, seed and alignment of the cuts.
+    ``weights`` of the configuration is the file that was loaded into the model.
     """
     return {
         "slim_det": __version__,

@@ -1,7 +1,7 @@
 """The journal: every finished point of a long measurement on one line, safe against crashes.
 
-`sqlite3` is no replacement: a database that was cut short is lost as a whole, a changed byte goes
-unnoticed, and the journals of earlier versions would still need all of the reading below.
+`sqlite3` is no replacement: a truncated database is lost completely, a changed byte goes
+unnoticed, and journals of earlier versions would still have to be read.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Journal:
     the file is left as it is.
 
     Args:
-        path: The file; created, with its folder, where there is none.
-        header: What was measured on what, as JSON values; the schema is added. A file can only
-            be continued by a run with the same header.
+        path: The file; created, with its folder, if it does not exist.
+        header: What is measured on what, as JSON values; the schema is added. Only a run with the
+            same header can continue a file.
 
     Attributes:
         entries: Key -> value of every finished unit, in the order of the file.
@@ -63,13 +63,9 @@ class Journal:
     def append(self, key: str, value: dict[str, Any]) -> None:
         """Record one finished unit; it is on the disk when this returns.
 
-        Args:
-            key: Names the unit.
-            value: JSON values; numbers must be finite.
-
         Raises:
             SensitivityError: The key is recorded with another value, or the disk is full.
-            ValueError: The value is not JSON.
+            ValueError: The value is not JSON, or holds a number that is not finite.
         """
         line = _line({"key": key, "value": value})
         stored = json.loads(line)["value"]
@@ -82,15 +78,11 @@ class Journal:
         self._write(line)
         self.entries[key] = stored
 
-    def close(self) -> None:
-        """Let another run write. A second call does nothing."""
-        self._file.close()
-
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._file.close()
 
     def _open(self) -> Any:
         try:
@@ -147,11 +139,7 @@ class Journal:
             self._write(b"\n")
 
     def _check_header(self, found: dict[str, Any] | None, expected: Any) -> None:
-        """Refuse the journal of another run.
-
-        Raises:
-            SensitivityError: Names the entries that differ.
-        """
+        """Refuse the journal of another run."""
         if found is None or found.get("schema") != SCHEMA:
             raise SensitivityError(
                 f"'{self.path}' is not a journal, or its line 1 is damaged: expected a header "
@@ -182,7 +170,7 @@ class Journal:
         numbers.setdefault(key, number)
 
     def _mend(self, size: int, line: bytes = b"") -> None:
-        """Keep the first ``size`` bytes and write ``line`` behind them."""
+        """Keep the first ``size`` bytes and append ``line``."""
         self._file.truncate(size)
         self._write(line)
 
@@ -210,7 +198,7 @@ class Journal:
 
 
 def _close_in_children(file: Any) -> None:
-    """The reader's processes are forked and would hold the lock for as long as they live."""
+    """Forked processes, such as the reader's, would hold the lock for as long as they live."""
     reference = weakref.ref(file)
 
     def close() -> None:
@@ -222,13 +210,13 @@ def _close_in_children(file: Any) -> None:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """The only spelling of a record, with its checksum at the end."""
+    """A record with its checksum at the end."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f'{text[:-1]},"crc":{zlib.crc32(text.encode())}}}\n'.encode()
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a line without its checksum; None unless every byte is right."""
+    """The record of a line without its checksum; None if any byte is damaged."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
@@ -240,6 +228,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _short(value: Any) -> str:
-    """A value short enough for an error: of a digest, the first digits."""
+    """A value short enough for an error; a digest is shown by its first digits."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:13]}...{text[-1]}"

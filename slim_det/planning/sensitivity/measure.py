@@ -1,8 +1,8 @@
 """Measures candidates: one run of the complete detector, then the partial program of each cut.
 
 Images are processed in chunks, so that the memory for cached activations does not grow with the
-data set. A *unit* of work is one cut on one chunk. Each is reported as soon as it is finished, with
-the matches of every image; AP is computed from them later.
+data set. A *unit* of work is one cut on one chunk. It is reported as soon as it is finished, with
+the matches of every image, from which the AP is computed later.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from slim_det.planning.sensitivity.workers import Workers
 BASELINE = "baseline"
 
 Finished = Callable[[str, "dict[str, Any]"], None]
-"""Is given the key of a unit and its value as JSON."""
+"""Receives the key of a unit and its value as JSON."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be measured.
+    """What to measure.
 
     Attributes:
         targets: Groups with their cuts.
         num_images: Number of images to use, from the first.
         chunk_images: Images whose cached activations are kept at a time.
-        recorded: Keys of the units that need not be measured again.
+        recorded: Keys of the units that are already measured.
     """
 
     targets: tuple[Target, ...]
@@ -62,7 +62,7 @@ class Chunk:
 
     @property
     def num_images(self) -> int:
-        """Number of images."""
+        """The sum over all batches."""
         return sum(len(batch["image"]) for batch in self.batches)
 
 
@@ -101,7 +101,7 @@ def unfinished(job: Job) -> Job:
 
 
 class Images:
-    """The evaluation images in chunks, and a scorer that is given their objects in the first pass.
+    """The evaluation images in chunks; the first pass adds their objects to the scorer.
 
     Args:
         cfg: ppdet's configuration.
@@ -162,12 +162,11 @@ def measure_baseline(
     Args:
         images: The evaluation images.
         program: The detector.
-        job: What will be measured afterwards.
+        job: What `measure_cuts` will measure.
         finished: Called with each unit.
 
     Returns:
-        All images, ready for `measure_cuts`, if they fit into one chunk and a cut is left to
-        measure; None otherwise.
+        All images, if they fit into one chunk and a cut is left to measure; None otherwise.
     """
     keep = bool(job.targets) and job.chunk_images >= images.num_images
     engine = program.complete_engine(program.cached_variables(job.targets) if keep else ())
@@ -197,7 +196,7 @@ def measure_cuts(
         job: What to measure.
         finished: Called with each unit as soon as it is finished.
         prepared: What `measure_baseline` returned.
-        workers: Processes that run the partial programs; None to run them in this one.
+        workers: Run the partial programs; None to run them in this process.
     """
     for part in [prepared] if prepared else _prepared_chunks(images, program, job):
         chunk = part.chunk

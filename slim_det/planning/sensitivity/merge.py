@@ -14,17 +14,16 @@ from slim_det.planning.sensitivity.grid import key_of, read_shard
 from slim_det.planning.sensitivity.result import Bands, Request, SensitivityResult
 
 TOLERANCE = 1e-9
-"""By how much two measurements of one AP or loss may differ, as rounding does."""
+"""Largest difference, from rounding, between two measurements of one AP or loss."""
 
 
 def merge_results(
     results: Sequence[SensitivityResult], names: Sequence[str] = ()
 ) -> SensitivityResult:
-    """Merge results of the same model, weights, data and settings into one.
+    """Merge results of the same model, weights, data and settings into one, in any order.
 
-    The order of ``results`` does not matter. The requested groups and ratios are united. A point
-    that is in several results must be the same in all. If points are still missing, the merged
-    result is incomplete and names the shards that it has.
+    The requested groups and ratios are united. A point that is in several results must be the same
+    in all. If points are still missing, the merged result is incomplete and names its shards.
 
     Args:
         results: One or more.
@@ -67,11 +66,7 @@ def merge_results(
 
 
 def _require_same(labels: list[str], subjects: list[dict[str, Any]]) -> None:
-    """Refuse results of another model, weights, data or settings.
-
-    Raises:
-        SensitivityError: Names the entry and both values.
-    """
+    """Refuse results of another model, weights, data or settings."""
     for label, subject in zip(labels[1:], subjects[1:]):
         for key, value in subject.items():
             if value != subjects[0][key]:
@@ -95,11 +90,7 @@ def _drawing(result: SensitivityResult) -> dict[str, Any]:
 
 
 def _agreed(where: str, values: list[tuple[str, Any]]) -> Any:
-    """The smallest of values that are equal within rounding; None if none is known.
-
-    Raises:
-        SensitivityError: Two of them differ.
-    """
+    """The smallest of values that must be equal within rounding; None if none is known."""
     if values[0][1] is None:
         return None
     (low_name, low), (high_name, high) = (f(values, key=lambda v: v[1]) for f in (min, max))
@@ -125,11 +116,7 @@ def _united(key: str, labels: list[str], tables: Sequence[Points]) -> Points:
 
 
 def _united_order(results: Sequence[SensitivityResult]) -> tuple[str, ...]:
-    """An order that agrees with that of every result; by name where they leave it open.
-
-    Raises:
-        SensitivityError: Two results have the same groups in different orders.
-    """
+    """An order that agrees with that of every result; by name where they leave it open."""
     graph: TopologicalSorter[str] = TopologicalSorter()
     for result in results:
         order = result.request.group_order

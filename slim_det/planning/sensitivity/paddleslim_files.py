@@ -33,16 +33,12 @@ def read_paddleslim_pickle(path: str | Path) -> SensitivityResult:
     """Read ``sensitivities.data`` of PaddleSlim 1.x.
 
     The file is a pickle of ``{parameter name: {ratio: loss}}`` with losses as in
-    `slim_det.planning.sensitivity.bootstrap.relative_loss`. Historical names become module paths.
-    All other names are kept, so compare them with those of the model.
-
-    Args:
-        path: The file; nothing in it is executed.
+    `slim_det.planning.sensitivity.bootstrap.relative_loss`. Nothing in it is executed. Historical
+    names become module paths; all other names are kept, so compare them with those of the model.
 
     Returns:
         The losses; the criterion is l1 norm, as in PaddleSlim. What PaddleSlim does not record is
-        unknown: the metric is ``unknown``; baseline, number of images, fingerprint and digests are
-        None; AP is empty. Layers of a YOLOv3 head come first, in the order of execution.
+        None, empty or ``unknown``. Layers of a YOLOv3 head come first, in the order of execution.
 
     Raises:
         SensitivityError: The file is missing, damaged, larger than 16 MB, or holds anything but
@@ -83,11 +79,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _require_plain(content: bytes) -> None:
-    """Check all instructions of a pickle before any of them is executed.
-
-    Raises:
-        SensitivityError: One of them makes something other than dictionaries, text and numbers.
-    """
+    """Refuse a pickle that makes anything but dictionaries, text and numbers; nothing is run."""
     if len(content) > MAX_BYTES:
         raise SensitivityError(f"is larger than {MAX_BYTES >> 20} MB; {_EXPECTED}")
     texts = ["?", "?"]
@@ -151,7 +143,7 @@ def _losses(value: Any) -> Points:
 
 
 def _holds(name: str) -> str:
-    """The error for a pickle that needs a class or function, with a way out for numpy's numbers."""
+    """The error for a pickle that needs a class or function; numbers of numpy can be converted."""
     name = _one_line(name)
     if name.startswith("numpy."):
         return (

@@ -1,10 +1,10 @@
 """Runs only the part of a detector that a cut changes, through Paddle Inference.
 
-Removed channels matter through the layers that read them and nothing else, so forcing them to
-zero where they are read is the cut itself: the same sums without the removed terms. Everything
-that does not lie downstream of such a reader is the same for every candidate. A *partial
-program* is what lies downstream; its *cached activations* are the tensors that enter it, kept from
-one complete run. Masks are inputs of it, so it is loaded once for all ratios of a group.
+Removed channels matter only to the layers that read them, so masking them with zeros where they
+are read is the cut itself: the same sums without the removed terms. Only what lies downstream of
+these readers differs between candidates: the *partial program*. Its *cached activations* are the
+tensors that enter it, kept from one complete run. Masks are inputs of it, so it is loaded once for
+all ratios of a group.
 """
 
 from __future__ import annotations
@@ -49,13 +49,7 @@ class PartialProgram:
 def save_program(
     model: paddle.nn.Layer, image_size_hw: tuple[int, int], folder: str | Path
 ) -> None:
-    """Write a detector, from image to boxes, as a program that `DetectorProgram` can cut.
-
-    Args:
-        model: A ppdet architecture with its weights.
-        image_size_hw: Height and width in pixels.
-        folder: An existing folder.
-    """
+    """Write a detector, from image to boxes, into an existing folder for `DetectorProgram`."""
     model.eval()
     save_detector(model, image_size_hw, Path(folder) / _PROGRAM)
 
@@ -80,10 +74,7 @@ class DetectorProgram:
         self._from_image = {*IMAGE_INPUTS, *_results(self.program.downstream(IMAGE_INPUTS))}
 
     def partial(self, readers: Iterable[str]) -> PartialProgram:
-        """What has to be run again when the input channels of ``readers`` are masked.
-
-        Args:
-            readers: Names of weights in the program.
+        """What has to be run again when the input channels of some weights are masked.
 
         Raises:
             LayerError: A weight is read by an operator whose channels cannot be masked.
@@ -114,7 +105,7 @@ class DetectorProgram:
             cached_activations: For every batch, at least what enters the partial program.
 
         Yields:
-            The cut and the boxes of every image of every batch.
+            The cut and the boxes of every image.
         """
         engine = self.engine(self.partial(target.readers))
         for cut in target.cuts:
@@ -138,7 +129,7 @@ class DetectorProgram:
         return self._engine(program, [*partial.cached, *masks], self.outputs)
 
     def bytes_an_image(self, cached: Iterable[str]) -> int:
-        """Bytes that cached variables take for one image."""
+        """Bytes of the cached variables of one image."""
         shapes = (self.program.block.var(name).shape[1:] for name in cached)
         return sum(4 * abs(int(np.prod(shape))) for shape in shapes)
 

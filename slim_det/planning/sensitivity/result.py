@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+
+from pydantic import Field
 
 from slim_det.core.errors import SensitivityError, SlimDetError
 from slim_det.core.files import read_json, write_json
+from slim_det.core.schema import validated
 from slim_det.planning.sensitivity.fields import (
+    Aps,
+    Baseline,
+    Channels,
+    Count,
+    Digest,
+    GroupOrder,
+    ImageSize,
+    Losses,
+    Name,
+    OptionalCount,
     Points,
-    read_count,
-    read_list,
-    read_mapping,
-    read_number,
-    read_points,
-    read_ratio,
-    read_text,
+    Ratios,
+    Seconds,
+    Seed,
+    Shard,
 )
-from slim_det.planning.sensitivity.grid import key_of, read_shard
+from slim_det.planning.sensitivity.grid import key_of
 from slim_det.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = "slim_det.sensitivity/1"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,19 +48,19 @@ class Conditions:
         baseline: The metric of the unpruned model, 0 to 1; None for imported files.
         num_images: Images evaluated for each point; None for imported files.
         criterion: Which channels were cut; a name in `slim_det.compress.prune.importance.CRITERIA`.
-        image_size_hw: Height and width of the scaled images in pixels.
+        image_size_hw: Of the scaled images, in pixels.
     """
 
-    metric: str
-    baseline: float | None
-    num_images: int | None
-    criterion: str
-    image_size_hw: tuple[int, int] | None = None
+    metric: Name
+    baseline: Baseline
+    num_images: OptionalCount
+    criterion: Name
+    image_size_hw: ImageSize = None
 
 
 @dataclass(frozen=True)
 class Sources:
-    """SHA-256 in hexadecimal digits of what was measured; None where it is unknown.
+    """SHA-256 in hexadecimal digits of what was measured; None if unknown.
 
     Attributes:
         fingerprint: Of the model, as `slim_det.compress.prune.plan.fingerprint` gives it.
@@ -58,28 +69,28 @@ class Sources:
         config_sha256: Of the settings that the result depends on.
     """
 
-    fingerprint: str | None = None
-    weights_sha256: str | None = None
-    data_sha256: str | None = None
-    config_sha256: str | None = None
+    fingerprint: Digest = None
+    weights_sha256: Digest = None
+    data_sha256: Digest = None
+    config_sha256: Digest = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was requested, of this run and of its other shards.
+    """What was requested of this run and of its other shards.
 
     Attributes:
         group_order: Names of all groups, in the order of execution.
         ratios: The grid, shares of channels removed, ascending.
         channels: Group name -> channels before the cut; some groups may be missing.
-        shard: ``2/4`` for the second of four parts, ``1/4+2/4`` for merged parts of which others
-            are missing; None if nothing was split, or nothing is missing.
+        shard: ``2/4`` for the second of four parts, ``1/4+2/4`` for an incomplete merge; None for
+            a complete result.
     """
 
-    group_order: tuple[str, ...]
-    ratios: tuple[float, ...]
-    channels: dict[str, int] = field(default_factory=dict)
-    shard: str | None = None
+    group_order: GroupOrder
+    ratios: Ratios
+    channels: Channels = field(default_factory=dict)
+    shard: Shard = None
 
 
 @dataclass(frozen=True)
@@ -93,24 +104,24 @@ class Bands:
         high: 95th percentile of the loss.
     """
 
-    samples: int
-    seed: int
-    low: Points
-    high: Points
+    samples: Count
+    seed: Seed
+    low: Losses
+    high: Losses
 
 
 @dataclass(frozen=True)
 class SensitivityResult:
     """The loss of AP for each group and each share of its channels.
 
-    Groups are sorted by execution order and ratios ascending, in whatever order they were given.
+    Groups are sorted by execution order, ratios ascending.
 
     Attributes:
         conditions: How the losses were measured.
         sources: What was measured.
         request: What was requested.
         groups: ``(baseline - ap) / baseline`` of each point; negative where cutting helped.
-        ap: The metric of the cut model, 0 to 1; empty if only losses are known.
+        ap: The metric of the pruned model, 0 to 1; empty if only losses are known.
         seconds: Wall-clock time, summed over merged runs; 0 for imported files.
         bands: The bootstrap; None if there was none.
 
@@ -160,19 +171,9 @@ class SensitivityResult:
         return self.conditions.baseline
 
     @property
-    def num_images(self) -> int | None:
-        """Images evaluated for each point; None for imported files."""
-        return self.conditions.num_images
-
-    @property
     def criterion(self) -> str:
         """Which channels were cut."""
         return self.conditions.criterion
-
-    @property
-    def fingerprint(self) -> str | None:
-        """SHA-256 of the model; None for imported files."""
-        return self.sources.fingerprint
 
     @property
     def missing(self) -> list[tuple[str, float]]:
@@ -217,13 +218,12 @@ class SensitivityResult:
 
     def __str__(self) -> str:
         """One line for the terminal."""
-        asked = len(self.request.group_order) * len(self.request.ratios)
-        found = asked - len(self.missing)
-        points = (
-            f"all {asked} points" if self.complete else f"incomplete, {found} of {asked} points"
-        )
+        requested = len(self.request.group_order) * len(self.request.ratios)
+        points = f"all {requested} points"
+        if self.missing:
+            points = f"incomplete, {requested - len(self.missing)} of {requested} points"
         baseline = "unknown" if self.baseline is None else f"{self.baseline:.4f}"
-        images = "an unknown number of" if self.num_images is None else self.num_images
+        images = self.conditions.num_images or "an unknown number of"
         shard = f", shard {self.request.shard}" if self.request.shard else ""
         return (
             f"{self.metric}, baseline {baseline} on {images} images: {points} of "
@@ -248,7 +248,7 @@ def read_result(path: str | Path) -> SensitivityResult:
     """Read the file of a sensitivity analysis.
 
     ``schema``, ``metric``, ``criterion`` and ``groups`` are required. Whatever else is missing is
-    unknown; without a request, the groups in their order and their ratios are taken for it.
+    unknown; the request is then what the file holds.
 
     Raises:
         SensitivityError: The file is missing, damaged, or of another schema.
@@ -285,68 +285,46 @@ def loss_table(result: SensitivityResult) -> Table:
     return table
 
 
+_OptionalBands = Annotated[
+    Optional[Bands],
+    Field(description="samples of 1 or more, seed of 0 or more, low and high as in 'groups'"),
+]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The entries of a file that `SensitivityResult` holds itself."""
+
+    groups: Losses
+    ap: Aps = field(default_factory=dict)
+    seconds: Seconds = 0.0
+    bootstrap: _OptionalBands = None
+
+
 def _from_dict(data: dict[str, Any]) -> SensitivityResult:
     """The result of a file; every error names the key."""
-    groups = read_points(data, "groups", -math.inf, 1.0)
-    baseline = read_number(data, "baseline", 0.0, 1.0, None)
-    if baseline == 0:
-        raise SensitivityError("baseline: 0 leaves nothing to lose; expected above 0 and up to 1")
+    known = {key: value for key, value in data.items() if value is not None}
+    known = {"baseline": None, "num_images": None, **known}
+
+    def read(kind: type[T]) -> T:
+        return validated(kind, known, "", SensitivityError)
+
+    measured = read(_Measured)
+    known.setdefault("group_order", tuple(measured.groups))
+    known.setdefault("ratios", {ratio for row in measured.groups.values() for ratio in row})
     return SensitivityResult(
-        conditions=Conditions(
-            metric=read_text(data, "metric"),
-            baseline=baseline,
-            num_images=read_count(data, "num_images", 1, None),
-            criterion=read_text(data, "criterion"),
-            image_size_hw=_read_size(data),
-        ),
-        sources=Sources(**{f.name: read_text(data, f.name, None) for f in fields(Sources)}),
-        request=_read_request(data, groups),
-        groups=groups,
-        ap=read_points(data, "ap", 0.0, 1.0, {}),
-        seconds=read_number(data, "seconds", 0.0, math.inf, 0.0),
-        bands=_read_bands(read_mapping(data, "bootstrap", None)),
-    )
-
-
-def _read_size(data: dict[str, Any]) -> tuple[int, int] | None:
-    size = data.get("image_size_hw")
-    if size is None:
-        return None
-    if not isinstance(size, list) or len(size) != 2 or any(type(s) is not int for s in size):
-        raise SensitivityError(f"image_size_hw: {size!r} does not fit; expected [height, width]")
-    return size[0], size[1]
-
-
-def _read_request(data: dict[str, Any], groups: Points) -> Request:
-    order = read_list(data, "group_order", tuple(groups))
-    if not all(isinstance(name, str) for name in order):
-        raise SensitivityError("group_order: expected names")
-    ratios = read_list(data, "ratios", {ratio for row in groups.values() for ratio in row})
-    channels = read_mapping(data, "channels", {})
-    shard = read_text(data, "shard", None)
-    for part in shard.split("+") if shard else ():
-        read_shard(part)
-    return Request(
-        group_order=order,
-        ratios=tuple(sorted(read_ratio(ratio, "ratios") for ratio in ratios)),
-        channels={name: read_count(channels, name, 1) for name in channels},
-        shard=shard,
-    )
-
-
-def _read_bands(data: dict[str, Any] | None) -> Bands | None:
-    if data is None:
-        return None
-    return Bands(
-        samples=read_count(data, "samples", 1),
-        seed=read_count(data, "seed", 0),
-        low=read_points(data, "low", -math.inf, 1.0),
-        high=read_points(data, "high", -math.inf, 1.0),
+        conditions=read(Conditions),
+        sources=read(Sources),
+        request=read(Request),
+        groups=measured.groups,
+        ap=measured.ap,
+        seconds=measured.seconds,
+        bands=measured.bootstrap,
     )
 
 
 def _in_order(points: Points, order: tuple[str, ...]) -> Points:
-    """The same points with groups in order and ratios ascending; empty groups are left out."""
+    """Points with groups in order and ratios ascending; empty groups are left out."""
     return {name: dict(sorted(points[name].items())) for name in order if points.get(name)}
 
 

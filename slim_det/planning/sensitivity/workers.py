@@ -1,4 +1,4 @@
-"""Processes that run partial programs; they read no images, and one other process writes.
+"""Processes that run partial programs; reading images and writing is left to their owner.
 
 `concurrent.futures` would need fewer lines, but a worker that is killed while it sends a result (on
 Python 3.9 and 3.10 also while tasks are queued) can block the caller for ever. Here each process
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What one process has to run before it takes the next.
+    """The work that one process does at a time.
 
     Attributes:
         program: Folder of the detector's program.
-        cached_activations: Folder of its inputs, one file a batch and variable.
+        cached_activations: Folder of its inputs, one file per batch and variable.
         names: The variables, in the order of their files.
-        batches: How many.
+        batches: Number of batches.
         target: A group with the cuts to run.
     """
 
@@ -53,10 +53,10 @@ class Task:
 
 
 class Workers:
-    """So many processes, started at once: they import paddle while others prepare the work.
+    """Worker processes, started at once: they import paddle while the work is being prepared.
 
     Args:
-        count: How many.
+        count: Number of processes.
         threads: CPU threads of each.
 
     Raises:
@@ -65,7 +65,7 @@ class Workers:
 
     def __init__(self, count: int, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._processes: dict[Any, Any] = {}  # the end of a pipe that is held here -> its process
+        self._processes: dict[Any, Any] = {}  # this end of a pipe -> its process
         for _ in range(count):
             here, there = context.Pipe()
             self._processes[here] = context.Process(
@@ -80,7 +80,7 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         for process in self._processes.values():
             process.kill()
-            process.join()  # none may write into a folder that is about to go
+            process.join()  # none may write into a folder that is about to be removed
 
     def run(
         self,
@@ -96,7 +96,7 @@ class Workers:
             targets: Groups with the cuts to run.
 
         Yields:
-            Name of a cut and the boxes of every image, as they are done.
+            Name of a cut and the boxes of every image, in the order in which cuts are done.
         """
         names = program.cached_variables(targets)
         folder = Path(tempfile.mkdtemp(dir=program.folder))
@@ -114,13 +114,13 @@ class Workers:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _served(self, tasks: Sequence[Task]) -> Iterator[tuple[str, list[Detections]]]:
-        """Each process gets a task, and the next one when it is done with it."""
+        """Give each process a task, and the next one when it is done."""
         left, idle = list(reversed(tasks)), list(self._processes)
         busy: set[Any] = set()
         while left or busy:
             while left and idle:
                 pipe = idle.pop()
-                with contextlib.suppress(OSError):  # what is received tells that it has died
+                with contextlib.suppress(OSError):  # if it has died, receiving will fail
                     pipe.send(left.pop())
                 busy.add(pipe)
             for pipe in wait(list(busy)):
@@ -146,19 +146,14 @@ class Workers:
 
 
 def threads_each(workers: int) -> int:
-    """CPU threads of one of so many processes."""
+    """CPU threads for each of several processes."""
     return max(1, (os.cpu_count() or 1) // workers)
 
 
 def divide(targets: Sequence[Target], processes: int) -> list[Target]:
-    """Parts of the work for processes that take one after the other, the dearest first.
+    """Divide work among processes; the most expensive part comes first.
 
-    Args:
-        targets: Groups with their cuts.
-        processes: How many.
-
-    Returns:
-        The groups; one that costs more than half a process's share is given in parts.
+    A group that costs more than half a process's share is divided into several targets.
     """
     most = sum(map(_cost, targets)) / (2 * processes)
     parts = []
@@ -174,11 +169,11 @@ def _cost(target: Target) -> int:
 
 
 def _serve(pipe: Any, threads: int) -> None:
-    """What a process does; it ends by itself when the one that started it has gone."""
+    """Run tasks until the owner of the pipe is gone."""
     from slim_det.core.process import set_environment
     from slim_det.core.silence import silenced
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner ends this process
     os.environ["OMP_NUM_THREADS"] = str(threads)
     set_environment()
     logging.getLogger("slim_det").setLevel(logging.ERROR)
@@ -193,7 +188,7 @@ def _serve(pipe: Any, threads: int) -> None:
 
 
 def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
-    """Every cut with its boxes, then None with what went wrong, or with nothing."""
+    """Every cut with its boxes, then None with the error, or with '' if there was none."""
     try:
         program, folder = _program(task.program, threads), Path(task.cached_activations)
         names = program.cached_variables([task.target])
@@ -205,7 +200,7 @@ def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
         for cut, boxes in program.run_cuts(task.target, cached_activations):
             yield cut.name, boxes
         yield None, ""
-    except Exception as error:  # whatever it is, the other process must hear of it
+    except Exception as error:  # whatever it is, the owner must hear of it
         yield None, " ".join(f"{type(error).__name__}: {error}".split())
 
 

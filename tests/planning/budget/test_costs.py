@@ -80,7 +80,7 @@ def test_widths_multiply_and_couple() -> None:
             assert problem.cost((i, j)) == 64 * (27 * w + 9 * w + 2 * v * w + 2 * w)
 
 
-def test_what_is_not_asked_for_is_constant() -> None:
+def test_cost_of_other_groups_is_constant() -> None:
     model = small()
     constant, factors = FactorBuilder(model, []).build([], params_rule)
     assert factors == () and constant == model_cost(model.model, model.trace).params

@@ -82,10 +82,10 @@ def test_costs_multiply() -> None:
 def test_too_wide_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many cells, and too many points on the way."""
     problem = yolo_head()
-    monkeypatch.setattr(pareto, "MOST_PAIRS", 1000)
+    monkeypatch.setattr(pareto, "MAX_PAIRS", 1000)
     with pytest.raises(pareto.TooLarge):
         pareto_front(problem)
-    monkeypatch.setattr(pareto, "MOST_CELLS", 10)
+    monkeypatch.setattr(pareto, "MAX_CELLS", 10)
     with pytest.raises(pareto.TooLarge):
         elimination_order(problem)
 

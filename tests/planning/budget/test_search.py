@@ -129,7 +129,7 @@ def vars_of(result: SensitivityResult) -> dict[str, object]:
     return {k: getattr(result, k) for k in ("request", "groups", "ap", "sources")}
 
 
-def test_gains_do_not_cut_more_than_was_asked_for(traced: TracedModel) -> None:
+def test_gains_do_not_cut_more_than_the_target(traced: TracedModel) -> None:
     """Every cut helps, yet 10 % is 10 %, not the most, which would help most."""
     gains = {name: {0.3: -0.02, 0.6: -0.05, 0.9: -0.1} for name in YOLO_HEAD_LAYERS[6:12]}
     search = search_of(traced, result_of(gains))
@@ -201,7 +201,7 @@ def test_names_are_settled(traced: TracedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "phrase"),
     [
         (["neck.yolo_block.0.tipp"], "unknown layer 'neck.yolo_block.0.tipp'; did you mean"),
         (["yolo_head.yolo_output.0"], "'yolo_head.yolo_output.0' cannot be cut"),
@@ -209,10 +209,10 @@ def test_names_are_settled(traced: TracedModel) -> None:
         (["neck.yolo_block.0.tip", "neck.yolo_block.0.tip.conv.weight"], "one group of its own"),
     ],
 )
-def test_wrong_groups(traced: TracedModel, names: list[str], said: str) -> None:
+def test_wrong_groups(traced: TracedModel, names: list[str], phrase: str) -> None:
     with pytest.raises(LayerError) as caught:
         losses_by_group(traced, {name: {0.1: 0.1} for name in names}, SOURCE)
-    assert str(caught.value).startswith(f"'{SOURCE}': ") and said in str(caught.value)
+    assert str(caught.value).startswith(f"'{SOURCE}': ") and phrase in str(caught.value)
 
 
 def test_losses_of_another_model(traced: TracedModel) -> None:
@@ -226,7 +226,7 @@ def test_no_losses_at_all(traced: TracedModel) -> None:
         search_of(traced, result_of({}))
 
 
-def test_incomplete_losses_are_used_and_said(
+def test_incomplete_losses_are_used_with_a_warning(
     traced: TracedModel, head: SensitivityResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     groups = {n: dict(losses) for n, losses in head.groups.items()}

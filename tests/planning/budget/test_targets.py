@@ -1,4 +1,4 @@
-"""Which targets are accepted, and what is said of one that cannot be reached."""
+"""Which targets are accepted, and the error for one that cannot be reached."""
 
 from __future__ import annotations
 

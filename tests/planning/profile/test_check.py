@@ -20,10 +20,10 @@ TABLE = LatencyTable(
 
 
 def test_predictions_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[list[str], int, int]] = []
+    calls: list[tuple[list[str], int, int]] = []
 
     def measured(folders: Sequence[Path], runs: int, threads: int) -> list[Latency]:
-        asked.append(([str(folder) for folder in folders], runs, threads))
+        calls.append(([str(folder) for folder in folders], runs, threads))
         return [Latency("", ms, ms - 1, ms + 1, 1.0) for ms in (10.0, 8.0)]
 
     monkeypatch.setattr("slim_det.planning.profile.check.compare_latency", measured)
@@ -31,7 +31,7 @@ def test_predictions_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = compare(TABLE, models, runs=7)
 
-    assert asked == [(["a", "b"], 7, 3)]
+    assert calls == [(["a", "b"], 7, 3)]
     assert rows == [
         CheckRow("uncut", 5.0, 10.0, 10.0, 9.0, 11.0, 0.0),
         CheckRow("cut", 1.0, 6.0, 8.0, 7.0, 9.0, -0.25),

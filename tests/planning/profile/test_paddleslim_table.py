@@ -175,7 +175,7 @@ def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "phrase"),
     [
         (f"{CONV} 2433", "line 2: .* has no tab"),
         (f"{CONV}\tfast", "line 2: latency 'fast' is not a number"),
@@ -190,10 +190,10 @@ def test_an_activation_the_text_cannot_hold(tmp_path: Path) -> None:
         ("conv,0,0,1,3,640,640,8,2,3,1,1,1\t3", "line 2: .* 2 groups do not divide"),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, rows: str, said: str) -> None:
+def test_bad_lines_are_named(tmp_path: Path, rows: str, phrase: str) -> None:
     path = tmp_path / "bad.txt"
     path.write_text(HEADER + rows + "\n")
-    with pytest.raises(LatencyError, match=said):
+    with pytest.raises(LatencyError, match=phrase):
         read_paddleslim_table(path)
 
 

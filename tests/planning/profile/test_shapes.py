@@ -1,4 +1,4 @@
-"""The convolutions of a traced model: by hand on a small net, and against a cut model."""
+"""The convolutions of a traced model: by hand on a small net, and against a pruned model."""
 
 from __future__ import annotations
 

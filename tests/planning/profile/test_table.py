@@ -78,7 +78,7 @@ def test_other_attributes_must_be_equal(changes: dict[str, int]) -> None:
         SQUARE.latency_ms(conv(4, 8, **changes))
 
 
-def test_another_activation_stands_in_only_where_the_own_one_is_missing() -> None:
+def test_another_activation_is_used_only_if_its_own_is_missing() -> None:
     table = table_of({conv(4, 8): 1.0, conv(4, 8, act="relu"): 2.0, conv(4, 16, act="relu"): 4.0})
     assert table.latency_ms(conv(4, 8)) == 1.0
     assert table.latency_ms(conv(4, 4, act="relu")) == 1.0
@@ -224,33 +224,45 @@ def row(**changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "phrase"),
     [
         (spoiled(schema="slim_det.latency/2"), "schema is 'slim_det.latency/2', expected"),
         ([], "schema is 'list', expected"),
-        (spoiled(cpu=...), "'cpu' is missing"),
-        (spoiled(threads=0), "threads is 0; expected a whole number >= 1"),
-        (spoiled(engine=3), "engine is 3; expected a text"),
-        (spoiled(image_size_hw=[96]), r"image_size_hw is \[96\]; expected \[height, width\]"),
-        (spoiled(other_ms=float("nan")), "other_ms is nan; expected a number"),
+        (spoiled(cpu=...), "cpu is missing"),
+        (spoiled(threads=0), "threads: 0 is not valid; expected a whole number >= 1"),
+        (spoiled(engine=3), "engine: 3 is not valid; expected text"),
+        (
+            spoiled(image_size_hw=[96]),
+            r"image_size_hw: \[96\] is not valid; expected \[height, width\]",
+        ),
+        (spoiled(other_ms=float("nan")), "other_ms: nan is not valid; expected a finite number"),
         (spoiled(convs={}), "convs is not a list"),
         (spoiled(convs=[3]), r"convs\[0\] is 3; expected a mapping"),
-        (spoiled(convs=row(stride=...)), r"convs\[0\] has no stride"),
-        (spoiled(convs=row(kernel=0)), r"convs\[0\].kernel is 0; expected a whole number >= 1"),
-        (spoiled(convs=row(padding=-1)), r"convs\[0\].padding is -1; .* >= 0"),
-        (spoiled(convs=row(kernel=True)), r"convs\[0\].kernel is True"),
+        (spoiled(convs=row(stride=...)), r"convs\[0\].stride is missing"),
+        (
+            spoiled(convs=row(kernel=0)),
+            r"convs\[0\].kernel: 0 is not valid; expected a whole number >= 1",
+        ),
+        (spoiled(convs=row(padding=-1)), r"convs\[0\].padding: -1 is not valid; .* >= 0"),
+        (spoiled(convs=row(kernel=True)), r"convs\[0\].kernel: True is not valid"),
         (spoiled(convs=row(groups=3)), r"convs\[0\]: 3 groups do not divide the channels"),
-        (spoiled(convs=row(act="rely")), r"convs\[0\].act is 'rely'; expected one of relu"),
-        (spoiled(convs=row(act=["relu"])), r"convs\[0\].act is \['relu'\]"),
-        (spoiled(convs=row(latency_ms="1")), r"convs\[0\].latency_ms is '1'; expected a number"),
+        (
+            spoiled(convs=row(act="rely")),
+            r"convs\[0\].act: 'rely' is not valid; expected one of relu",
+        ),
+        (spoiled(convs=row(act=["relu"])), r"convs\[0\].act: \['relu'\] is not valid"),
+        (
+            spoiled(convs=row(latency_ms="1")),
+            r"convs\[0\].latency_ms: '1' is not valid; expected a finite number",
+        ),
         (spoiled(convs=row(p10_ms=1.5)), "expected 0 <= p10_ms <= latency_ms <= p90_ms"),
         (spoiled(convs=row() * 2), "3x3 conv 4->8 of 8x8 is listed twice"),
     ],
 )
-def test_damaged_tables_are_refused_in_one_line(tmp_path: Path, data: Any, said: str) -> None:
+def test_damaged_tables_are_refused_in_one_line(tmp_path: Path, data: Any, phrase: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(LatencyError, match=said) as error:
+    with pytest.raises(LatencyError, match=phrase) as error:
         read_table(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)

@@ -165,7 +165,7 @@ def test_every_group_at_every_ratio(
     """All that can be cut, depthwise backbone included.
 
     Dygraph rounds otherwise than Paddle Inference, which may put a box on the other side of a
-    threshold; the cut model is then run in Paddle Inference.
+    threshold; the pruned model is then run in Paddle Inference.
     """
     options = {"YOLOv3": {"backbone": backbone}}
     detector = thin_detector(tmp_path / "detector", tiny, shapes, **options)
@@ -194,7 +194,7 @@ def test_every_group_at_every_ratio(
 
 
 def in_inference(model: paddle.nn.Layer, folder: Path) -> Any:
-    """A predictor of a cut model that was traced anew."""
+    """A predictor of a pruned model that was traced anew."""
     save_program(model, (96, 96), folder)
     program = DetectorProgram(folder, 1)
     engine = program.complete_engine()

@@ -102,8 +102,8 @@ def test_every_candidate_is_in_one_part(costs: list[float], parts: int) -> None:
     assert len(ranges) == parts
     assert [index for part in ranges for index in part] == list(range(len(costs)))
     assert sum(len(part) > 0 for part in ranges) == min(parts, len(costs))
-    dearest = max((sum(costs[index] for index in part) for part in ranges), default=0)
-    assert dearest <= sum(costs) / parts + max(costs, default=0) + 1e-9
+    most_expensive = max((sum(costs[index] for index in part) for part in ranges), default=0)
+    assert most_expensive <= sum(costs) / parts + max(costs, default=0) + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from slim_det.core.errors import SensitivityError
 from slim_det.planning.sensitivity.paddleslim_files import _PlainUnpickler, read_paddleslim_pickle
-from slim_det.planning.sensitivity.result import read_result, write_result
+from slim_det.planning.sensitivity.result import Sources, read_result, write_result
 
 TIP = "yolo_block.0.tip.conv.weights"
 FIRST = "yolo_block.0.0.0.conv.weights"
@@ -59,7 +59,8 @@ def test_names_losses_and_order(tmp_path: Path, protocol: int) -> None:
     assert result.request.ratios == (0.1, 0.5)
     assert result.missing == [("conv9.w", 0.5)]
     assert (result.metric, result.criterion, result.ap) == ("unknown", "l1_norm", {})
-    assert (result.baseline, result.num_images, result.fingerprint) == (None, None, None)
+    assert result.baseline is None and result.conditions.num_images is None
+    assert result.sources == Sources()
 
 
 @pytest.mark.parametrize("protocol", PYTHON_2)

@@ -1,4 +1,4 @@
-"""Partial programs hold what lies downstream of a cut, and with masks they are the cut model."""
+"""Partial programs hold what lies downstream of a cut, and with masks they are the pruned model."""
 
 from __future__ import annotations
 

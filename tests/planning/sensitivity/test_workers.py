@@ -34,7 +34,7 @@ TIPS = ["neck.yolo_block.0.tip", "neck.yolo_block.1.tip", "neck.yolo_block.2.tip
 
 
 def targets_of(costs: list[int], cuts: int) -> tuple[Target, ...]:
-    """A group for each cost, with so many cuts each."""
+    """A group for each cost, with the same number of cuts."""
     return tuple(
         Target(
             f"g{i}", 8, ("w",), cost, tuple(Cut(f"g{i}", r / 10, {}) for r in range(1, cuts + 1))
@@ -106,7 +106,7 @@ def quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ready(folder: Path, count: int) -> list[Path]:
-    """What so many workers have left in a folder, once they all have."""
+    """The files of this many workers in a folder, once all are there."""
     for _ in range(600):
         files = [path for path in folder.iterdir() if path.name.isdecimal() and path.read_text()]
         if len(files) == count:
@@ -221,7 +221,7 @@ def test_killed_worker_is_an_error_that_keeps_what_is_finished(work: Any) -> Non
 
 
 def test_error_in_a_worker_is_told(work: Any) -> None:
-    """In one line, with what the worker said."""
+    """In one line, with the message of the worker."""
     program, cached_activations, targets = work
     unknown = replace(targets[0], cuts=(Cut("x", 0.5, {"no.mask": np.ones(3, np.float32)}),))
     failed = "^a worker failed: .*"
