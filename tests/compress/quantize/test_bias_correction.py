@@ -52,7 +52,7 @@ def test_no_difference_changes_nothing() -> None:
 def test_the_mean_error_behind_batch_norm_is_gone(tiny_cfg: Any) -> None:
     """3 bits leave a mean error; the corrected layer has none on the images of the correction."""
     net, whole = quantized(3), small_net()
-    images = calibration_images(tiny_cfg, 3)
+    images = calibration_images(3)[1]
     quantization_errors = layer_quantization_errors(net, tiny_cfg, images)
     seen = [paddle.to_tensor(x) for x in net.inputs_seen]
 

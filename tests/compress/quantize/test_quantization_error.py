@@ -72,7 +72,7 @@ def test_one_layer_with_integers() -> None:
 def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
     net, whole = quantized(4), small_net()
     before = state(net)
-    images = calibration_images(tiny_cfg, 3)
+    images = calibration_images(3)[1]
     found = layer_quantization_errors(net, tiny_cfg, images)
     assert list(found) == ["first", "left", "right"]
     signal = noise = 0.0
@@ -94,7 +94,7 @@ def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
 
 def test_more_bits_less_noise(tiny_cfg: Any) -> None:
     """Each bit halves the step: 6 dB."""
-    images = calibration_images(tiny_cfg, 1)
+    images = calibration_images(1)[1]
     low, high = (
         layer_quantization_errors(quantized(bits), tiny_cfg, images)["first"].sqnr_db
         for bits in (6, 10)

@@ -12,7 +12,7 @@ import yaml
 
 from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.ptq import PostOptions
+from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.steps import steps_of
