@@ -51,15 +51,15 @@ class _RoundSteps(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, step: Tensor, bits: int, scale: float) -> Tensor:
-        most = levels(bits)
+        largest = levels(bits)
         if step.size == 1:
-            limit: Any = max(float(step) * most, MIN_RANGE)
+            limit: Any = max(float(step) * largest, MIN_RANGE)
             rounded = rounded_within(values, limit, bits)
         else:
-            limit = paddle.clip(step * most, min=MIN_RANGE)
+            limit = paddle.clip(step * largest, min=MIN_RANGE)
             rounded = rounded_channels(values, limit, bits)
         ctx.save_for_backward(values, rounded)
-        ctx.limit, ctx.scale = limit, scale * most
+        ctx.limit, ctx.scale = limit, scale * largest
         ctx.wanted = not values.stop_gradient, not step.stop_gradient
         return rounded
 
@@ -195,11 +195,11 @@ def gradient_scale(count: int, bits: int) -> float:
     return 1.0 / math.sqrt(max(count, 1) * levels(bits))
 
 
-def keep_positive(parameter: Tensor, least: float) -> None:
-    """Raise values that an optimizer's step has made smaller than ``least``."""
+def keep_positive(parameter: Tensor, minimum: float) -> None:
+    """Raise values that an optimizer's step has made smaller than ``minimum``."""
     with paddle.no_grad():
-        if float(parameter.min()) < least:
-            parameter.set_value(paddle.clip(parameter, min=least))
+        if float(parameter.min()) < minimum:
+            parameter.set_value(paddle.clip(parameter, min=minimum))
 
 
 def trained_parameter(layer: Layer, name: str, value: np.ndarray, decay: float) -> Tensor:

@@ -138,7 +138,7 @@ def require_float(model: paddle.nn.Layer) -> None:
     """Raise `QuantError` if a model is quantized already."""
     record = record_of(model)
     if record is not None:
-        method = {"post": "post-training", "aware": "aware of it"}.get(
+        method = {"post": "post-training quantization", "aware": "quantization-aware training"}.get(
             str(record.origin.get("method")), "unknown"
         )
         raise QuantError(f"the weights are quantized already ({method}); expected float weights")

@@ -21,7 +21,7 @@ MIN_RANGE = 1e-8
 
 # 1.5 * 2^23: a float32 of this size has no fraction, so adding it rounds to the nearest whole
 # number, ties to even, as `round` does, without a pass of its own over the tensor.
-_WHOLE = 12582912.0
+_TO_INTEGER = 12582912.0
 
 
 def rounded_within(values: Tensor, limit: float, bits: int) -> Tensor:
@@ -32,25 +32,25 @@ def rounded_within(values: Tensor, limit: float, bits: int) -> Tensor:
         limit: The range, positive.
         bits: Of an integer.
     """
-    most = levels(bits)
+    largest = levels(bits)
     # In place on one new tensor: a fourth of the time of the operator that does the same.
     if values.dtype == paddle.float32:
-        rounded = paddle.scale(values, most / limit, _WHOLE)
-        rounded.clip_(_WHOLE - most, _WHOLE + most)
-        return rounded.scale_(limit / most, -_WHOLE, bias_after_scale=False)
-    rounded = paddle.scale(values, most / limit)
+        rounded = paddle.scale(values, largest / limit, _TO_INTEGER)
+        rounded.clip_(_TO_INTEGER - largest, _TO_INTEGER + largest)
+        return rounded.scale_(limit / largest, -_TO_INTEGER, bias_after_scale=False)
+    rounded = paddle.scale(values, largest / limit)
     rounded.round_()
-    rounded.clip_(-most, most)
-    return rounded.scale_(limit / most)
+    rounded.clip_(-largest, largest)
+    return rounded.scale_(limit / largest)
 
 
 def rounded_channels(values: Tensor, ranges: Tensor, bits: int) -> Tensor:
     """Round a tensor [C, ...] with a range for every channel, float [C]; no gradient."""
-    most = levels(bits)
-    step = ranges.reshape([-1] + [1] * (values.ndim - 1)) / most
+    largest = levels(bits)
+    step = ranges.reshape([-1] + [1] * (values.ndim - 1)) / largest
     rounded = values / step
     rounded.round_()
-    rounded.clip_(-most, most)
+    rounded.clip_(-largest, largest)
     return rounded.multiply_(step)
 
 

@@ -46,7 +46,7 @@ class QuantSchedule(Hook):
         """Freeze what is due, and log it once."""
         epoch = status["epoch_id"]
         if _is_due(self.freeze_epoch, epoch) and self._freeze_ranges():
-            self._say(epoch, "ranges move no more")
+            self._say(epoch, "ranges are frozen")
         if _is_due(self.freeze_bn_epoch, epoch) and self._freeze_norms():
             self._say(epoch, "batch norms keep their running statistics")
 

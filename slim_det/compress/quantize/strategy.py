@@ -297,7 +297,7 @@ def _read_ptq_config(config: Any) -> dict[str, Any]:
     return values
 
 
-def _whole(where: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{where}: {value!r} is not valid; expected a whole number >= {least}")
+def _whole(where: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{where}: {value!r} is not valid; expected a whole number >= {minimum}")
     return value

@@ -70,7 +70,7 @@ def test_one_layer_with_integers() -> None:
 
 
 def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
-    net, whole = quantized(4), small_net()
+    net, in_float = quantized(4), small_net()
     before = state(net)
     images = calibration_images(3)[1]
     found = layer_quantization_errors(net, tiny_cfg, images)
@@ -78,8 +78,8 @@ def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
     signal = noise = 0.0
     difference = np.zeros(2)
     for x in map(paddle.to_tensor, net.inputs_seen):
-        hidden = paddle.nn.functional.relu(whole.norm(whole.first(x)))
-        exact, rounded = whole.right(hidden).numpy(), net.right(hidden).numpy()
+        hidden = paddle.nn.functional.relu(in_float.norm(in_float.first(x)))
+        exact, rounded = in_float.right(hidden).numpy(), net.right(hidden).numpy()
         signal += np.square(exact, dtype=np.float64).sum()
         noise += np.square(exact - rounded, dtype=np.float64).sum()
         difference += (exact - rounded).sum((0, 2, 3), dtype=np.float64)
