@@ -20,7 +20,7 @@ from slim_det.core.errors import ConfigError, QuantError
 if TYPE_CHECKING:
     import paddle
 
-    from slim_det.compress.quantize.ptq import PostOptions
+    from slim_det.compress.quantize.observers import PostOptions
     from slim_det.compress.quantize.settings import QuantSettings
     from slim_det.training.config import SlimConfig
 
@@ -148,7 +148,8 @@ def _prepare(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
     """The float model, settings and options; flags override the slim file."""
-    from slim_det.compress.quantize.ptq import PostOptions, require_float
+    from slim_det.compress.quantize.observers import PostOptions
+    from slim_det.compress.quantize.ptq import require_float
     from slim_det.compress.quantize.record import QuantRecord
     from slim_det.compress.quantize.settings import QuantSettings
     from slim_det.compress.quantize.strategy import PTQ
@@ -188,7 +189,7 @@ def _prepare(
 
 def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
     """Check before the float model is measured that layers and images exist."""
-    from slim_det.compress.quantize.calibrate import calibration_source
+    from slim_det.compress.quantize.calibrate import calibration_images
     from slim_det.core.errors import LayerError
     from slim_det.detectors.layer_finder import LayerFinder
 
@@ -198,7 +199,7 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostO
             finder.find(name)
         except LayerError as error:
             raise ConfigError(f"skip: {error}") from error
-    calibration_source(options.images)
+    calibration_images(options.images)
 
 
 def _summary(figures: dict[str, Any]) -> str:

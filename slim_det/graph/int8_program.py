@@ -15,7 +15,7 @@ import numpy as np
 from slim_det.core.errors import ExportError
 from slim_det.graph.integers import LayerScales, levels, to_integers
 from slim_det.graph.op import Op
-from slim_det.graph.operators import data_of, result_of, weight_of
+from slim_det.graph.operators import data_of, declared, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 
@@ -131,21 +131,31 @@ def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
     return p
 
 
-def _round_concatenated(p: DeployProgram, rounded: Mapping[tuple[str, float], str]) -> None:
-    """Round what is concatenated for an int8 convolution, to the range of the whole.
+def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str]) -> None:
+    """Round what is concatenated for an int8 convolution, to the range of the concatenation.
 
     An input that no int8 convolution reads, because its other readers stay in float, has no scale
-    of its own, and the engine then concatenates integers of different kinds, or fails to.
+    of its own, and the engine then concatenates integers of different kinds, or fails to. An input
+    that holds integers of another tensor is rounded where those are made: after a ReLU they have
+    no sign, which the engine would not know of an upsampled tensor.
     """
     known = {name for name, _ in rounded}
     limits = dict(rounded.keys())
-    for op in [op for op in p.ops if op.type == "concat"]:
-        limit = limits.get(op.output())
+    for concat in [op for op in p.ops if op.type == "concat"]:
+        limit = limits.get(concat.output())
         if limit is None:
             continue
-        for name in list(op.inputs["X"]):
-            if name not in known:
-                p.rename_input(op, name, _round_input(p, p.ops.index(op), name, limit))
+        for name in list(concat.inputs["X"]):
+            reader, writer = concat, p.writer(name)
+            while name not in known and writer and declared(writer).keeps_range(writer):
+                reader, name = writer, data_of(writer)
+                writer = p.writer(name)
+            if name in known:
+                continue
+            key = (name, limit)
+            if key not in rounded:
+                rounded[key] = _round_input(p, p.ops.index(p.readers(name)[0]), *key)
+            p.rename_input(reader, name, rounded[key])
 
 
 def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:

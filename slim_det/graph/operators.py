@@ -140,8 +140,10 @@ OPERATORS: dict[str, Operator] = {
     # pooling and resizing
     "pool2d": replace(_SPATIAL, reads_integers=True, keeps_range=_takes_maxima),
     "max_pool2d_with_index": _SPATIAL,
-    **dict.fromkeys(("nearest_interp", "nearest_interp_v2", "bicubic_interp_v2"), _SPATIAL),
-    **dict.fromkeys(("bilinear_interp", "bilinear_interp_v2"), _SPATIAL),
+    **dict.fromkeys(
+        ("nearest_interp", "nearest_interp_v2"), replace(_SPATIAL, keeps_range=lambda op: True)
+    ),
+    **dict.fromkeys("bicubic_interp_v2 bilinear_interp bilinear_interp_v2".split(), _SPATIAL),
     "pad3d": Operator(channels.pad),
     # shape ops
     "concat": Operator(shape_ops.concat),

@@ -81,7 +81,7 @@ def export_pair(
         model = session.model_with_weights(cfg, cfg.weights, strategies)
         program = trace_program(model, image_size_hw(cfg))
         exact = _export(folder / "float", config, cfg, model, program)
-        statistics = collect(model, record.layers, cfg, calibration_images(cfg, 4))
+        statistics = collect(model, record.layers, cfg, calibration_images(4)[1])
         ranges = {name: input_range("abs_max", found, 8) for name, found in statistics.items()}
         quantize_model(model, record, ranges)
         fold_batch_norm(program)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.ptq import PostOptions, PostResult, quantize_post
+from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.ptq import PostResult, quantize_post
 from slim_det.compress.quantize.quantization_error import only_quantized
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings

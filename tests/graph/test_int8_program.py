@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from paddle.nn import Conv2D
+from paddle.nn import functional as F
 
 from slim_det.compress.quantize.model import keep_float, program_scales, quantize_model
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
@@ -283,9 +285,9 @@ class TwoBranches(paddle.nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Join both."""
-        left = paddle.nn.functional.leaky_relu(self.left(x), 0.1)
-        joined = paddle.concat([left, paddle.nn.functional.relu(self.kept(x))], axis=1)
-        return self.last(paddle.nn.functional.leaky_relu(self.right(joined), 0.1))
+        left = F.leaky_relu(self.left(x), 0.1)
+        joined = paddle.concat([left, F.relu(self.kept(x))], axis=1)
+        return self.last(F.leaky_relu(self.right(joined), 0.1))
 
 
 def test_float_branch_of_a_concat(tmp_path: Path) -> None:
@@ -306,30 +308,71 @@ def test_float_branch_of_a_concat(tmp_path: Path) -> None:
     assert np.abs(run_one(program, x, tmp_path, int8=True) - expected).max() < 0.03
 
 
-class Pooled(paddle.nn.Layer):
-    """What a ReLU gives is read by a convolution, and its maxima by another."""
+class Upsampled(paddle.nn.Layer):
+    """What a ReLU gives is upsampled and concatenated with a finer map, as in a YOLO neck."""
 
-    def __init__(self) -> None:
+    def __init__(self, act: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
         super().__init__()
+        self.act = act
+        self.coarse, self.fine = Conv2D(4, 4, 1, bias_attr=False), Conv2D(4, 8, 1, bias_attr=False)
+        self.last = Conv2D(12, 4, 1, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Join both."""
+        coarse = self.act(self.coarse(F.max_pool2d(x, 2, 2)))
+        return self.last(paddle.concat([F.interpolate(coarse, scale_factor=2), self.fine(x)], 1))
+
+
+@pytest.mark.parametrize("act", [F.relu, F.relu6, F.leaky_relu])
+def test_upsampled_part_of_a_concat(act: Any, tmp_path: Path) -> None:
+    """It is rounded before it is upsampled, where the engine knows whether it has a sign."""
+    paddle.seed(0)
+    net = Upsampled(act)
+    ranges = {"coarse": 2.0, "fine": 2.0, "last": 4.0}
+    record = QuantRecord(QuantSettings(), [QuantLayer(name) for name in ranges], {})
+    quantize_model(net, record, ranges)
+    net.eval()
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 4, 8, 8)).astype("float32")
+    program, _ = int8_of(net, x.shape, tmp_path)
+    order = operators(program)
+    assert order[order.index("nearest_interp_v2") - 1] == "dequantize_linear"
+    expected = net(paddle.to_tensor(x)).numpy()
+    assert_same_sums(run_one(program, x, tmp_path, onednn=False), expected)
+    require_int8()
+    found = run_one(program, x, tmp_path, int8=True)
+    # The engine rounds what has no sign a second time, with that of the other part.
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+
+
+class Resized(paddle.nn.Layer):
+    """What a ReLU gives is read by a convolution, and at another size by another one."""
+
+    def __init__(self, resize: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
+        super().__init__()
+        self.resize = resize
         self.first = Conv2D(2, 4, 1, bias_attr=False)
         self.direct = Conv2D(4, 3, 1, bias_attr=False)
-        self.pooled = Conv2D(4, 2, 1, bias_attr=False)
+        self.resized = Conv2D(4, 2, 1, bias_attr=False)
 
     def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        y = paddle.nn.functional.relu(self.first(x))
-        z = paddle.nn.functional.max_pool2d(y, 2, 2, ceil_mode=True)
-        return self.direct(y), self.pooled(z)
+        y = F.relu(self.first(x))
+        return self.direct(y), self.resized(self.resize(y))
 
 
-def test_maxima_in_the_engine_have_the_range_of_what_they_are_of(tmp_path: Path) -> None:
-    """Alone they would ask for a range of 1.2; the engine takes 0.8 and 255 steps."""
+@pytest.mark.parametrize(
+    "resize",
+    [lambda y: F.max_pool2d(y, 2, 2, ceil_mode=True), lambda y: F.interpolate(y, scale_factor=2)],
+    ids=["maxima", "upsampled"],
+)
+def test_resized_in_the_engine_has_the_range_of_what_it_is_of(resize: Any, tmp_path: Path) -> None:
+    """Alone it would have a range of 1.2; the engine takes 0.8 and 255 steps."""
     paddle.seed(1)
-    net = Pooled()
+    net = Resized(resize)
     trace = trace_plain(net, 1, 2, 9, 9)
     record = QuantRecord(
         QuantSettings(), find_quantizable_layers(net, trace, QuantSettings()).layers, {}
     )
-    quantize_model(net, record, {"first": 1.0, "direct": 0.8, "pooled": 1.2})
+    quantize_model(net, record, {"first": 1.0, "direct": 0.8, "resized": 1.2})
     net.eval()
     program, _ = int8_of(net, (1, 2, 9, 9), tmp_path)
     require_int8()

@@ -63,7 +63,7 @@ def test_resumed_run_equals_an_undisturbed_one(
     saved = ("-o", f"save_dir={tmp_path / 'a'}", "epoch=3", "snapshot_epoch=1")
     out = done(cli("train", "-c", steady, "--slim_config", slim, *saved)).out
     assert "47 layers simulate int8 (calibration images: 1)" in out
-    assert "epoch 1: batch norms keep" in out and "epoch 2: ranges move no more" in out
+    assert "epoch 1: batch norms keep" in out and "epoch 2: ranges are frozen" in out
     again = ("-o", f"save_dir={tmp_path / 'b'}", "epoch=3")
     out = done(cli("train", "-c", steady, "-r", tmp_path / "a" / "tiny" / "0", *again)).out
     assert "47 layers quantized" in out and "at epoch 1" in out and "simulate" not in out

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from slim_det.compress.quantize.model import keep_float
-from slim_det.compress.quantize.ptq import PostOptions, quantize_post
+from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.ptq import quantize_post
 from slim_det.compress.quantize.quantization_error import QuantizationError
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError

@@ -1,4 +1,4 @@
-"""Removes the mean error that rounding leaves in every channel (1906.04721, section 4.2)."""
+"""Bias correction: removes the mean error of every channel (1906.04721, section 4.2)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ logger = logging.getLogger("slim_det")
 def correct_biases(
     model: paddle.nn.Layer, quantization_errors: Mapping[str, QuantizationError]
 ) -> list[str]:
-    """Add to every output channel what its integers lack on average.
-
-    Where batch norm follows, its running mean is lowered by as much; else the bias is raised.
+    """Add its mean error to every output channel: to the bias, or to the batch norm that follows.
 
     Args:
         model: A quantized model.
@@ -46,20 +44,20 @@ def uncorrected(
     names: Collection[str],
     forever: bool = False,
 ) -> Iterator[None]:
-    """Take the correction back from layers that are to run in float.
+    """Inside the context, layers that run in float are without their correction.
 
     Args:
         model: A quantized model.
-        quantization_errors: What `correct_biases` was given; empty where it did not run.
+        quantization_errors: As for `correct_biases`; empty if it did not run.
         names: Module paths of the layers.
-        forever: Do not put the correction back at the end.
+        forever: Do not restore the correction at the end.
     """
     layers = quantized_layers(model)
-    changed = [layers[name] for name in names if name in quantization_errors]
-    before = [(target, target.numpy()) for target in map(shift_of, changed) if target is not None]
-    for name in names:
-        if name in quantization_errors:
-            _add(layers[name], quantization_errors[name], -1.0)
+    changed = {name: layers[name] for name in names if name in quantization_errors}
+    targets = map(shift_of, changed.values())
+    before = [(target, target.numpy()) for target in targets if target is not None]
+    for name, layer in changed.items():
+        _add(layer, quantization_errors[name], -1.0)
     try:
         yield
     finally:
@@ -69,12 +67,12 @@ def uncorrected(
 
 
 def shift_of(layer: QuantConv2D) -> paddle.Tensor | None:
-    """What shifts the output of a layer: running mean, or bias; None where there is neither."""
+    """The running mean or bias that shifts the output of a layer; None if it has neither."""
     return layer.bias if layer.norm is None else layer.norm._mean
 
 
 def _add(layer: QuantConv2D, error: QuantizationError, times: float) -> bool:
-    """Raise the output of a layer by so many times its mean difference; whether it could be."""
+    """Add ``times`` the mean error to the output of a layer; False if nothing can shift it."""
     target = shift_of(layer)
     if target is None:
         return False

@@ -1,4 +1,4 @@
-"""Calibration: which images, and what a float model's convolutions read on them."""
+"""Calibration: statistics of the inputs of a float model's convolutions on images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import paddle
 from ppdet.core.workspace import create
 from tqdm import tqdm
 
+from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.compress.quantize.statistics import Statistics
-from slim_det.core.errors import ConfigError, DataError, QuantError
+from slim_det.core.errors import DataError, QuantError
 from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.activations import ActivationRecorder
@@ -24,42 +25,23 @@ from slim_det.graph.dygraph import evaluation_mode
 logger = logging.getLogger("slim_det")
 
 
-def check_count(value: Any, where: str = "images") -> int:
-    """A number of calibration images.
-
-    Raises:
-        ConfigError: It is not a whole number of at least 1.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(
-            f"{where}: {value!r} is not valid; expected a whole number of images, 1 or more"
-        )
-    return value
-
-
-def calibration_images(cfg: Any, count: int) -> list[str]:
+def calibration_images(count: int) -> tuple[str, list[str]]:
     """The first images of ``TrainDataset``, in the order of its annotation file.
 
-    Images without an object count only where the data set keeps them (``allow_empty``). Where
-    ``TrainDataset`` cannot be read, ``EvalDataset`` is taken, with a line that says so.
+    Images without an object are left out unless the data set keeps them (``allow_empty``). If
+    ``TrainDataset`` cannot be read, the images are from ``EvalDataset``, with a line that says so.
 
     Args:
-        cfg: ppdet's configuration.
-        count: How many, exactly.
+        count: Number of images.
 
     Returns:
-        Paths of image files.
+        Name of the data set, and paths of image files.
 
     Raises:
         ConfigError: ``count`` is less than 1.
         DataError: There are fewer, or no data set can be read.
     """
-    return calibration_source(count)[1]
-
-
-def calibration_source(count: int) -> tuple[str, list[str]]:
-    """The name of the data set, and the images of it, of `calibration_images`."""
-    check_count(count)
+    PostOptions(images=count).check()
     try:
         name, files = "TrainDataset", _files_of("TrainDataset")
     except DataError as error:
@@ -75,19 +57,19 @@ def calibration_source(count: int) -> tuple[str, list[str]]:
 def collect(
     model: paddle.nn.Layer, layers: list[QuantLayer], cfg: Any, images: list[str]
 ) -> dict[str, Statistics]:
-    """Run a float model on images, prepared as ``TestReader`` does, and count what layers read.
+    """Run a float model on images, prepared by ``TestReader``, with statistics of layers' inputs.
 
     Args:
         model: A float detector; left as it was.
-        layers: Convolutions; those that share another's input are not looked at.
+        layers: Convolutions; those that share a range are left out.
         cfg: ppdet's configuration.
         images: Paths of image files.
 
     Returns:
-        Module path -> statistics of the input, of every layer that shares none.
+        Module path -> statistics of the layer's input.
 
     Raises:
-        QuantError: A layer did not run, or read a value that is not finite.
+        QuantError: A layer did not run, or its input is not finite.
     """
     found = {layer.name: Statistics() for layer in layers if not layer.shares}
 
@@ -127,10 +109,9 @@ def run_images(
 
 @contextlib.contextmanager
 def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
-    """While active, a model runs as it will be deployed, and is given back as it was.
+    """Inside the context, a model runs as it will be deployed.
 
-    Evaluation mode, and images normalised by the model where ``TestReader`` leaves it to the
-    exported model (``fuse_normalize``).
+    It is in evaluation mode, and normalises images if the exported model does (``fuse_normalize``).
     """
     fused = getattr(model, "fuse_norm", False)
     if cfg["TestReader"].get("fuse_normalize", False):
@@ -145,11 +126,7 @@ def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
 
 
 def _files_of(name: str) -> list[str]:
-    """Image files of a data set, in the order of its annotation file.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Image files of a data set, in the order of its annotation file."""
     try:
         dataset = create(name)()
         with quiet_stdout():

@@ -1,4 +1,4 @@
-"""A convolution that computes with rounded weights and inputs, as its int8 kernel will."""
+"""A convolution with rounded weights and inputs, as in its int8 kernel."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from slim_det.compress.quantize.rounding import MIN_RANGE
 class QuantConv2D(paddle.nn.Conv2D):
     """A `Conv2D` of a detector that simulates its int8 kernel.
 
-    It is made out of an existing layer, in place (`quantize_convolution`): parameters, names, hooks
-    and whoever holds the layer stay as they are. While a program is traced it is a float
-    convolution; the integers are written into the program by the export.
+    It is made from an existing layer, in place (`quantize_convolution`). While a program is traced
+    it is a float convolution; the export writes the integers into the program.
 
     Batch norm is folded into the deployed weights. A range for every output channel scales with
-    its channel, so rounding before or after folding gives the same integers; a single range
-    does not, so there the weight is rounded as it will be folded.
+    its channel, so rounding before or after folding gives the same integers; with a single range
+    the weight has to be rounded in its folded form.
 
     Attributes:
         activation: Quantizer of the input.
@@ -34,23 +33,15 @@ class QuantConv2D(paddle.nn.Conv2D):
         """Convolve; [N, Cin, H, W] to [N, Cout, H', W']."""
         if not paddle.in_dynamic_mode():
             return super().forward(x)
-        return F.conv2d(
-            x if x is self.__dict__.pop("_rounded_input", None) else self.activation(x),
-            self.rounded_weight(),
-            self.bias,
-            self._stride,
-            self._padding,
-            self._dilation,
-            self._groups,
-            self._data_format,
-        )
+        is_rounded = x is self.__dict__.pop("_rounded_input", None)
+        return convolve(self, x if is_rounded else self.activation(x), self.rounded_weight())
 
     def take_rounded(self, x: Tensor) -> None:
-        """Say that the next input is this tensor, which `activation` has rounded already."""
+        """Announce that the next input is this tensor, already rounded by `activation`."""
         object.__setattr__(self, "_rounded_input", x)
 
     def rounded_weight(self) -> Tensor:
-        """The weight whose folded form is made of integers, [Cout, Cin / groups, kh, kw]."""
+        """The weight whose folded form has integers, [Cout, Cin / groups, kh, kw]."""
         factor = None if self.weights.per_channel else fold_factor(self.norm)
         if factor is None:
             return self.weights(self.weight)
@@ -58,7 +49,7 @@ class QuantConv2D(paddle.nn.Conv2D):
         return self.weights(self.weight * factor) / factor
 
     def folded_weight(self) -> np.ndarray:
-        """The weight with its batch norm folded into it, before rounding, float64."""
+        """The float weight with its batch norm folded into it, float64."""
         return folded_weight(self, self.norm)
 
     def weight_ranges(self) -> np.ndarray:
@@ -77,8 +68,22 @@ class QuantConv2D(paddle.nn.Conv2D):
         return self.__dict__.get("_folded_norm")
 
 
+def convolve(layer: paddle.nn.Conv2D, x: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution gives of ``x`` with another weight."""
+    return F.conv2d(
+        x,
+        weight,
+        layer.bias,
+        layer._stride,
+        layer._padding,
+        layer._dilation,
+        layer._groups,
+        layer._data_format,
+    )
+
+
 def fold_factor(norm: Layer | None) -> Tensor | None:
-    """What batch norm multiplies each output channel with, float [Cout]; never zero."""
+    """Factor of batch norm for each output channel, float [Cout], never zero; None without one."""
     if norm is None:
         return None
     with paddle.no_grad():
@@ -97,16 +102,16 @@ def folded_weight(layer: paddle.nn.Conv2D, norm: Layer | None) -> np.ndarray:
 def quantize_convolution(
     layer: paddle.nn.Conv2D, activation: Layer, weights: Layer, norm: Layer | None
 ) -> None:
-    """Make a convolution simulate its int8 kernel from now on.
+    """Make a convolution simulate its int8 kernel.
 
     The layer stays the same object: ppdet's heads keep lists of their convolutions beside the
-    sublayers, and a layer that replaced this one would be missing there.
+    sublayers, and a replacement would be missing there.
 
     Args:
         layer: The convolution.
         activation: Quantizer of its input.
         weights: Quantizer of its weight.
-        norm: Batch norm that alone reads its output; None for none.
+        norm: Batch norm that alone reads its output, if any.
     """
     layer.__class__ = QuantConv2D
     layer.activation = activation

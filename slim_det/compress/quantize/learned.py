@@ -1,4 +1,4 @@
-"""Ranges that are trained with the weights: PACT (1805.06085) and LSQ (1902.08153)."""
+"""Trained ranges: PACT (1805.06085) and LSQ (1902.08153)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from slim_det.compress.quantize.rounding import MIN_RANGE, rounded_channels, rou
 from slim_det.graph.integers import levels
 
 CLIP_DECAY = 1e-4
-"""L2 decay of the clipping range of PACT, as in the paper: a range that clips nothing shrinks."""
+"""L2 decay of PACT's range, as in the paper: a range that clips nothing shrinks."""
 
 
 class _RoundClipped(PyLayer):
-    """Fake quantization within a learned range: what is clipped pulls at it (PACT, eq. 3)."""
+    """Fake quantization with a learned range; its gradient is of clipped values (PACT, eq. 3)."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, parameter: Tensor, limit: float, bits: int) -> Tensor:
@@ -35,11 +35,11 @@ class _RoundClipped(PyLayer):
         values, rounded = ctx.saved_tensor()
         to_values, to_range = ctx.wanted
         inside = _inside(values, ctx.limit, gradient)
-        pull = None
+        of_range = None
         if to_range:
             # Where it was clipped, the rounded value is the range with a sign.
-            pull = (_products(gradient, rounded) - _products(inside, rounded)) / ctx.limit
-        return inside if to_values else None, pull
+            of_range = (_products(gradient, rounded) - _products(inside, rounded)) / ctx.limit
+        return inside if to_values else None, of_range
 
 
 class _RoundSteps(PyLayer):
@@ -51,15 +51,15 @@ class _RoundSteps(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, step: Tensor, bits: int, scale: float) -> Tensor:
-        most = levels(bits)
+        largest = levels(bits)
         if step.size == 1:
-            limit: Any = max(float(step) * most, MIN_RANGE)
+            limit: Any = max(float(step) * largest, MIN_RANGE)
             rounded = rounded_within(values, limit, bits)
         else:
-            limit = paddle.clip(step * most, min=MIN_RANGE)
+            limit = paddle.clip(step * largest, min=MIN_RANGE)
             rounded = rounded_channels(values, limit, bits)
         ctx.save_for_backward(values, rounded)
-        ctx.limit, ctx.scale = limit, scale * most
+        ctx.limit, ctx.scale = limit, scale * largest
         ctx.wanted = not values.stop_gradient, not step.stop_gradient
         return rounded
 
@@ -73,15 +73,15 @@ class _RoundSteps(PyLayer):
         else:
             shares = values / ctx.limit.reshape([-1] + [1] * (values.ndim - 1))
             inside = _inside(shares, 1.0, gradient)
-        pull = None
+        of_step = None
         if to_step:
             both = _products(gradient, rounded, single) - _products(inside, values, single)
-            pull = both * ctx.scale / ctx.limit
-        return inside if to_values else None, pull
+            of_step = both * ctx.scale / ctx.limit
+        return inside if to_values else None, of_step
 
 
 class _Learned(Layer):
-    """What has a trained range, which can be frozen."""
+    """A quantizer whose range is trained, and can be frozen."""
 
     @property
     def frozen(self) -> bool:
@@ -90,24 +90,23 @@ class _Learned(Layer):
 
     @frozen.setter
     def frozen(self, value: bool) -> None:
-        # Its rate and not its gradient: so an optimizer keeps the state that a checkpoint of it
-        # has to have, and momentum that is left moves nothing.
+        # Its rate and not its gradient: so the optimizer keeps the state that its checkpoint must
+        # have, and the remaining momentum changes nothing.
         for parameter in self.parameters():
             parameter.optimize_attr["learning_rate"] = 0.0 if value else 1.0
 
 
 class LearnedClip(_Learned, InputRange):
-    """An activation's range that is trained: it is the value at which PACT clips, on both sides.
+    """A trained range of an activation: the value at which PACT clips, on both sides.
 
     Args:
         name: Of the parameter that holds the range.
-        start: The range to begin with, from a calibration.
+        start: Initial range, from a calibration.
         bits: Of an integer.
     """
 
     def __init__(self, name: str, start: float, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
+        super().__init__(bits)
         self.limit = trained_parameter(self, name, np.full([1], start, "float32"), CLIP_DECAY)
 
     def rounded(self, values: Tensor) -> Tensor:
@@ -121,20 +120,14 @@ class LearnedClip(_Learned, InputRange):
 
 
 class LearnedStep(_Learned, InputRange):
-    """An activation's range that is trained: LSQ learns the step between two integers.
+    """A trained range of an activation: LSQ learns the step between two integers.
 
-    The gradient is scaled by 1 / sqrt(N L), N values of an image and L the largest integer, so
-    that a step moves in proportion to its size as weights do.
-
-    Args:
-        name: Of the parameter that holds the step.
-        start: The range to begin with, from a calibration.
-        bits: Of an integer.
+    It is made as a `LearnedClip` is. The gradient is scaled by 1 / sqrt(N L), with N values of an
+    image and the largest integer L, so that a step changes in proportion to its size as weights do.
     """
 
     def __init__(self, name: str, start: float, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
+        super().__init__(bits)
         value = np.full([1], start / levels(bits), "float32")
         self.step = trained_parameter(self, name, value, 0.0)
 
@@ -150,14 +143,14 @@ class LearnedStep(_Learned, InputRange):
 
 
 class LearnedWeightStep(_Learned):
-    """A weight's range that is trained by LSQ, of the tensor or of every output channel.
+    """A weight's range that LSQ trains, of the tensor or of every output channel.
 
     In evaluation the range of a channel ends at its largest weight: engines round to that, and
     would round integers that stay below 127 once more.
 
     Args:
         name: Of the parameter that holds the steps.
-        start: Ranges to begin with, float [Cout] or [1].
+        start: Initial ranges, float [Cout] or [1].
         bits: Of an integer.
         per_channel: A range for every output channel.
     """
@@ -193,7 +186,7 @@ class LearnedWeightStep(_Learned):
 
 
 def gradient_scale(count: int, bits: int) -> float:
-    """What LSQ multiplies the gradient of a step with (section 2.2).
+    """Factor of the gradient of a step in LSQ (section 2.2).
 
     Args:
         count: Values that the step rounds: of a weight, or of an activation of one image.
@@ -202,22 +195,15 @@ def gradient_scale(count: int, bits: int) -> float:
     return 1.0 / math.sqrt(max(count, 1) * levels(bits))
 
 
-def keep_positive(parameter: Tensor, least: float) -> None:
-    """Put values back that an optimizer's step has carried below ``least``."""
+def keep_positive(parameter: Tensor, minimum: float) -> None:
+    """Raise values that an optimizer's step has made smaller than ``minimum``."""
     with paddle.no_grad():
-        if float(parameter.min()) < least:
-            parameter.set_value(paddle.clip(parameter, min=least))
+        if float(parameter.min()) < minimum:
+            parameter.set_value(paddle.clip(parameter, min=minimum))
 
 
 def trained_parameter(layer: Layer, name: str, value: np.ndarray, decay: float) -> Tensor:
-    """A parameter that the optimizer trains, with an L2 decay of its own.
-
-    Args:
-        layer: Its layer.
-        name: Its name, under which optimizers keep their state.
-        value: To begin with.
-        decay: Wins over the decay that the optimizer has for weights; 0 for none.
-    """
+    """A trained parameter with an L2 decay of its own, in place of the optimizer's."""
     return named_parameter(layer, name, value, regularizer=paddle.regularizer.L2Decay(decay))
 
 
@@ -226,7 +212,7 @@ _HUGE = 1e30
 
 
 def _inside(values: Tensor, limit: float, gradient: Tensor) -> Tensor:
-    """The gradient where nothing is clipped, zero elsewhere, as on the range itself."""
+    """The gradient where nothing is clipped; zero elsewhere and at the range itself."""
     # In place on one new tensor: half the time of a comparison, its conversion and a product.
     inside = values.abs()
     inside.scale_(-_HUGE, bias=-limit, bias_after_scale=False)

@@ -1,4 +1,4 @@
-"""From a record to a model that simulates it, back, and to the scales that an engine is given."""
+"""Quantizes a model by its record, puts layers back to float, and reads the scales for engines."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from slim_det.graph.layer_names import layer_names
 def quantize_model(
     model: paddle.nn.Layer, record: QuantRecord, ranges: Mapping[str, float] | None = None
 ) -> None:
-    """Make a model simulate what a record says, in place, and attach the record.
+    """Quantize a model in place by a record, and attach the record.
 
     Args:
         model: A float model.
         record: What to quantize.
-        ranges: Module path -> range of that layer's input, from a calibration; without it they
-            are 1, until weights are loaded.
+        ranges: Module path -> range of the layer's input, from a calibration; by default 1, until
+            weights are loaded.
 
     Raises:
-        QuantError: The model is quantized already, or is not the one of the record.
+        QuantError: The model is quantized already, or the record belongs to another model.
     """
     if record_of(model) is not None:
         raise QuantError("the model is quantized already; start from float weights")
@@ -67,16 +67,14 @@ def quantize_model(
 
 
 def keep_float(model: paddle.nn.Layer, names: Iterable[str], reason: str) -> None:
-    """Put layers of a quantized model back to float, and say so in its record.
+    """Put layers of a quantized model back to float, and update its record.
 
     Args:
         model: A quantized model.
         names: Module paths of quantized convolutions.
         reason: For the record.
     """
-    record = record_of(model)
-    if record is None:
-        raise QuantError("the model is not quantized")
+    record = _required_record(model)
     back = set(names)
     known = [layer.name for layer in record.layers]
     for name in back:
@@ -108,10 +106,8 @@ def quantized_layers(model: paddle.nn.Layer) -> dict[str, QuantConv2D]:
 
 @contextlib.contextmanager
 def signed_inputs(model: paddle.nn.Layer) -> Iterator[None]:
-    """While active, every input is rounded to integers with a sign, as Paddle-Lite does."""
-    record = record_of(model)
-    if record is None:
-        raise QuantError("the model is not quantized")
+    """Inside the context, every input is rounded to signed integers, as in Paddle-Lite."""
+    record = _required_record(model)
     layers = list(quantized_layers(model).values())
     before = [layer.activation for layer in layers]
     try:
@@ -132,9 +128,7 @@ def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
     Raises:
         QuantError: A range is missing, not finite or not positive.
     """
-    record = record_of(model)
-    if record is None:
-        raise QuantError("the model is not quantized")
+    record = _required_record(model)
     names = {path: weight for weight, path in layer_names(model).items()}
     found = {}
     for path, layer in quantized_layers(model).items():
@@ -155,7 +149,7 @@ def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
 
 
 def program_scales(model: paddle.nn.Layer) -> dict[str, LayerScales]:
-    """The scales of a quantized model by the names that its weights have in a program.
+    """The scales of a quantized model by the names of its weights in a program.
 
     Raises:
         QuantError: The model is not quantized, or a layer of its record has no range.
@@ -167,6 +161,13 @@ def program_scales(model: paddle.nn.Layer) -> dict[str, LayerScales]:
             )
     parameters = dict(model.named_parameters())
     return {parameters[name].name: scales for name, scales in scales_of(model).items()}
+
+
+def _required_record(model: paddle.nn.Layer) -> QuantRecord:
+    record = record_of(model)
+    if record is None:
+        raise QuantError("the model is not quantized")
+    return record
 
 
 def _find(
@@ -203,7 +204,7 @@ def _round_outputs(
 
 
 def _without(layers: list[QuantLayer], back: set[str]) -> list[QuantLayer]:
-    """The layers that are left; who shared the range of one that is gone gets one of its own."""
+    """The other layers; the first that shared a range of ``back`` becomes its owner."""
     heirs: dict[str, str] = {}
     left = []
     for layer in layers:
@@ -225,19 +226,14 @@ def _activation(
     if settings.activation_preprocess:
         learned = {"PACT": LearnedClip, "LSQ": LearnedStep}[settings.activation_preprocess]
         return learned(name, start, bits)
-    return ObservedRange(
-        name,
-        start,
-        bits,
-        settings.moving_rate,
-        per_batch=settings.activation_type == "abs_max",
-    )
+    per_batch = settings.activation_type == "abs_max"
+    return ObservedRange(name, start, bits, settings.moving_rate, per_batch)
 
 
 def _weight_quantizer(
     record: QuantRecord, module: paddle.nn.Conv2D, norm: paddle.nn.Layer | None
 ) -> paddle.nn.Layer:
-    """What rounds a weight; a learned one starts from the weight as it is."""
+    """The quantizer of a weight; a learned range starts from the present weight."""
     settings = record.settings
     per_channel = settings.weight_type == "channel_wise_abs_max"
     observed = AbsMaxWeight(settings.weight_bits, per_channel)

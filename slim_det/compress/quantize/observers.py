@@ -1,23 +1,26 @@
-"""From the statistics of an activation to its range; pure functions of numbers."""
+"""Observers: from the statistics of an activation to its range."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field, Strict
 
 from slim_det.compress.quantize.rounding import MIN_RANGE
 from slim_det.compress.quantize.statistics import Statistics
-from slim_det.core.errors import ConfigError, nearest
+from slim_det.core.errors import nearest
+from slim_det.core.schema import validated
 from slim_det.graph.integers import levels
 
 MOVING_RATE = 0.9
-"""What the moving average keeps of itself at each image."""
+"""Weight of the previous average at each image in the moving average."""
 
+# Ranges that ``mse`` and ``emd`` try, as shares of the largest value.
 _SCAN = np.arange(0.30, 1.0001, 0.01)
-"""Ranges that ``mse`` and ``emd`` try, as shares of the largest value."""
 
 _KL_STEP = 8
 _KL_FIRST = 128
@@ -34,7 +37,7 @@ def mean_max(statistics: Statistics, bits: int, percent: float) -> float:
 
 
 def moving_average(statistics: Statistics, bits: int, percent: float) -> float:
-    """A moving average of the images' largest values, started with the first: as in training."""
+    """A moving average of the images' largest values that starts with the first, as in training."""
     return functools.reduce(
         lambda kept, seen: MOVING_RATE * kept + (1 - MOVING_RATE) * seen, statistics.maxima
     )
@@ -42,9 +45,9 @@ def moving_average(statistics: Statistics, bits: int, percent: float) -> float:
 
 def percentile(statistics: Statistics, bits: int, percent: float) -> float:
     """The smallest range, in whole bins, that holds a share ``percent`` of all values."""
-    wanted = percent * statistics.count
-    # A sum of counts may miss 100 % of them by the rounding of `percent` only.
-    last = int(np.searchsorted(np.cumsum(statistics.histogram), wanted * (1 - 1e-12)))
+    # The tolerance is for the rounding of `percent`, so that the last bin is not missed.
+    wanted = percent * statistics.count * (1 - 1e-12)
+    last = int(np.searchsorted(np.cumsum(statistics.histogram), wanted))
     return min((last + 1) * statistics.width, statistics.largest)
 
 
@@ -60,9 +63,8 @@ def squared_error(statistics: Statistics, bits: int, percent: float) -> float:
 def earth_mover(statistics: Statistics, bits: int, percent: float) -> float:
     """The range whose rounded values differ least in mean and in standard deviation.
 
-    That sum of two differences is what PaddleSlim calls the earth mover's distance. The distance
-    itself is here the mean absolute error, as rounding keeps the order of values; it hardly counts
-    rare large values, and clips what a detector needs.
+    PaddleSlim calls the sum of these two differences the earth mover's distance. The true distance
+    would be the mean absolute error, which clips rare large values that a detector needs.
     """
 
     def cost(counts: np.ndarray, values: np.ndarray, rounded: np.ndarray) -> float:
@@ -77,20 +79,19 @@ def earth_mover(statistics: Statistics, bits: int, percent: float) -> float:
 def divergence(statistics: Statistics, bits: int, percent: float) -> float:
     """The range with the smallest Kullback-Leibler divergence (Migacz, GTC 2017).
 
-    The clipped distribution, what is beyond it moved to its last bin, against the same in as
-    many levels as an integer has. Zeros are exact at any range; the first bin is counted as the
-    second, so that they do not hide the rest (as TensorRT does).
+    It compares the clipped distribution, with all clipped values in its last bin, to the same in
+    as many levels as an integer has. Zeros are exact at any range; so that they do not outweigh the
+    rest, the first bin gets the count of the second (as in TensorRT).
     """
     counts = statistics.histogram.astype(np.float64)
     used = int(np.flatnonzero(counts)[-1]) + 1
     counts = counts[:used].copy()
     if used > 1:
         counts[0] = counts[1]
-    whole = counts.sum()
-    beyond = whole - np.cumsum(counts)
+    beyond = counts.sum() - np.cumsum(counts)
     ends = [*range(max(_KL_FIRST, levels(bits) + 1), used, _KL_STEP), used]
     found = [_kl(counts[:end], beyond[end - 1], levels(bits) + 1) for end in ends]
-    # Of equal ones the widest: nothing is gained by clipping.
+    # The widest of equal ones: nothing is gained by clipping.
     best = ends[len(ends) - 1 - int(np.argmin(found[::-1]))]
     return statistics.largest if best == used else (best + 0.5) * statistics.width
 
@@ -106,8 +107,46 @@ OBSERVERS: dict[str, Callable[[Statistics, int, float], float]] = {
 }
 
 
+def _known_observer(name: Any) -> Any:
+    if not isinstance(name, str) or name not in OBSERVERS:
+        raise ValueError(f"unknown observer {name!r}{nearest(str(name), OBSERVERS)}")
+    return name
+
+
+@dataclass(frozen=True)
+class PostOptions:
+    """How post-training quantization finds the ranges.
+
+    Attributes:
+        observer: One of `OBSERVERS`.
+        images: Number of calibration images.
+        percent: Share of the values that the observer ``hist`` keeps.
+        bias_correction: Remove the mean error of every channel.
+    """
+
+    observer: Annotated[str, BeforeValidator(_known_observer)] = "hist"
+    images: Annotated[
+        int, Strict(), Field(ge=1, description="a whole number of images, 1 or more")
+    ] = 32
+    percent: Annotated[
+        float, Strict(), Field(gt=0, le=1, description="a share above 0 and at most 1")
+    ] = 0.99999
+    bias_correction: Annotated[bool, Strict(), Field(description="true or false")] = False
+
+    def check(self, where: str = "") -> None:
+        """Check every option.
+
+        Args:
+            where: Prefix of the names in messages: ``--`` on the command line.
+
+        Raises:
+            ConfigError: One is not valid.
+        """
+        validated(PostOptions, asdict(self), where)
+
+
 def input_range(
-    observer: str, statistics: Statistics, bits: int, percent: float = 0.99999
+    observer: str, statistics: Statistics, bits: int, percent: float = PostOptions.percent
 ) -> float:
     """The range of an activation.
 
@@ -115,52 +154,26 @@ def input_range(
         observer: One of `OBSERVERS`.
         statistics: Of one image at least.
         bits: Of an integer.
-        percent: Share of the values that ``hist`` keeps, 0 to 1.
+        percent: See `PostOptions`.
 
     Returns:
-        The range, positive; that of nothing but zeros is the smallest there is.
+        The range, at least `MIN_RANGE`.
 
     Raises:
         ConfigError: The observer is unknown, or ``percent`` is no share.
     """
-    check_observer(observer)
-    check_percent(percent)
+    PostOptions(observer, percent=percent).check()
     if statistics.largest <= MIN_RANGE:
         return MIN_RANGE
     return max(float(OBSERVERS[observer](statistics, bits, percent)), MIN_RANGE)
 
 
-def check_observer(name: Any, where: str = "observer") -> str:
-    """An observer's name.
-
-    Raises:
-        ConfigError: It is unknown.
-    """
-    if not isinstance(name, str) or name not in OBSERVERS:
-        raise ConfigError(f"{where}: unknown observer {name!r}{nearest(str(name), OBSERVERS)}")
-    return name
-
-
-def check_percent(value: Any, where: str = "percent") -> float:
-    """A share of values.
-
-    Raises:
-        ConfigError: It is not above 0 and at most 1.
-    """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1:
-        raise ConfigError(
-            f"{where}: {value!r} is not valid; expected a share above 0 and at most 1"
-        )
-    return float(value)
-
-
+# Takes counts, the values that were counted, and the rounded values.
 _Cost = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-"""Of counts, the values that were counted, and what they are rounded to."""
 
 
 def _scan(statistics: Statistics, bits: int, cost: _Cost) -> float:
-    """The range, of shares of the largest value, whose rounding costs least."""
+    """The range with the smallest cost, among shares of the largest value."""
     bins = np.flatnonzero(statistics.histogram)
     counts = statistics.histogram[bins]
     values = np.minimum((bins + 0.5) * statistics.width, statistics.largest)
@@ -169,7 +182,7 @@ def _scan(statistics: Statistics, bits: int, cost: _Cost) -> float:
     for step in ranges / levels(bits):
         rounded = np.minimum(np.rint(values / step), levels(bits)) * step
         costs.append(cost(counts, values, rounded))
-    # Of equal ones the widest: nothing is gained by clipping.
+    # The widest of equal ones: nothing is gained by clipping.
     return float(ranges[::-1][int(np.argmin(costs[::-1]))])
 
 
@@ -180,13 +193,7 @@ def _moments(counts: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 
 def _kl(counts: np.ndarray, beyond: float, parts: int) -> float:
-    """Divergence of a clipped distribution from its form in so many levels.
-
-    Args:
-        counts: Of the bins that are kept.
-        beyond: Number of values that are clipped.
-        parts: Levels, zero included.
-    """
+    """Divergence of the kept bins, with the clipped values, from their form in ``parts`` levels."""
     clipped = counts.copy()
     clipped[-1] += beyond
     edges = np.arange(parts) * counts.size // parts

@@ -1,4 +1,4 @@
-"""Post-training quantization: from a trained float model and a few images to an int8 model."""
+"""Post-training quantization: needs a trained float model and a few images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import paddle
 
 from slim_det.compress.quantize.bias_correction import correct_biases
-from slim_det.compress.quantize.calibrate import calibration_source, check_count, collect
+from slim_det.compress.quantize.calibrate import calibration_images, collect
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.observers import check_observer, check_percent, input_range
+from slim_det.compress.quantize.observers import PostOptions, input_range
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.quantization_error import (
     QuantizationError,
@@ -26,55 +26,22 @@ from slim_det.graph.trace import Trace, trace_detector
 logger = logging.getLogger("slim_det")
 
 COMPARED_IMAGES = 16
-"""Images that quantization_errors are measured on where nothing but a report needs them."""
-
-
-@dataclass(frozen=True)
-class PostOptions:
-    """How ranges are found.
-
-    Attributes:
-        observer: One of `slim_det.compress.quantize.observers.OBSERVERS`.
-        images: Calibration images.
-        percent: Share of the values that the observer ``hist`` keeps.
-        bias_correction: Remove the mean error of every channel.
-    """
-
-    observer: str = "hist"
-    images: int = 32
-    percent: float = 0.99999
-    bias_correction: bool = False
-
-    def check(self, where: str = "") -> None:
-        """Refuse what cannot be done.
-
-        Args:
-            where: What stands before the names in messages: ``--`` on the command line.
-
-        Raises:
-            ConfigError: The observer is unknown, ``images`` is below 1, ``percent`` is no share.
-        """
-        check_observer(self.observer, f"{where}observer")
-        check_count(self.images, f"{where}images")
-        check_percent(self.percent, f"{where}percent")
+"""Images for quantization errors that only a report needs."""
 
 
 @dataclass(frozen=True)
 class PostResult:
-    """What a post-training quantization did; the model holds it as well.
+    """Result of a post-training quantization.
 
     Attributes:
         record: The record that is attached to the model.
         images: Paths of the calibration images.
-        ranges: Module path -> range of the input, of layers that share none.
         trace: Operators of the float model.
-        quantization_errors: Module path -> how far each layer is from its float
-            form, before biases were corrected.
+        quantization_errors: Module path -> error of the layer, before biases were corrected.
     """
 
     record: QuantRecord
     images: list[str]
-    ranges: dict[str, float]
     trace: Trace
     quantization_errors: dict[str, QuantizationError]
 
@@ -89,19 +56,18 @@ def quantize_post(
 
     Args:
         model: A detector with trained weights.
-        cfg: ppdet's configuration: ``TrainDataset`` gives the images (``EvalDataset`` where it
-            cannot be read), ``TestReader`` prepares them.
+        cfg: ppdet's configuration (see `calibration_images`); ``TestReader`` prepares the images.
         settings: Types and bits, and layers to skip.
         options: Observer, images, bias correction.
 
     Raises:
         ConfigError: An option is not valid, or a name to skip matches nothing.
-        DataError: There are fewer images than asked for.
+        DataError: There are too few images.
         QuantError: The model is quantized already, or nothing is left to quantize.
     """
     options.check()
     require_float(model)
-    source, images = calibration_source(options.images)
+    source, images = calibration_images(options.images)
     origin = {
         "method": "post",
         "observer": options.observer,
@@ -111,7 +77,7 @@ def quantize_post(
     }
     if options.observer == "hist":
         origin["percent"] = options.percent
-    record, ranges, trace = quantize_from_images(
+    record, trace = quantize_from_images(
         model, cfg, image_size_hw(cfg), settings, images, origin, options.percent
     )
     compared = images if options.bias_correction else images[:COMPARED_IMAGES]
@@ -125,7 +91,7 @@ def quantize_post(
         options.observer,
         len(record.kept_float),
     )
-    return PostResult(record, images, ranges, trace, quantization_errors)
+    return PostResult(record, images, trace, quantization_errors)
 
 
 def quantize_from_images(
@@ -135,21 +101,21 @@ def quantize_from_images(
     settings: QuantSettings,
     images: list[str],
     origin: dict[str, Any],
-    percent: float = 0.99999,
-) -> tuple[QuantRecord, dict[str, float], Trace]:
+    percent: float = PostOptions.percent,
+) -> tuple[QuantRecord, Trace]:
     """Find the ranges of a float model on images, and quantize it in place.
 
     Args:
         model: A detector.
         cfg: ppdet's configuration; ``TestReader`` prepares the images.
-        size_hw: At which the model is traced, in pixels.
+        size_hw: Image size for tracing, in pixels.
         settings: Types and bits, and layers to skip.
         images: Paths of the images.
         origin: For the record; its ``observer`` finds the ranges.
         percent: Share of the values that the observer ``hist`` keeps.
 
     Returns:
-        The record, module path -> range, and the operators of the float model.
+        The record, and the operators of the float model.
 
     Raises:
         ConfigError: A name to skip matches nothing.
@@ -165,18 +131,14 @@ def quantize_from_images(
     }
     record = QuantRecord(settings, found.layers, found.kept_float, origin, found.rounded)
     quantize_model(model, record, ranges)
-    return record, ranges, trace
+    return record, trace
 
 
 def require_float(model: paddle.nn.Layer) -> None:
-    """Refuse a model that is quantized already.
-
-    Raises:
-        QuantError: It is.
-    """
+    """Raise `QuantError` if a model is quantized already."""
     record = record_of(model)
     if record is not None:
-        method = {"post": "post-training", "aware": "aware of it"}.get(
+        method = {"post": "post-training quantization", "aware": "quantization-aware training"}.get(
             str(record.origin.get("method")), "unknown"
         )
         raise QuantError(f"the weights are quantized already ({method}); expected float weights")

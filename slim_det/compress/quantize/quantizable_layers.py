@@ -34,7 +34,7 @@ class QuantizableLayers:
     Attributes:
         layers: Those that are quantized, in the order in which they run.
         kept_float: Module path -> why that layer is not.
-        rounded: Outputs of modules that additions read as integers; of a detector only.
+        rounded: Outputs of modules that additions read as integers; only for a detector.
     """
 
     layers: list[QuantLayer]
@@ -50,11 +50,11 @@ def find_quantizable_layers(
     Args:
         model: A float model.
         trace: Its operators.
-        settings: What is asked for; ``skip`` names layers that stay in float.
+        settings: ``skip`` names layers that stay in float.
 
     Raises:
         ConfigError: A name or glob of ``skip`` matches nothing.
-        QuantError: No convolution is left.
+        QuantError: No convolution is left, or one runs twice.
     """
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
@@ -92,7 +92,7 @@ def find_quantizable_layers(
 
 
 def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
-    """The convolution that a module path of a record means.
+    """The convolution with a module path of a record.
 
     Raises:
         LayerError: The model has no such layer.
@@ -104,36 +104,28 @@ def convolution_of(model: paddle.nn.Layer, path: str) -> paddle.nn.Layer:
 
 
 def weighted_modules(model: paddle.nn.Layer) -> dict[str, paddle.nn.Layer]:
-    """Module path as records have it -> the layer that holds the weight."""
+    """Module path of a record -> the layer that holds the weight."""
     modules = dict(model.named_sublayers())
-    return {
-        path: modules[weight.rpartition(".")[0]]
-        for weight, path in layer_names(model).items()
-        if weight.rpartition(".")[0] in modules
-    }
+    holders = {path: weight.rpartition(".")[0] for weight, path in layer_names(model).items()}
+    return {path: modules[holder] for path, holder in holders.items() if holder in modules}
 
 
 def _with_inputs(
     layers: list[QuantLayer], tensors: Mapping[str, str], trace: Trace
 ) -> list[QuantLayer]:
-    """The layers with who shares whose range, and whose input has no sign.
+    """The layers with `QuantLayer.shares` and `QuantLayer.unsigned`.
 
-    The engine takes maxima of the integers where another quantized convolution reads the tensor
-    that they are taken of, so they have its range, and no sign where it has none.
-
-    Args:
-        layers: Quantized convolutions, in the order in which they run.
-        tensors: Module path -> variable that it reads.
-        trace: The operators of the model.
+    Maxima and upsampled values have the range and sign of their source if a quantized convolution
+    reads that too, since the engine then takes them of its integers.
     """
-    pooled = {result_of(op): data_of(op) for op in trace.ops if declared(op).keeps_range(op)}
+    resized = {result_of(op): data_of(op) for op in trace.ops if declared(op).keeps_range(op)}
     positive = {result_of(op) for op in trace.ops if declared(op).unsigned}
     read = set(tensors.values())
     found = []
     first: dict[str, str] = {}
     for layer in layers:
         tensor = tensors[layer.name]
-        tensor = pooled[tensor] if pooled.get(tensor) in read else tensor
+        tensor = resized[tensor] if resized.get(tensor) in read else tensor
         owner = first.setdefault(tensor, layer.name)
         shares = "" if owner == layer.name else owner
         found.append(replace(layer, shares=shares, unsigned=tensor in positive))
@@ -156,8 +148,8 @@ def _rounded_outputs(
             found.append(RoundedOutput(given[readers[0]], readers, producers))
         else:
             logger.warning(
-                "what '%s' reads is added to in integers by the engine and in float here: no "
-                "module of the model gives it",
+                "the engine adds integers to the input of '%s', the simulation floats: it is not "
+                "the output of a module",
                 readers[0],
             )
     return found
@@ -208,10 +200,7 @@ def _reason(op: Op, module: paddle.nn.Layer | None, skipped: bool, fixed: Mappin
 
 
 def _placing(trace: Trace) -> set[str]:
-    """Outputs of the convolutions that compute offsets and masks of deformable ones.
-
-    Between the two stand a bias, a split and a sigmoid.
-    """
+    """Outputs of the convolutions that compute offsets and masks of deformable ones."""
     waiting = [op.input(slot) for op in trace.ops for slot in declared(op).sampling]
     seen: set[str] = set()
     found: set[str] = set()
@@ -229,7 +218,7 @@ def _placing(trace: Trace) -> set[str]:
 
 
 def _norm_of(op: Op, trace: Trace) -> str:
-    """Module path of the batch norm that alone reads a convolution; '' for none."""
+    """Module path of a batch norm that is the only reader of a convolution; '' for none."""
     output = result_of(op)
     consumers = trace.readers(output)
     if output in trace.outputs or len(consumers) != 1 or consumers[0].type != "batch_norm":

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
 from slim_det.compress.quantize.calibrate import run_images
-from slim_det.compress.quantize.layers import QuantConv2D
+from slim_det.compress.quantize.layers import QuantConv2D, convolve
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.graph.activations import ActivationRecorder
 
 
 @dataclass
 class QuantizationError:
-    """A convolution with integers against the same in float, on the inputs of the float model.
+    """The error of a convolution with integers, on the inputs of the float model.
 
     Attributes:
         signal: Sum of the squares of the float output.
@@ -36,7 +35,7 @@ class QuantizationError:
 
     @property
     def mean_difference(self) -> np.ndarray:
-        """What the integers lack on average in every channel, [Cout]."""
+        """Mean of float minus integer output in every channel, [Cout]."""
         return self.difference / max(self.count, 1)
 
     @property
@@ -49,11 +48,11 @@ class QuantizationError:
 
 @contextlib.contextmanager
 def only_quantized(model: paddle.nn.Layer, names: Collection[str]) -> Iterator[None]:
-    """While active, of all quantized layers only these compute with integers.
+    """Inside the context, only these of the quantized layers compute with integers.
 
     Args:
         model: A quantized model.
-        names: Module paths; none makes the complete model float.
+        names: Module paths; if there are none, the complete model is in float.
     """
     others = [layer for name, layer in quantized_layers(model).items() if name not in names]
     try:
@@ -68,10 +67,10 @@ def only_quantized(model: paddle.nn.Layer, names: Collection[str]) -> Iterator[N
 def layer_quantization_errors(
     model: paddle.nn.Layer, cfg: Any, images: list[str]
 ) -> dict[str, QuantizationError]:
-    """Compare every quantized convolution with its float form, each by itself.
+    """Compare every quantized convolution with its float form.
 
-    The float model runs; beside each convolution its integer form runs on the same input. So the
-    error is the layer's own and not that of the layers before it.
+    The float model runs; each convolution also runs with integers on the same input. So the error
+    is the layer's own and not that of the layers before it.
 
     Args:
         model: A quantized model; left as it was.
@@ -91,29 +90,14 @@ def layer_quantization_errors(
         weights = {name: layer.rounded_weight() for name, layer in layers.items()}
 
     def compare(name: str, received: Tensor, output: Tensor) -> None:
-        _compare(layers[name], received, weights[name], output, found[name])
+        layer, error = layers[name], found[name]
+        difference = output - convolve(layer, layer.activation(received), weights[name])
+        error.signal += float(output.square().sum())
+        error.noise += float(difference.square().sum())
+        error.difference += difference.sum([0, 2, 3]).numpy().astype(np.float64)
+        error.count += output.shape[0] * output.shape[2] * output.shape[3]
 
     with ActivationRecorder(layers, compare).recording(), only_quantized(model, ()):
         for _ in run_images(model, cfg, images, "comparison"):
             pass
     return found
-
-
-def _compare(
-    layer: Any, x: Tensor, weight: Tensor, output: Tensor, found: QuantizationError
-) -> None:
-    rounded = F.conv2d(
-        layer.activation(x),
-        weight,
-        layer.bias,
-        layer._stride,
-        layer._padding,
-        layer._dilation,
-        layer._groups,
-        layer._data_format,
-    )
-    difference = output - rounded
-    found.signal += float(output.square().sum())
-    found.noise += float(difference.square().sum())
-    found.difference = found.difference + difference.sum([0, 2, 3]).numpy().astype(np.float64)
-    found.count += output.shape[0] * output.shape[2] * output.shape[3]

@@ -1,4 +1,4 @@
-"""What rounds a tensor in a simulated detector, and knows the range that the engine is given."""
+"""Quantizers: they round a tensor in a simulated detector, and hold its range."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from slim_det.compress.quantize.rounding import MIN_RANGE, fake_quantize, fake_q
 
 
 class InputRange(Layer):
-    """What rounds the input of one or more convolutions.
+    """Rounds the input of one or more convolutions.
 
-    Attributes:
+    Args:
         bits: Of an integer.
     """
 
-    bits: int
+    limit: Any
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
 
     def forward(self, values: Tensor) -> Tensor:
-        """Learn from ``values`` what there is to learn, then round them."""
+        """Adapt the range to ``values``, then round them."""
         self.follow(values)
         return self.rounded(values)
 
     def follow(self, values: Tensor) -> None:
-        """Move the range; nothing here."""
+        """Adapt the range; here it stays as it is."""
 
     def rounded(self, values: Tensor) -> Tensor:
         """Round ``values`` with the range as it is."""
-        raise NotImplementedError
+        return fake_quantize(values, self.range(), self.bits)
 
     def range(self) -> float:
         """The range, of values before rounding."""
-        raise NotImplementedError
+        return float(self.limit)
 
 
 class ObservedRange(InputRange):
@@ -43,18 +47,17 @@ class ObservedRange(InputRange):
 
     Args:
         name: Of the parameter that holds the range.
-        start: The range to begin with, from a calibration.
+        start: Initial range, from a calibration.
         bits: Of an integer.
-        rate: What the average keeps of itself at each step.
-        per_batch: Round each training batch to its own range (``abs_max``); the average is
-            kept all the same, for evaluation and export.
+        rate: Weight of the previous average at each step.
+        per_batch: Round each training batch to its own range (``abs_max``); evaluation and export
+            use the average.
     """
 
     def __init__(
         self, name: str, start: float, bits: int, rate: float = 0.9, per_batch: bool = False
     ) -> None:
-        super().__init__()
-        self.bits = bits
+        super().__init__(bits)
         self.rate = rate
         self.per_batch = per_batch
         self.frozen = False
@@ -70,17 +73,14 @@ class ObservedRange(InputRange):
             self.limit.set_value(np.full([1], max(limit, MIN_RANGE), "float32"))
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Round ``values``, with their own range where that is asked for."""
-        own = self.per_batch and self._seen is not None
-        return fake_quantize(values, self._seen if own else float(self.limit), self.bits)
-
-    def range(self) -> float:
-        """The range, of values before rounding."""
-        return float(self.limit)
+        """Round ``values``, with their own range if ``per_batch``."""
+        if self.per_batch and self._seen is not None:
+            return fake_quantize(values, self._seen, self.bits)
+        return super().rounded(values)
 
 
 class FixedRange(InputRange):
-    """A range that is a number and nothing else.
+    """A range that never changes.
 
     Args:
         limit: The range.
@@ -88,17 +88,8 @@ class FixedRange(InputRange):
     """
 
     def __init__(self, limit: float, bits: int) -> None:
-        super().__init__()
+        super().__init__(bits)
         self.limit = limit
-        self.bits = bits
-
-    def rounded(self, values: Tensor) -> Tensor:
-        """Round ``values``."""
-        return fake_quantize(values, self.limit, self.bits)
-
-    def range(self) -> float:
-        """The range, of values before rounding."""
-        return self.limit
 
 
 class SharedRange(InputRange):
@@ -109,12 +100,12 @@ class SharedRange(InputRange):
     """
 
     def __init__(self, source: InputRange) -> None:
-        super().__init__()
+        super().__init__(source.bits)
         # Not a sublayer: a parameter is in the model's state once.
         object.__setattr__(self, "source", source)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Round ``values`` as the source did, which is not moved a second time."""
+        """Round ``values`` as the source did, whose range is not adapted a second time."""
         rounded: Tensor = self.source.rounded(values)
         return rounded
 
@@ -124,7 +115,7 @@ class SharedRange(InputRange):
 
 
 class AbsMaxWeight(Layer):
-    """A weight's range: its largest absolute value, of the tensor or of every output channel.
+    """Rounds a weight to its largest absolute value, of the tensor or of every output channel.
 
     Args:
         bits: Of an integer.
@@ -166,14 +157,14 @@ def channel_max(weight: Tensor) -> Tensor:
 
 
 def fixed_parameter(layer: Layer, name: str, value: np.ndarray) -> Tensor:
-    """A parameter that is saved and loaded but not trained, like a running statistic."""
+    """A parameter that is saved but not trained, like a running statistic."""
     parameter = named_parameter(layer, name, value, trainable=False)
     parameter.stop_gradient = True
     return parameter
 
 
 def named_parameter(layer: Layer, name: str, value: np.ndarray, **attributes: Any) -> Tensor:
-    """A parameter of exactly this name, which is the same in every model of the process."""
+    """A parameter of exactly this name; every model of the process may have it."""
     initializer = paddle.nn.initializer.Assign(value)
     attr = paddle.ParamAttr(name=name, initializer=initializer, **attributes)
     with paddle.utils.unique_name.guard():

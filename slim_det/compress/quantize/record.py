@@ -1,8 +1,4 @@
-"""The record: which layers of a model are quantized and how, as JSON beside its weights.
-
-What the plan is to a cut, the record is to a quantization: it is restored before weights are
-loaded, so that every command builds the same model.
-"""
+"""The record: which layers of a model are quantized and how, as JSON beside its weights."""
 
 from __future__ import annotations
 
@@ -25,11 +21,10 @@ class QuantLayer:
 
     Attributes:
         name: Its module path.
-        norm: Module path of the batch norm that follows it and is folded into it; '' for none.
-        shares: Module path of an earlier convolution that reads the same tensor, or one whose
-            maxima are taken for either of them, and so has the same range; '' where this is the
-            first.
-        unsigned: Whether a ReLU made its input, so that the engine's integer has no sign.
+        norm: Module path of the batch norm that is folded into it; '' for none.
+        shares: Module path of an earlier convolution whose input has the same integers, or their
+            maxima, and so the same range; '' for the first.
+        unsigned: Whether its input is the output of a ReLU, whose integers have no sign.
     """
 
     name: str
@@ -44,8 +39,7 @@ class RoundedOutput:
 
     Attributes:
         module: Its module path.
-        readers: Module paths of the quantized convolutions that read the same tensor and have the
-            range.
+        readers: Module paths of the quantized convolutions that read it; the range is theirs.
         producers: Module paths of those that must be quantized for the engine to do so.
     """
 
@@ -56,13 +50,13 @@ class RoundedOutput:
 
 @dataclass
 class QuantRecord(Step):
-    """What was quantized: the step of a quantization.
+    """The step of a quantization.
 
     Attributes:
         settings: Types and bits.
         layers: Quantized convolutions, in the order in which they run.
         kept_float: Module path -> why that layer stays in float.
-        origin: Where the ranges are from: ``{"method": "aware" | "post", "observer": ...,
+        origin: Source of the ranges: ``{"method": "aware" | "post", "observer": ...,
             "images": count, ...}``.
         rounded: Outputs of modules that additions read as integers.
     """
@@ -106,7 +100,7 @@ class QuantRecord(Step):
         return any(name.endswith(_RANGES) for name in names)
 
     def differs(self, other: QuantRecord) -> str:
-        """Whether another record gives other layers, or the same other integers."""
+        """Whether another record gives other integers, in words."""
         same = self.settings == other.settings and self.layers == other.layers
         return "" if same else "quantizes otherwise"
 
@@ -116,7 +110,7 @@ class QuantRecord(Step):
 
 
 def _layers(found: list[dict[str, Any]]) -> list[QuantLayer]:
-    """The layers of a record, every one known once and sharing the range of an earlier one."""
+    """The layers of a record, each named once; those that share a range name an earlier layer."""
     layers = [_layer(entry) for entry in found]
     owners: set[str] = set()
     known: set[str] = set()

@@ -1,9 +1,9 @@
-"""Tensors of which an addition reads the integers, as it does in oneDNN.
+"""Tensors that an addition reads as integers, as in oneDNN.
 
-The engine gives a residual addition the very integers that the next convolution reads in two cases:
-a convolution has written them, together with its activation; or the addition is part of a
-convolution, the last of its branch. Elsewhere an addition reads floats. The simulation rounds such
-a tensor where it is made, for all its readers.
+In the engine a residual addition reads the same integers as the next convolution in two cases: a
+convolution has written them, together with its activation; or the addition is part of a
+convolution, the last of its branch. Other additions read floats. The simulation rounds such a
+tensor for all its readers.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from slim_det.graph.trace import Trace
 def rounded_tensors(
     trace: Trace, inputs: Mapping[str, str], outputs: Mapping[str, str]
 ) -> dict[str, tuple[list[str], list[str]]]:
-    """Which tensors additions read as integers.
+    """Find the tensors that additions read as integers.
 
     Args:
         trace: The operators of a float model.
-        inputs: Module path of a quantized convolution -> variable that it reads.
-        outputs: Variable -> module path of the quantized convolution that gives it.
+        inputs: Module path of a quantized convolution -> variable of its input.
+        outputs: Variable -> module path of the quantized convolution with this output.
 
     Returns:
-        Variable -> module paths of the quantized convolutions that read it, and of those whose
-        kernels make the rounding so. A tensor that another operator reads in float is left out.
+        Variable -> module paths of the quantized convolutions that read it, and of those that must
+        be quantized for it. A tensor that another operator reads in float is left out.
     """
     return _ResidualFusion(trace, inputs, outputs).rounded()
 
@@ -43,16 +43,15 @@ def rounded_tensors(
 def giving_modules(
     model: paddle.nn.Layer, run: Callable[[], Any], convolutions: Mapping[str, paddle.nn.Layer]
 ) -> dict[str, str]:
-    """Which module gives the tensor that a convolution reads.
+    """Find the modules whose outputs are the inputs of convolutions.
 
     Args:
         model: The model.
         run: Runs it once.
-        convolutions: Of the model, by any name.
+        convolutions: Name -> convolution of the model.
 
     Returns:
-        Name of a convolution -> module path of the innermost module with this output;
-        convolutions whose input is no module's output are left out.
+        Name -> module path of the innermost such module; convolutions without one are left out.
     """
     given: dict[int, str] = {}
     found: dict[str, str] = {}
@@ -75,14 +74,10 @@ def giving_modules(
 
 
 class OutputRounding:
-    """A forward hook that gives all readers of a module's output the integers of one of them.
+    """A forward hook that rounds a module's output for all its readers.
 
     It does nothing while a program is traced, while one of the convolutions is in float, and for
-    integers of Paddle-Lite, whose additions read floats.
-
-    Args:
-        readers: Convolutions that read the output; the range is theirs.
-        producers: Convolutions that must be quantized for the engine to do so.
+    integers of Paddle-Lite, whose additions read floats. See `RoundedOutput` for its arguments.
     """
 
     def __init__(self, readers: list[paddle.nn.Layer], producers: list[paddle.nn.Layer]) -> None:
@@ -106,12 +101,12 @@ def round_outputs(
     convolutions: Mapping[str, paddle.nn.Layer],
     rounded: Iterable[RoundedOutput],
 ) -> None:
-    """Let a model with quantized convolutions round what its additions read as integers.
+    """Round outputs of modules that additions read as integers.
 
     Args:
         modules: Module path -> module.
-        convolutions: Module path as records have it -> convolution.
-        rounded: Of the model's record.
+        convolutions: Module path of a record -> convolution.
+        rounded: From the model's record.
     """
     for one in rounded:
         readers, producers = (
@@ -156,7 +151,7 @@ class _ResidualFusion:
         return not (is_quantized or self._adds(op) or declared(op).reads_integers)
 
     def _made_in_integers(self, name: str) -> list[str]:
-        """The convolution whose kernel writes a tensor that has a range; none where it is float."""
+        """The convolution whose kernel writes a tensor as integers; none if it writes floats."""
         op = self._trace.writer(name)
         if op is not None and declared(op).fused_int8:
             name = data_of(op)
@@ -170,7 +165,7 @@ class _ResidualFusion:
         return [fused[0]] if fused else []
 
     def _fused(self, addition: Op) -> tuple[str, str] | None:
-        """The convolution that an addition becomes part of, and the other tensor it reads."""
+        """The convolution that an addition becomes part of, and its other operand."""
         left, right = addition.input("X"), addition.input("Y")
         for name, other in ((left, right), (right, left)):
             convolution = self._convolution(name)
@@ -180,9 +175,9 @@ class _ResidualFusion:
         return None
 
     def _convolution(self, name: str) -> str:
-        """The quantized convolution that gives a tensor, through batch norm only.
+        """The quantized convolution that gives a tensor, with only batch norm or bias in between.
 
-        Or through the addition of a parameter; a bias that is reshaped first stays apart.
+        A bias that is reshaped first does not count.
         """
         while name not in self._outputs:
             op = self._trace.writer(name)

@@ -1,4 +1,4 @@
-"""What changes over time in a training that simulates int8: when its ranges and statistics stop."""
+"""Schedule of a training that simulates int8: when ranges and statistics are frozen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("slim_det")
 class QuantSchedule(Hook):
     """Freezes the ranges and the batch norms of a quantized model, each from an epoch of its own.
 
-    The record says when, so that a resumed training freezes them at the same time.
+    The epochs are in the record, so that a resumed training freezes them at the same time.
 
     Args:
         trainer: ppdet's Trainer, with a quantized model.
@@ -43,19 +43,15 @@ class QuantSchedule(Hook):
         self._borrowed: list[tuple[_BatchNormBase, Any]] = []
 
     def before_train_epoch(self, status: dict[str, Any]) -> None:
-        """Freeze what is due; say so once."""
+        """Freeze what is due, and log it once."""
         epoch = status["epoch_id"]
         if _is_due(self.freeze_epoch, epoch) and self._freeze_ranges():
-            self._say(epoch, "ranges move no more")
+            self._say(epoch, "ranges are frozen")
         if _is_due(self.freeze_bn_epoch, epoch) and self._freeze_norms():
             self._say(epoch, "batch norms keep their running statistics")
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
-        """Stop before a checkpoint is saved whose scales are lost.
-
-        Raises:
-            TrainingError: A range is not finite.
-        """
+        """Raise `TrainingError` before a checkpoint with a range that is not finite is saved."""
         for name, layer in quantized_layers(self.trainer.model).items():
             if not math.isfinite(layer.activation.range()):
                 raise TrainingError(
@@ -64,7 +60,7 @@ class QuantSchedule(Hook):
                 )
 
     def on_train_end(self, status: dict[str, Any]) -> None:
-        """Give back what was frozen."""
+        """Undo the freezing."""
         for norm, before in self._borrowed:
             norm._use_global_stats = before
         self._borrowed = []
@@ -72,22 +68,22 @@ class QuantSchedule(Hook):
             quantizer.frozen = False
 
     def _freeze_ranges(self) -> bool:
-        """Whether any range was not frozen yet."""
+        """Freeze all ranges; False if they are already frozen."""
         moving = [quantizer for quantizer in self._quantizers() if not quantizer.frozen]
         for quantizer in moving:
             quantizer.frozen = True
         return bool(moving)
 
     def _quantizers(self) -> list[Any]:
-        """What has a range of its own that moves: observed from inputs, or learned."""
+        """Quantizers whose own range can change: observed from inputs, or learned."""
         layers = quantized_layers(self.trainer.model).values()
         both = [quantizer for layer in layers for quantizer in (layer.activation, layer.weights)]
         return [quantizer for quantizer in both if hasattr(quantizer, "frozen")]
 
     def _freeze_norms(self) -> bool:
-        """Whether any batch norm was not frozen yet.
+        """Freeze all batch norms; False if there are none or they are already frozen.
 
-        ``norm.eval()`` would be undone by the Trainer at the start of every epoch.
+        The Trainer would undo ``norm.eval()`` at the start of every epoch.
         """
         if self._borrowed:
             return False

@@ -1,4 +1,4 @@
-"""What a quantization is asked for, from the keys that PaddleDetection's files use."""
+"""Settings of a quantization, from the keys of PaddleDetection's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ActivationType = Literal["moving_average_abs_max", "abs_max"]
 LayerType = Literal["Conv2D", "Linear"]
 
-# Field -> its key in PaddleDetection's files, where that is another.
+# Field -> its key in PaddleDetection's files, if the two differ.
 _KEYS = {
     "weight_type": "weight_quantize_type",
     "activation_type": "activation_quantize_type",
@@ -24,7 +24,7 @@ _KEYS = {
     "layer_types": "quantizable_layer_type",
 }
 
-# Of PaddleSlim; they say nothing that is not said by another key.
+# Keys of PaddleSlim that add nothing to the others.
 _WITHOUT_EFFECT = {"window_size", "name", "onnx_format"}
 
 
@@ -80,15 +80,14 @@ class QuantSettings:
             batch; evaluation and export use the moving average, since engines have static scales).
         weight_bits: Of an integer weight, sign included; 8 gives -127 to 127.
         activation_bits: The same for activations.
-        moving_rate: What a moving average keeps of itself at each step.
-        activation_preprocess: ``PACT`` or ``LSQ``: a range that is learned; None: observed.
+        moving_rate: Weight of the previous moving average at each step.
+        activation_preprocess: ``PACT`` or ``LSQ`` for a learned range, None for an observed one.
         weight_preprocess: ``LSQ`` or None.
-        unsigned_inputs: Whether inputs that a ReLU made are rounded to 0 to 255, as oneDNN does
-            with them, and not to 0 to 127. Paddle-Lite has signed inputs only: train with false
-            for its sake.
-        layer_types: Which layers may be quantized. A detector of ppdet has no quantizable
-            ``Linear``; the name is accepted because PaddleDetection's files hold it.
-        skip: Names or globs of layers that stay in float, on top of those that have to.
+        unsigned_inputs: Whether outputs of a ReLU are rounded to 0 to 255, as in oneDNN, and not to
+            0 to 127. Paddle-Lite has signed inputs only; set false to train for it.
+        layer_types: Layers that may be quantized. A detector of ppdet has no quantizable
+            ``Linear``; the name is accepted because PaddleDetection's files have it.
+        skip: Names or globs of additional layers that stay in float.
     """
 
     weight_type: WeightType = "channel_wise_abs_max"
@@ -103,15 +102,11 @@ class QuantSettings:
     skip: Names = ()
 
     def input_bits(self, unsigned: bool) -> int:
-        """Bits of the signed integer that has as many steps above zero as an input's integer.
-
-        Args:
-            unsigned: Whether the input is never negative and so needs no sign.
-        """
+        """Bits of a signed integer with as many steps above zero as the integer of an input."""
         return self.activation_bits + (unsigned and self.unsigned_inputs)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
+        """The settings with values of JSON."""
         found = asdict(self)
         return {**found, "layer_types": list(self.layer_types), "skip": list(self.skip)}
 
@@ -136,12 +131,12 @@ def read_quant_config(config: Any, where: str = "QAT") -> QuantSettings:
         config: Mapping with the keys of PaddleDetection 2.6 (``weight_quantize_type``,
             ``activation_quantize_type``, ``weight_bits``, ``activation_bits``, ``moving_rate``,
             ``activation_preprocess_type``, ``weight_preprocess_type``,
-            ``quantizable_layer_type``, ``dtype``, ``window_size``) and ``skip``; None for the
-            defaults.
+            ``quantizable_layer_type``, ``dtype``, ``window_size``), ``unsigned_inputs`` and
+            ``skip``; None for the defaults.
         where: The component, for messages.
 
     Raises:
-        ConfigError: A key or a value is not valid; one line that names it.
+        ConfigError: A key or a value is not valid.
     """
     config = {} if config is None else config
     where = f"{where}.quant_config"

@@ -1,4 +1,4 @@
-"""What a calibration keeps of an activation: the maximum of every image, and a histogram."""
+"""Statistics of an activation in a calibration: the maximum of every image, and a histogram."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ BINS = 4096
 """Bins of a histogram. The largest value lies in the upper half, so 2048 or more are in use."""
 
 SMALLEST_LIMIT = 2.0**-40
-"""The histogram of smaller values has this limit, so that no scale overflows."""
+"""Minimal limit of a histogram, so that no scale overflows."""
 
 _CHUNK = 1 << 16
-
-
-def _no_counts() -> np.ndarray:
-    return np.zeros(BINS, np.int64)
 
 
 @dataclass
@@ -24,17 +20,16 @@ class Statistics:
     """Absolute values of one activation over the images of a calibration.
 
     The bins cover [0, limit) with a limit that is a power of two, and doubles when a value reaches
-    it: pairs of bins are then added. So one pass is enough, every count is exact, and two
-    statistics can be added whatever they have seen.
+    it: pairs of bins are then added. So one pass is enough, and every count is exact.
 
     Attributes:
-        maxima: Largest absolute value of every image, in their order.
+        maxima: Largest absolute value of every image, in order.
         histogram: int64 [BINS], counts of absolute values; zeros are in the first bin.
         limit: Upper end of the last bin; 0 as long as there are only zeros.
     """
 
     maxima: list[float] = field(default_factory=list)
-    histogram: np.ndarray = field(default_factory=_no_counts)
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     limit: float = 0.0
 
     @property
@@ -44,7 +39,7 @@ class Statistics:
 
     @property
     def largest(self) -> float:
-        """Largest absolute value of all; 0 of nothing."""
+        """Largest absolute value; 0 without any."""
         return max(self.maxima, default=0.0)
 
     @property
@@ -72,21 +67,14 @@ class Statistics:
             self._widen(_limit_above(largest))
             self._count(flat)
 
-    def merge(self, other: Statistics) -> Statistics:
-        """The statistics of the images of both, this one's first."""
-        merged = Statistics([*self.maxima, *other.maxima], self.histogram.copy(), self.limit)
-        merged._widen(other.limit)
-        counts = other.histogram
-        if other.limit:
-            counts = _halved(counts, other.limit, merged.limit)
-        merged.histogram = merged.histogram + counts
-        return merged
-
     def _widen(self, limit: float) -> None:
+        """Raise the limit to one that is 2, 4, ... times as high; counts are added up in pairs."""
         if limit <= self.limit:
             return
         if self.limit:
-            self.histogram = _halved(self.histogram, self.limit, limit)
+            ratio = int(min(limit / self.limit, BINS))
+            sums = self.histogram.reshape(-1, ratio).sum(axis=1)
+            self.histogram = np.pad(sums, (0, BINS - sums.size))
         self.limit = limit
 
     def _count(self, flat: np.ndarray) -> None:
@@ -94,7 +82,7 @@ class Statistics:
             self.histogram[0] += flat.size
             return
         scale = np.float32(BINS / self.limit)
-        # Pieces that stay in the cache of the processor take a third of the time of the whole.
+        # In pieces that fit into the processor's cache: three times as fast.
         for start in range(0, flat.size, _CHUNK):
             piece = flat[start : start + _CHUNK] * scale
             np.abs(piece, out=piece)
@@ -106,10 +94,3 @@ def _limit_above(largest: float) -> float:
     if largest == 0:
         return 0.0
     return float(max(2.0 ** int(np.frexp(largest)[1]), SMALLEST_LIMIT))
-
-
-def _halved(histogram: np.ndarray, limit: float, wider: float) -> np.ndarray:
-    """The same counts in bins of a limit that is 2, 4, ... times as high."""
-    ratio = int(min(wider / limit, BINS))
-    sums = histogram.reshape(-1, ratio).sum(axis=1)
-    return np.concatenate([sums, np.zeros(BINS - sums.size, np.int64)])

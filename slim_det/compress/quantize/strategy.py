@@ -1,4 +1,4 @@
-"""The `QAT` and `PTQ` of a slim file: int8 detectors, trained as such or calibrated afterwards."""
+"""The strategies `QAT` and `PTQ`: int8 detectors, trained as such or calibrated afterwards."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import paddle
 
 from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.ptq import PostOptions, quantize_from_images, quantize_post
+from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.ptq import quantize_from_images, quantize_post
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.schedule import QuantSchedule
 from slim_det.compress.quantize.settings import QuantSettings, read_quant_config
 from slim_det.compress.steps import attach_step
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.core.errors import ConfigError, QuantError, nearest
+from slim_det.core.schema import check_keys
 
 logger = logging.getLogger("slim_det")
 
 CALIBRATION_IMAGES = 16
 
-# PaddleSlim's class -> our observer. It takes KLQuantizer where none is named.
+# PaddleSlim's class -> our observer.
 _OBSERVERS = {"KLQuantizer": "kl", "HistQuantizer": "hist", "AbsmaxQuantizer": "abs_max"}
 _WEIGHT_TYPES = {
     "PerChannelAbsmaxQuantizer": "channel_wise_abs_max",
@@ -34,7 +36,7 @@ _WITHOUT_EFFECT = {"upsample_bins", "bins"}
 
 
 class _Quantization(Strategy):
-    """What training in int8 and calibration afterwards have in common: the record."""
+    """Common base of both strategies, which have the same step."""
 
     step = QuantRecord
     hooks = (QuantSchedule,)
@@ -42,7 +44,7 @@ class _Quantization(Strategy):
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: QuantRecord) -> None:
-        """Quantize a freshly built model as a record says; its ranges are among the weights."""
+        """Quantize a freshly built model; its ranges are loaded with the weights."""
         quantize_model(model, step)
 
 
@@ -52,8 +54,8 @@ class QAT(_Quantization):
     Args:
         quant_config: Types and bits (see `slim_det.compress.quantize.settings.read_quant_config`).
         print_model: Log the model before and after.
-        calibration_images: Training images that ranges start from.
-        freeze_epoch: First epoch, from 0, in which ranges move no more; None for never.
+        calibration_images: Number of training images for the initial ranges.
+        freeze_epoch: First epoch, from 0, with frozen ranges; None for never.
         freeze_bn_epoch: First epoch in which batch norms use and keep their running statistics,
             as deployed; 0 for the entire training, None for never.
 
@@ -81,33 +83,29 @@ class QAT(_Quantization):
 
     @property
     def observer(self) -> str:
-        """What the ranges start from; a range that is learned clips nothing at first."""
+        """Observer of the initial ranges; a learned range clips nothing at first."""
         return "abs_max" if self.settings.activation_preprocess else "moving_average"
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Calibrate a float model and quantize it in place; it stays the model it was.
-
-        Args:
-            model: With the weights that training starts from.
-            context: Its configuration names the training images.
+        """Calibrate a float model and quantize it in place.
 
         Raises:
             ConfigError: A name to skip matches nothing.
-            DataError: There are fewer training images than asked for.
+            DataError: There are too few training images.
             QuantError: The model is quantized already, or nothing is left to quantize.
         """
         if record_of(model) is not None:
             raise QuantError("the model is quantized already; start from float weights")
         if self.print_model:
             logger.info("model before quantization:\n%s", str(model))
-        images = calibration_images(context.cfg, self.calibration_images)
+        _, images = calibration_images(self.calibration_images)
         origin = {
             "method": "aware",
             "observer": self.observer,
             "images": len(images),
             **self.schedule,
         }
-        record, _, _ = quantize_from_images(
+        record, _ = quantize_from_images(
             model, context.cfg, context.image_size_hw, self.settings, images, origin
         )
         if self.print_model:
@@ -120,10 +118,10 @@ class QAT(_Quantization):
         return model
 
     def adopt(self, model: paddle.nn.Layer, step: QuantRecord, context: Context) -> None:
-        """Refuse settings that contradict the record; take over when ranges and norms freeze.
+        """Use the ranges of the weights, with these settings of when ranges and norms freeze.
 
         Raises:
-            QuantError: The weights are quantized otherwise.
+            QuantError: The weights are quantized with other settings.
         """
         differing = settings_that_differ(step.settings, self.settings)
         if differing:
@@ -141,10 +139,10 @@ class QAT(_Quantization):
 
     @classmethod
     def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
-        """Float weights are where a training starts; nothing else goes on with them.
+        """Check that float weights are only used to start a training.
 
         Raises:
-            QuantError: They are to be resumed, evaluated or exported as if they were quantized.
+            QuantError: They are to be resumed, evaluated or exported.
         """
         super().check_weights(model, context)
         weights, asked_by = context.weights, context.asked_by
@@ -196,18 +194,13 @@ class PTQ(_Quantization):
     ) -> None:
         historical = _read_ptq_config(ptq_config)
         weight_type = historical.pop("weight_type", None)
-        types = {"weight_quantize_type": weight_type} if weight_type else {}
-        self.settings: QuantSettings = read_quant_config(
-            {**types, **_mapping("PTQ.quant_config", quant_config)}, "PTQ"
-        )
+        self.settings: QuantSettings = read_quant_config(quant_config, "PTQ")
+        if weight_type and "weight_quantize_type" not in (quant_config or {}):
+            self.settings = replace(self.settings, weight_type=weight_type)
         if self.settings.activation_preprocess or self.settings.weight_preprocess:
             raise ConfigError(
                 "PTQ.quant_config: a range is learned in training only; leave "
                 "activation_preprocess_type and weight_preprocess_type out, or take QAT"
-            )
-        if not isinstance(bias_correction, bool):
-            raise ConfigError(
-                f"PTQ.bias_correction: {bias_correction!r} is not valid; expected true or false"
             )
         own = {"observer": observer, "percent": percent, "images": images}
         self._options = {
@@ -219,11 +212,7 @@ class PTQ(_Quantization):
         self.options(batch_size=1)
 
     def options(self, batch_size: int) -> PostOptions:
-        """How ranges are found.
-
-        Args:
-            batch_size: Images in a batch of ``EvalReader``.
-        """
+        """How ranges are found, with ``batch_size`` images in a batch of ``EvalReader``."""
         options = PostOptions(**{"images": self._batches * batch_size, **self._options})
         options.check("PTQ.")
         return options
@@ -236,11 +225,7 @@ class PTQ(_Quantization):
 
     @classmethod
     def check_purpose(cls, context: Context) -> None:
-        """Refuse to train.
-
-        Raises:
-            ConfigError: The model is to be trained.
-        """
+        """Raise `ConfigError` if the model is to be trained."""
         if context.is_training:
             raise ConfigError(
                 f"{context.asked_by}: slim: 'PTQ' does not train; expected 'QAT', or `slim-det "
@@ -249,10 +234,10 @@ class PTQ(_Quantization):
 
     @classmethod
     def check_weights(cls, model: paddle.nn.Layer, context: Context) -> None:
-        """Float weights are for a calibration.
+        """Check that float weights are only used for a calibration.
 
         Raises:
-            QuantError: They are to be evaluated or exported as if they were quantized.
+            QuantError: They are to be evaluated or exported.
         """
         super().check_weights(model, context)
         if context.purpose != "calibrate":
@@ -264,7 +249,7 @@ class PTQ(_Quantization):
 
 
 def settings_that_differ(found: QuantSettings, asked: QuantSettings) -> list[str]:
-    """Every setting in which weights differ from what is asked for, in words."""
+    """Every difference between the settings of weights and those of a slim file, in words."""
     left, right = asdict(found), asdict(asked)
     return [
         f"{key} is {left[key]} in the weights, {right[key]} is asked for"
@@ -293,37 +278,26 @@ def _read_ptq_config(config: Any) -> dict[str, Any]:
     """PaddleSlim's keys as ``observer``, ``percent`` and ``weight_type``."""
     if config is None:
         return {}
-    found = _mapping("PTQ.ptq_config", config)
     known = {"activation_quantizer", "weight_quantizer", "hist_percent", *_WITHOUT_EFFECT}
-    for key in found:
-        if key not in known:
-            raise ConfigError(f"PTQ.ptq_config: unknown key '{key}'{nearest(key, sorted(known))}")
+    check_keys(config, known, "PTQ.ptq_config")
     chosen = {
         "observer": ("activation_quantizer", _OBSERVERS, "KLQuantizer"),
         "weight_type": ("weight_quantizer", _WEIGHT_TYPES, "PerChannelAbsmaxQuantizer"),
     }
     values: dict[str, Any] = {}
     for field, (key, names, default) in chosen.items():
-        name = found.get(key, default)
+        name = config.get(key, default)
         if not isinstance(name, str) or name not in names:
             raise ConfigError(
                 f"PTQ.ptq_config.{key}: unknown quantizer {name!r}{nearest(str(name), names)}"
             )
         values[field] = names[name]
-    if "hist_percent" in found:
-        values["percent"] = found["hist_percent"]
+    if "hist_percent" in config:
+        values["percent"] = config["hist_percent"]
     return values
 
 
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of keys, found {value!r}")
-    return value
-
-
-def _whole(where: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{where}: {value!r} is not valid; expected a whole number >= {least}")
+def _whole(where: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{where}: {value!r} is not valid; expected a whole number >= {minimum}")
     return value

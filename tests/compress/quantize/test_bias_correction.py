@@ -51,14 +51,14 @@ def test_no_difference_changes_nothing() -> None:
 
 def test_the_mean_error_behind_batch_norm_is_gone(tiny_cfg: Any) -> None:
     """3 bits leave a mean error; the corrected layer has none on the images of the correction."""
-    net, whole = quantized(3), small_net()
-    images = calibration_images(tiny_cfg, 3)
+    net, in_float = quantized(3), small_net()
+    images = calibration_images(3)[1]
     quantization_errors = layer_quantization_errors(net, tiny_cfg, images)
     seen = [paddle.to_tensor(x) for x in net.inputs_seen]
 
     def mean_error() -> np.ndarray:
         with only_quantized(net, ("first",)):
-            errors = [whole.norm(whole.first(x)) - net.norm(net.first(x)) for x in seen]
+            errors = [in_float.norm(in_float.first(x)) - net.norm(net.first(x)) for x in seen]
         return np.mean([e.numpy().mean((0, 2, 3)) for e in errors], 0)
 
     before = np.abs(mean_error()).max()

@@ -70,16 +70,16 @@ def test_one_layer_with_integers() -> None:
 
 
 def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
-    net, whole = quantized(4), small_net()
+    net, in_float = quantized(4), small_net()
     before = state(net)
-    images = calibration_images(tiny_cfg, 3)
+    images = calibration_images(3)[1]
     found = layer_quantization_errors(net, tiny_cfg, images)
     assert list(found) == ["first", "left", "right"]
     signal = noise = 0.0
     difference = np.zeros(2)
     for x in map(paddle.to_tensor, net.inputs_seen):
-        hidden = paddle.nn.functional.relu(whole.norm(whole.first(x)))
-        exact, rounded = whole.right(hidden).numpy(), net.right(hidden).numpy()
+        hidden = paddle.nn.functional.relu(in_float.norm(in_float.first(x)))
+        exact, rounded = in_float.right(hidden).numpy(), net.right(hidden).numpy()
         signal += np.square(exact, dtype=np.float64).sum()
         noise += np.square(exact - rounded, dtype=np.float64).sum()
         difference += (exact - rounded).sum((0, 2, 3), dtype=np.float64)
@@ -94,7 +94,7 @@ def test_deviations_are_those_of_each_layer_alone(tiny_cfg: Any) -> None:
 
 def test_more_bits_less_noise(tiny_cfg: Any) -> None:
     """Each bit halves the step: 6 dB."""
-    images = calibration_images(tiny_cfg, 1)
+    images = calibration_images(1)[1]
     low, high = (
         layer_quantization_errors(quantized(bits), tiny_cfg, images)["first"].sqnr_db
         for bits in (6, 10)

@@ -90,14 +90,14 @@ def test_nothing_freezes_by_default(config: dict[str, Any] | None) -> None:
 def test_each_freezes_in_its_epoch(
     config: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Through evaluations and the Trainer's own `train()`; each is said once."""
+    """Through evaluations and the Trainer's own `train()`; each is logged once."""
     trainer = FakeTrainer(quantized(config, freeze_epoch=1, freeze_bn_epoch=3))
     with caplog.at_level(logging.INFO, "slim_det"):
         trainer.train()
     assert moved(trainer.ranges) == [True, False, False, False]
     assert moved(trainer.means) == [True, True, True, False]
     assert [r.getMessage() for r in caplog.records] == [
-        "epoch 1: ranges move no more",
+        "epoch 1: ranges are frozen",
         "epoch 3: batch norms keep their running statistics",
     ]
 
@@ -142,14 +142,14 @@ def test_everything_is_given_back() -> None:
 def test_a_resumed_training_ends_at_the_same_weights(config: dict[str, Any] | None) -> None:
     """To the last bit, with a freeze before and one after the interruption."""
     times = {"freeze_epoch": 1, "freeze_bn_epoch": 3}
-    whole, first, second = (FakeTrainer(quantized(config, **times)) for _ in range(3))
-    whole.train()
+    complete, first, second = (FakeTrainer(quantized(config, **times)) for _ in range(3))
+    complete.train()
     first.cfg.epoch = 2
     first.train()
     second.model.set_state_dict(arrays(first.model))
     second.optimizer.set_state_dict(first.optimizer.state_dict())
     second.train(start=2)
-    assert same(arrays(whole.model), arrays(second.model))
+    assert same(arrays(complete.model), arrays(second.model))
 
 
 def test_a_lost_range_stops_the_training() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.ptq import PostOptions
+from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.steps import steps_of
@@ -70,7 +70,7 @@ class Unbuilt:
 
 
 def test_prune_and_train_in_int8(cfg: Any, whole: Path, tmp_path: Path) -> None:
-    """`PrunerQAT` in PaddleDetection's keys: cut first, then calibrated at the width it has."""
+    """`PrunerQAT` in PaddleDetection's keys: pruned first, then calibrated at the width it has."""
     cfg["pretrain_weights"] = str(whole)
     section = {
         "criterion": "fpgm",
@@ -158,7 +158,7 @@ def test_weights_that_are_quantized_otherwise(
     assert "\n" not in str(caught.value)
 
 
-def test_quantized_weights_are_not_cut(cfg: Any, quantized: Path, tmp_path: Path) -> None:
+def test_quantized_weights_are_not_pruned(cfg: Any, quantized: Path, tmp_path: Path) -> None:
     wanted = slim(tmp_path / "s.yml", "Pruner", "QAT", Pruner={"pruned_ratios": "r578"})
     with pytest.raises(
         QuantError, match="are quantized and .* asks for Pruner, which has to come first"

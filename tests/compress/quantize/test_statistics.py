@@ -82,20 +82,3 @@ def test_same_as_numpy_over_everything_at_once(images: list[list[float]]) -> Non
         assert found.limit / 2 <= max(values.max(), 2.0**-41) < found.limit
         expected, _ = np.histogram(values, BINS, (0.0, found.limit))
         assert np.array_equal(found.histogram, expected)
-
-
-@settings(deadline=None, max_examples=60)
-@given(left=IMAGES, right=IMAGES)
-def test_merging_equals_one_pass(left: list[list[float]], right: list[list[float]]) -> None:
-    merged = collected(*left).merge(collected(*right))
-    once = collected(*left, *right)
-    assert merged.maxima == once.maxima and merged.limit == once.limit
-    assert np.array_equal(merged.histogram, once.histogram)
-
-
-def test_merging_with_nothing_changes_nothing() -> None:
-    found = collected([1.0, 2.0])
-    for merged in (found.merge(Statistics()), Statistics().merge(found)):
-        assert merged.maxima == [2.0] and merged.limit == 4.0
-        assert np.array_equal(merged.histogram, found.histogram)
-    assert found.count == 2

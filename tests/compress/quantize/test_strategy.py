@@ -12,7 +12,7 @@ import pytest
 from ppdet.core.workspace import global_config
 
 from slim_det.compress.quantize.model import quantized_layers, scales_of
-from slim_det.compress.quantize.ptq import PostOptions
+from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.quantize.strategy import (
