@@ -19,7 +19,7 @@ from slim_det.compress.quantize.settings import QuantSettings, read_quant_config
 from slim_det.compress.steps import attach_step
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.core.errors import ConfigError, QuantError, nearest
-from slim_det.core.schema import check_keys
+from slim_det.core.schema import check_keys, whole_number
 
 logger = logging.getLogger("slim_det")
 
@@ -75,9 +75,9 @@ class QAT(_Quantization):
     ) -> None:
         self.settings = read_quant_config(quant_config, "QAT")
         self.print_model = print_model
-        self.calibration_images = _whole("QAT.calibration_images", calibration_images, 1)
+        self.calibration_images = whole_number("QAT.calibration_images", calibration_images, 1)
         self.schedule = {
-            key: None if epoch is None else _whole(f"QAT.{key}", epoch, 0)
+            key: None if epoch is None else whole_number(f"QAT.{key}", epoch, 0)
             for key, epoch in (("freeze_epoch", freeze_epoch), ("freeze_bn_epoch", freeze_bn_epoch))
         }
 
@@ -208,7 +208,7 @@ class PTQ(_Quantization):
             **{key: value for key, value in own.items() if value is not None},
             "bias_correction": bias_correction,
         }
-        self._batches = _whole("PTQ.quant_batch_num", quant_batch_num, 1)
+        self._batches = whole_number("PTQ.quant_batch_num", quant_batch_num, 1)
         self.options(batch_size=1)
 
     def options(self, batch_size: int) -> PostOptions:
@@ -295,9 +295,3 @@ def _read_ptq_config(config: Any) -> dict[str, Any]:
     if "hist_percent" in config:
         values["percent"] = config["hist_percent"]
     return values
-
-
-def _whole(where: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(f"{where}: {value!r} is not valid; expected a whole number >= {minimum}")
-    return value
