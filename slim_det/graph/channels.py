@@ -1,6 +1,6 @@
 """Which channels of which tensors must be cut together, as identities that flow with the data.
 
-Every convolution gives each of its output channels a fresh identity. An operator either passes
+Every convolution gives each of its output channels a fresh identity. An operator passes
 identities on (activation), rearranges them (concat), ties them to others (add), hands them
 to a parameter axis (the next convolution's input), or freezes them.
 """
@@ -132,14 +132,8 @@ class ChannelGraph:
         if tracked is not None:
             self.frozen.append((tracked.ids, reason))
 
-    def freeze_inputs(self, op: Op) -> None:
-        """Declare that nothing is known of what an operator does with its channels."""
-        reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
-        for variable in op.input_arg_names:
-            self.freeze(self.get(variable), reason)
-
     def get(self, variable: str) -> Tracked | None:
-        """The channels of a variable; None where it carries none that can be cut."""
+        """The channels of a variable; None if it has none that can be cut."""
         return self._tracked.get(variable)
 
     def set(self, variable: str, tracked: Tracked | None) -> None:
@@ -152,10 +146,6 @@ class ChannelGraph:
     def parameter_name(self, variable: str) -> str:
         """Name in the state dict; '' where the variable is not a parameter."""
         return self.parameters.get(variable, "")
-
-    def shape(self, variable: str) -> tuple[int, ...]:
-        """Shape of a variable at the traced image size."""
-        return self.shapes[variable]
 
     def bind(self, variable: str, axis: int, ids: np.ndarray, *, makes: bool) -> np.ndarray:
         """Hand identities to a parameter axis; a second use ties both.
@@ -171,17 +161,17 @@ class ChannelGraph:
         self.tie(known.ids, ids)
         return known.ids
 
-    def produce(self, weight: str, axis: int, count: int, output: str) -> np.ndarray:
-        """Register a weight that makes ``count`` channels in variable ``output``."""
+    def produce(self, weight: str, axis: int, output: str) -> np.ndarray:
+        """Register a weight that makes the channels of variable ``output`` along its ``axis``."""
         name = self.parameter_name(weight)
         if name not in self.producers:
-            ids = self.bind(weight, axis, self.fresh(count), makes=True)
+            ids = self.bind(weight, axis, self.fresh(self.shapes[weight][axis]), makes=True)
             self.producers[name] = Producer(name, axis, ids)
         self._made_by[output] = name
         return self.producers[name].ids
 
     def follow(self, source: str, output: str) -> None:
-        """Say that ``output`` still holds exactly what the producer of ``source`` made."""
+        """Note that ``output`` still holds exactly what the producer of ``source`` made."""
         if source in self._made_by:
             self._made_by[output] = self._made_by[source]
 
@@ -197,5 +187,25 @@ class ChannelGraph:
         return i
 
 
-Rule = Callable[[ChannelGraph, Op], None]
-"""What one operator does with the channels of its inputs."""
+Rule = Callable[[ChannelGraph, Op], "Tracked | list[Tracked] | None"]
+"""Follows channels through one operator; gives those of its output, or of each output in order."""
+
+
+def unknown(graph: ChannelGraph, op: Op) -> Tracked | None:
+    """The rule of operators that may do anything with their channels: freezes all of them."""
+    reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
+    for variable in op.input_arg_names:
+        graph.freeze(graph.get(variable), reason)
+    return None
+
+
+def of_one_input(
+    rule: Callable[[ChannelGraph, Op, Tracked], Tracked | None],
+) -> Callable[[ChannelGraph, Op], Tracked | None]:
+    """Make a rule of what an operator does with the channels of its one input, if it has any."""
+
+    def applied(graph: ChannelGraph, op: Op) -> Tracked | None:
+        tracked = graph.get(op.input("X") or op.input("Input"))
+        return None if tracked is None else rule(graph, op, tracked)
+
+    return applied

@@ -33,13 +33,13 @@ SHAPES = {
 }
 
 
-def rule(graph: ChannelGraph, op: Op) -> None:
+def rule(graph: ChannelGraph, op: Op) -> Tracked:
     """Makes fresh channels, and reads those of its input."""
     source = graph.get(op.input("From"))
     weight, result = op.input("Kernel"), op.output("Made")
     if source is not None:
         graph.bind(weight, 1, source.ids, makes=False)
-    graph.set(result, Tracked.made(1, graph.produce(weight, 0, graph.shape(weight)[0], result)))
+    return Tracked.made(1, graph.produce(weight, 0, result))
 
 
 ENTRIES = {
