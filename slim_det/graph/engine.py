@@ -22,6 +22,9 @@ from slim_det.core.errors import ExportError, one_line
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Flags of CPUs whose int8 products are faster than float ones."""
 
+NO_INT8 = "oneDNN has no int8 instructions here (this CPU, or DNNL_MAX_CPU_ISA)"
+"""Message about a process in which `cpu_has_int8` is False."""
+
 _INT8_WITHIN = {
     **dict.fromkeys(("sse41", "avx", "avx2", "avx512_core"), ()),
     **dict.fromkeys(("avx2_vnni", "avx2_vnni_2"), ("avx_vnni",)),

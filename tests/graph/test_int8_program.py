@@ -1,4 +1,4 @@
-"""Integers in a program are those that were worked out on paper, and those of the simulation."""
+"""Integers in a program equal those worked out on paper, and those of the simulation."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_three_by_three_on_paper(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits, largest", [(8, 127), (7, 63), (4, 7), (2, 1)])
 def test_weights_of_fewer_bits(bits: int, largest: int, tmp_path: Path) -> None:
-    """They keep their range: the largest integer L stands for it, so the scale is range*127/L.
+    """They keep their range, which the largest integer L means, so the scale is range*127/L.
 
-    The engine rounds weights anew, in 127 steps of the largest of each channel.
+    The engine rounds weights again, in 127 steps of the largest of each channel.
     """
     net = one_convolution([[1.5, -0.4], [0.3, 0.7]], 4.0, weight_bits=bits)
     program, scales = int8_of(net, (1, 2, 1, 1), tmp_path)
@@ -112,7 +112,7 @@ def test_weights_of_fewer_bits(bits: int, largest: int, tmp_path: Path) -> None:
 
 
 def test_channel_far_below_the_range_of_the_tensor(tmp_path: Path) -> None:
-    """Its integers are few, [13, -2], and the engine's own rounding of them stays small."""
+    """Its integers are small, [13, -2], and so is the error of the engine's own rounding."""
     net = one_convolution([[0.26, -0.04], [0.031, 2.54]], 12.7, weight_type="abs_max")
     program, scales = int8_of(net, PIXELS.shape, tmp_path)
     (name,) = scales
@@ -153,8 +153,8 @@ def test_engine_is_the_simulation(
     (name,) = scales
     assert program.value("x.scale") == pytest.approx([input_range], rel=1e-6)
     assert int8_layers(program) == [name] and float_layers(program) == []
-    # Whole steps of the input, so that no engine rounds a tie in another way; oneDNN clips below
-    # at -128.
+    # Integer steps of the input, so that engines cannot round ties differently; oneDNN clips at
+    # -128 below.
     x = rng.integers(-127, 200, (1, 4, 3, 3)) * (input_range / 127)
     x = x.astype("float32")
     expected = net(paddle.to_tensor(x)).numpy()
@@ -199,7 +199,7 @@ def test_layer_put_back_to_float_is_float_in_the_file(tmp_path: Path) -> None:
 
 
 def test_float_again_with_rounded_weights(tmp_path: Path) -> None:
-    """For CPUs without int8: no rounding operators, weights whole multiples of their steps."""
+    """For CPUs without int8: no rounding operators, weights are integer multiples of a step."""
     net = one_convolution([[1.27, -0.504], [0.031, 2.54]], 12.7)
     program, scales = int8_of(net, PIXELS.shape, tmp_path)
     remove_int8(program)
@@ -211,7 +211,7 @@ def test_float_again_with_rounded_weights(tmp_path: Path) -> None:
     assert_same_sums(found, weight @ PIXELS[0, :, 0])
 
 
-def test_float_again_of_a_whole_net(tmp_path: Path) -> None:
+def test_float_again_of_a_complete_net(tmp_path: Path) -> None:
     net = make_quantized()
     program, _ = folded_with_scales(net, SHAPE, tmp_path)
     before = operators(program)
@@ -289,7 +289,7 @@ class TwoBranches(paddle.nn.Layer):
 
 
 def test_float_branch_of_a_concat(tmp_path: Path) -> None:
-    """The engine joins integers of one kind, though nobody else rounds the float branch."""
+    """The engine joins integers of one kind, though no convolution rounds the float branch."""
     paddle.seed(0)
     net = TwoBranches()
     layers = [QuantLayer("left"), QuantLayer("right")]
@@ -307,7 +307,7 @@ def test_float_branch_of_a_concat(tmp_path: Path) -> None:
 
 
 class Pooled(paddle.nn.Layer):
-    """What a ReLU gives is read by a convolution, and its maxima by another."""
+    """One convolution reads the result of a ReLU, and another its maxima."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -321,8 +321,8 @@ class Pooled(paddle.nn.Layer):
         return self.direct(y), self.pooled(z)
 
 
-def test_maxima_in_the_engine_have_the_range_of_what_they_are_of(tmp_path: Path) -> None:
-    """Alone they would ask for a range of 1.2; the engine takes 0.8 and 255 steps."""
+def test_maxima_in_the_engine_have_the_range_of_their_input(tmp_path: Path) -> None:
+    """Alone they would have a range of 1.2; the engine uses 0.8 and 255 steps."""
     paddle.seed(1)
     net = Pooled()
     trace = trace_plain(net, 1, 2, 9, 9)
