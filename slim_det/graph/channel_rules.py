@@ -21,7 +21,7 @@ def _channel_axis(op: Op) -> int:
 
 def _read(graph: ChannelGraph, variable: str, axis: int, reader: str) -> np.ndarray:
     """Identities on the axis a convolution or product reads; freezes what cannot be cut."""
-    tracked = graph.get(variable)
+    tracked = graph.channels.get(variable)
     if tracked is not None and tracked.axis != axis:
         graph.freeze(tracked, f"'{reader}' reads its channels along another axis")
         tracked = None
@@ -42,7 +42,9 @@ def convolution(graph: ChannelGraph, op: Op) -> Tracked | None:
     if not name:
         return unknown(graph, op)
     for slot in ("Offset", "Mask"):
-        graph.freeze(graph.get(op.input(slot)), f"it holds the sampling offsets of '{name}'")
+        graph.freeze(
+            graph.channels.get(op.input(slot)), f"it holds the sampling offsets of '{name}'"
+        )
     ids = _read(graph, source, axis, name)
     _tie_groups(graph, ids, deformable_groups)
     if groups > 1 and groups == graph.shapes[source][axis]:
@@ -96,7 +98,7 @@ def matrix_product(graph: ChannelGraph, op: Op) -> Tracked | None:
 def batch_norm(graph: ChannelGraph, op: Op) -> Tracked:
     """Passes channels on; its scale, bias and statistics follow them."""
     source, scale = op.input("X"), op.input("Scale")
-    tracked, axis, name = graph.get(source), _channel_axis(op), graph.parameter_name(scale)
+    tracked, axis, name = graph.channels.get(source), _channel_axis(op), graph.parameter_name(scale)
     if tracked is not None and tracked.axis != axis:
         graph.freeze(tracked, f"'{name}' normalizes along another axis")
         tracked = None
@@ -201,7 +203,7 @@ def _operands(graph: ChannelGraph, op: Op) -> tuple[_Operand, _Operand]:
         shape = graph.shapes[name]
         missing = rank - len(shape)
         first = written if missing and written >= 0 else missing
-        return _Operand(name, shape, first, graph.get(name))
+        return _Operand(name, shape, first, graph.channels.get(name))
 
     return operand(names[0]), operand(names[1])
 

@@ -86,6 +86,7 @@ class ChannelGraph:
     Attributes:
         shapes: Variable -> its shape at the traced image size.
         parameters: Variable -> its name in the state dict.
+        channels: Variable -> its channels; None, or no entry, if it has none that can be cut.
         axes: (parameter, axis) -> its identities.
         producers: In execution order; a weight used twice appears once.
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
@@ -95,12 +96,12 @@ class ChannelGraph:
 
     shapes: Mapping[str, tuple[int, ...]]
     parameters: Mapping[str, str]
+    channels: dict[str, Tracked | None] = field(default_factory=dict)
     axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     producers: dict[str, Producer] = field(default_factory=dict)
     depthwise: dict[str, int] = field(default_factory=dict)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     biases: set[str] = field(default_factory=set)
-    _tracked: dict[str, Tracked] = field(default_factory=dict)
     _made_by: dict[str, str] = field(default_factory=dict)
     _parent: list[int] = field(default_factory=list)
 
@@ -131,17 +132,6 @@ class ChannelGraph:
         """Declare that these channels cannot be cut, and why."""
         if tracked is not None:
             self.frozen.append((tracked.ids, reason))
-
-    def get(self, variable: str) -> Tracked | None:
-        """The channels of a variable; None if it has none that can be cut."""
-        return self._tracked.get(variable)
-
-    def set(self, variable: str, tracked: Tracked | None) -> None:
-        """Record the channels of an operator's output."""
-        if tracked is None:
-            self._tracked.pop(variable, None)
-        else:
-            self._tracked[variable] = tracked
 
     def parameter_name(self, variable: str) -> str:
         """Name in the state dict; '' where the variable is not a parameter."""
@@ -195,7 +185,7 @@ def unknown(graph: ChannelGraph, op: Op) -> Tracked | None:
     """The rule of operators that may do anything with their channels: freezes all of them."""
     reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
     for variable in op.input_arg_names:
-        graph.freeze(graph.get(variable), reason)
+        graph.freeze(graph.channels.get(variable), reason)
     return None
 
 
@@ -205,7 +195,7 @@ def of_one_input(
     """Make a rule of what an operator does with the channels of its one input, if it has any."""
 
     def applied(graph: ChannelGraph, op: Op) -> Tracked | None:
-        tracked = graph.get(op.input("X") or op.input("Input"))
+        tracked = graph.channels.get(op.input("X") or op.input("Input"))
         return None if tracked is None else rule(graph, op, tracked)
 
     return applied

@@ -14,7 +14,7 @@ def follow_channels(trace: Trace) -> ChannelGraph:
         found = declared(op).channels(graph, op)
         outputs = op.outputs.get(declared(op).result, [])
         for variable, tracked in zip(outputs, found if isinstance(found, list) else [found]):
-            graph.set(variable, tracked)
+            graph.channels[variable] = tracked
     for variable in trace.outputs:
-        graph.freeze(graph.get(variable), "it is an output of the model")
+        graph.freeze(graph.channels.get(variable), "it is an output of the model")
     return graph

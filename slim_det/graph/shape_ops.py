@@ -13,7 +13,7 @@ from slim_det.graph.op import Op
 def concat(graph: ChannelGraph, op: Op) -> Tracked | None:
     """Joins the lists of identities; along another axis it ties them."""
     names = op.inputs["X"]
-    sides = [graph.get(name) for name in names]
+    sides = [graph.channels.get(name) for name in names]
     tracked = [side for side in sides if side is not None]
     if not tracked:
         return None
@@ -39,7 +39,7 @@ def concat(graph: ChannelGraph, op: Op) -> Tracked | None:
 
 def split(graph: ChannelGraph, op: Op) -> list[Tracked] | Tracked | None:
     """Divides the list of identities; equal parts are tied to one another."""
-    tracked, outputs = graph.get(op.input("X")), op.outputs["Out"]
+    tracked, outputs = graph.channels.get(op.input("X")), op.outputs["Out"]
     if tracked is None or op.input("AxisTensor"):
         return unknown(graph, op)
     axis = op.attrs.get("axis", 0) % len(graph.shapes[op.input("X")])
@@ -70,7 +70,7 @@ def reshape(graph: ChannelGraph, op: Op) -> Tracked | None:
     variable, output = op.input("X"), op.output()
     if graph.parameter_name(variable) and len(graph.shapes[variable]) == 1:
         return _reshaped_vector(graph, variable, output)
-    tracked = graph.get(variable)
+    tracked = graph.channels.get(variable)
     if tracked is None:
         return None
     before, after = graph.shapes[variable], graph.shapes[output]

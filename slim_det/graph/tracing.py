@@ -46,7 +46,9 @@ def deployment_program() -> Iterator[None]:
     # Leaving static mode begins a new numbering, in which a layer made later would get a parameter
     # name that is taken; so the previous numbering is restored.
     numbering = unique_name.switch()
-    recorded = _recorded_parameters()
+    # A failed trace leaves Paddle's notes of its parameters behind, and a later program may get
+    # its id, under which they are kept.
+    recorded: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
     before = set(recorded)
     try:
         for module, name, original in saved:
@@ -59,15 +61,6 @@ def deployment_program() -> Iterator[None]:
         unique_name.switch(*numbering)
         for program in set(recorded) - before:
             del recorded[program]
-
-
-def _recorded_parameters() -> dict[int, Any]:
-    """Paddle's notes of the parameters of each traced program, by the program's id.
-
-    A failed trace leaves its notes behind, and a later program may get the same id.
-    """
-    notes: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
-    return notes
 
 
 def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:

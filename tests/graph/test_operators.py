@@ -35,7 +35,7 @@ SHAPES = {
 
 def rule(graph: ChannelGraph, op: Op) -> Tracked:
     """Makes fresh channels and reads those of its input."""
-    source = graph.get(op.input("From"))
+    source = graph.channels.get(op.input("From"))
     weight, result = op.input("Kernel"), op.output("Made")
     if source is not None:
         graph.bind(weight, 1, source.ids, makes=False)
