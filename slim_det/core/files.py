@@ -99,7 +99,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write one JSON file atomically, keys in the order given."""
+    """Write one JSON file atomically, keys in the given order."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

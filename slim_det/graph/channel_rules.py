@@ -11,7 +11,7 @@ from slim_det.graph.op import Op
 
 
 def reads_only_shapes(graph: ChannelGraph, op: Op) -> None:
-    """Its output depends on the shape of its input alone, which is traced anew after a cut."""
+    """Its output depends only on the shape of its input, which is traced again after a cut."""
 
 
 def _channel_axis(op: Op) -> int:
@@ -20,7 +20,7 @@ def _channel_axis(op: Op) -> int:
 
 
 def _read(graph: ChannelGraph, variable: str, axis: int, reader: str) -> np.ndarray:
-    """Identities on the axis a convolution or product reads; freezes what cannot be cut."""
+    """Identities on the axis that a layer reads; freezes those that cannot be cut."""
     tracked = graph.channels.get(variable)
     if tracked is not None and tracked.axis != axis:
         graph.freeze(tracked, f"'{reader}' reads its channels along another axis")
@@ -57,7 +57,7 @@ def convolution(graph: ChannelGraph, op: Op) -> Tracked | None:
 
 
 def _tie_groups(graph: ChannelGraph, ids: np.ndarray, groups: int) -> np.ndarray:
-    """Make the n-th channels of all groups share their fate; returns the first group."""
+    """Make the n-th channels of all groups be cut together; returns the first group."""
     parts = ids.reshape(groups, -1)
     for part in parts[1:]:
         graph.tie(parts[0], part)
@@ -108,7 +108,7 @@ def batch_norm(graph: ChannelGraph, op: Op) -> Tracked:
         ids = tracked.ids
     for slot in ("Scale", "Bias", "Mean", "Variance"):
         graph.bind(op.input(slot), 0, ids, makes=True)
-    producer = graph.producer_of(source)
+    producer = graph.made_by.get(source)
     if producer is not None and not producer.batch_norm:
         producer.batch_norm = name
     return Tracked.made(axis, ids)
@@ -122,7 +122,7 @@ def same(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked:
 
 @of_one_input
 def gate(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked:
-    """Maps every number by itself, zero to another: a product with a zero channel restores it."""
+    """Maps every number by itself, but not zero to zero; a product with a zero channel is zero."""
     return tracked.without_zero()
 
 
@@ -141,7 +141,7 @@ def clip(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked:
 
 @of_one_input
 def prelu(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked:
-    """Passes channels on; slopes of its own for each channel follow them."""
+    """Passes channels on; slopes for each channel follow them."""
     alpha, mode = op.input("Alpha"), op.attrs.get("mode")
     if mode == "channel":
         graph.bind(alpha, int(np.argmax(graph.shapes[alpha])), tracked.ids, makes=True)
@@ -159,7 +159,7 @@ def spatial(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked:
 
 
 def pad(graph: ChannelGraph, op: Op) -> Tracked | None:
-    """Every channel for itself; zero stays zero if zeros are put around it."""
+    """Every channel for itself; zero stays zero if the border is zero."""
     tracked = spatial(graph, op)
     border = op.attrs.get("value", op.attrs.get("pad_value"))
     return tracked.without_zero() if tracked and border else tracked
@@ -175,7 +175,7 @@ class _Operand:
     tracked: Tracked | None
 
     def size_on(self, axis: int) -> int:
-        """Entries along an axis of the result; 1 where it is broadcast."""
+        """Entries along an axis of the result; 1 if it is broadcast."""
         position = axis - self.first
         return self.shape[position] if 0 <= position < len(self.shape) else 1
 
@@ -189,8 +189,9 @@ def elementwise(graph: ChannelGraph, op: Op) -> Tracked | None:
     result = _joined(graph, op, right, left, result)
     if result is None:
         return None
-    if right.name in graph.biases or graph.parameter_name(right.name):
-        graph.follow(left.name, op.output())
+    adds_bias = right.name in graph.biases or graph.parameter_name(right.name)
+    if adds_bias and left.name in graph.made_by:
+        graph.made_by[op.output()] = graph.made_by[left.name]
     return Tracked(result.axis, result.ids, _zero_after(graph, op, operands, result))
 
 
@@ -211,7 +212,7 @@ def _operands(graph: ChannelGraph, op: Op) -> tuple[_Operand, _Operand]:
 def _joined(
     graph: ChannelGraph, op: Op, operand: _Operand, other: _Operand, result: Tracked | None
 ) -> Tracked | None:
-    """Join the channels of one operand with the other operand, and with what the result has."""
+    """Join the channels of one operand with the other, and with those of the result so far."""
     tracked = operand.tracked
     if tracked is None:
         return result

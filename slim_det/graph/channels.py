@@ -22,8 +22,7 @@ class Tracked:
     Attributes:
         axis: Which axis holds the channels.
         ids: Identity of each channel, int64 [C].
-        zero_kept: Whether a channel that is forced to zero at its source is still zero here,
-            bool [C].
+        zero_kept: Whether a channel that is set to zero at its source is zero here, bool [C].
     """
 
     axis: int
@@ -32,7 +31,7 @@ class Tracked:
 
     @classmethod
     def made(cls, axis: int, ids: np.ndarray) -> Tracked:
-        """Channels as a layer makes them: what is forced to zero is zero."""
+        """Channels as a layer makes them: those set to zero are zero."""
         return cls(axis, ids, np.ones(len(ids), bool))
 
     def moved(self, axis: int) -> Tracked:
@@ -52,8 +51,8 @@ class Tracked:
 class ParameterAxis:
     """One axis of a parameter and the identities of its entries.
 
-    ``makes`` is True where the entries make the channels (output filters, bias, batch norm),
-    False where they read them (input filters).
+    ``makes`` is True if the entries make the channels (output filters, bias, batch norm), False
+    if they read them (input filters).
     """
 
     parameter: str
@@ -91,6 +90,7 @@ class ChannelGraph:
         producers: In execution order; a weight used twice appears once.
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
         frozen: (identities, reason) pairs.
+        made_by: Variable -> the weight that made exactly it, with or without a bias.
         biases: Variables that are bias vectors on their way to an addition.
     """
 
@@ -101,8 +101,8 @@ class ChannelGraph:
     producers: dict[str, Producer] = field(default_factory=dict)
     depthwise: dict[str, int] = field(default_factory=dict)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    made_by: dict[str, Producer] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
-    _made_by: dict[str, str] = field(default_factory=dict)
     _parent: list[int] = field(default_factory=list)
 
     def fresh(self, count: int) -> np.ndarray:
@@ -118,14 +118,14 @@ class ChannelGraph:
         return ids
 
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Make channels one by one share their fate; both int64 [C]."""
+        """Make channels be cut together, one by one; both int64 [C]."""
         for a, b in zip(left.tolist(), right.tolist()):
             root_a, root_b = self._find(a), self._find(b)
             if root_a != root_b:
                 self._parent[max(root_a, root_b)] = min(root_a, root_b)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Representative of each identity: equal where channels are cut together."""
+        """Representative of each identity; channels that are cut together share one."""
         return np.array([self._find(i) for i in ids.tolist()], dtype=np.int64)
 
     def freeze(self, tracked: Tracked | None, reason: str) -> None:
@@ -134,7 +134,7 @@ class ChannelGraph:
             self.frozen.append((tracked.ids, reason))
 
     def parameter_name(self, variable: str) -> str:
-        """Name in the state dict; '' where the variable is not a parameter."""
+        """Name in the state dict; '' if the variable is not a parameter."""
         return self.parameters.get(variable, "")
 
     def bind(self, variable: str, axis: int, ids: np.ndarray, *, makes: bool) -> np.ndarray:
@@ -157,17 +157,8 @@ class ChannelGraph:
         if name not in self.producers:
             ids = self.bind(weight, axis, self.fresh(self.shapes[weight][axis]), makes=True)
             self.producers[name] = Producer(name, axis, ids)
-        self._made_by[output] = name
+        self.made_by[output] = self.producers[name]
         return self.producers[name].ids
-
-    def follow(self, source: str, output: str) -> None:
-        """Note that ``output`` still holds exactly what the producer of ``source`` made."""
-        if source in self._made_by:
-            self._made_by[output] = self._made_by[source]
-
-    def producer_of(self, variable: str) -> Producer | None:
-        """The weight that made this very variable; None if something came between."""
-        return self.producers.get(self._made_by.get(variable, ""))
 
     def _find(self, i: int) -> int:
         parent = self._parent
@@ -178,7 +169,7 @@ class ChannelGraph:
 
 
 Rule = Callable[[ChannelGraph, Op], "Tracked | list[Tracked] | None"]
-"""Follows channels through one operator; gives those of its output, or of each output in order."""
+"""Returns the channels of an operator's output, or of all its outputs in order."""
 
 
 def unknown(graph: ChannelGraph, op: Op) -> Tracked | None:
@@ -192,7 +183,7 @@ def unknown(graph: ChannelGraph, op: Op) -> Tracked | None:
 def of_one_input(
     rule: Callable[[ChannelGraph, Op, Tracked], Tracked | None],
 ) -> Callable[[ChannelGraph, Op], Tracked | None]:
-    """Make a rule of what an operator does with the channels of its one input, if it has any."""
+    """Make a rule from what an operator does with the channels of its one input, if any."""
 
     def applied(graph: ChannelGraph, op: Op) -> Tracked | None:
         tracked = graph.channels.get(op.input("X") or op.input("Input"))

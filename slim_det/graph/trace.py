@@ -64,7 +64,7 @@ def trace_layer(
     input_spec: list[Any],
     image_size_hw: tuple[int, int] | None = None,
 ) -> Trace:
-    """Trace any layer for given inputs, in evaluation mode; the layer is left as it was."""
+    """Trace any layer for given inputs, in evaluation mode; the layer stays unchanged."""
     with evaluation_mode(layer), deployment_program():
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
