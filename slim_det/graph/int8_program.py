@@ -89,7 +89,7 @@ def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
                 f"{len(known)} convolutions"
             )
         if any(r.type == "batch_norm" for r in p.readers(result_of(known[name]))):
-            raise ExportError(f"'{name}': its batch norm is not folded; integers are of the fold")
+            raise ExportError(f"'{name}': its batch norm is not folded; fold it first")
         if found.activation_bits != ENGINE_BITS or found.weight_bits > ENGINE_BITS:
             raise ExportError(
                 f"'{name}' has {found.weight_bits}-bit weights and {found.activation_bits}-bit "
