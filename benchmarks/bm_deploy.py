@@ -46,7 +46,7 @@ def main() -> None:
 
     print(
         f"slim_det {__version__}, python {platform.python_version()}, paddle {paddle.__version__}, "
-        f"{platform.machine()} CPU with{'' if cpu_has_int8() else 'out'} int8 instructions, "
+        f"{platform.machine()}, oneDNN with{'' if cpu_has_int8() else 'out'} int8 instructions, "
         f"{args.threads} thread(s), median of {args.runs} runs in turns"
         f"{', without decoding and NMS' if args.network_only else ''}"
     )

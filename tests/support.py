@@ -14,7 +14,7 @@ from paddle.static import InputSpec
 from paddle.utils import unique_name
 
 import slim_det  # noqa: F401  (before ppdet, as in every command)
-from slim_det.graph.engine import INT8_INSTRUCTIONS, cpu_has_int8
+from slim_det.graph.engine import NO_INT8, cpu_has_int8
 from slim_det.graph.trace import Trace, trace_layer
 
 SUM_TOLERANCE = 4e-6
@@ -101,10 +101,7 @@ def require_int8() -> None:
     Older kernels add pairs of products in 16 bits, which overflows, so their results differ.
     """
     if not cpu_has_int8():
-        pytest.skip(
-            f"oneDNN has no int8 instructions ({', '.join(INT8_INSTRUCTIONS)}) on this CPU, or "
-            "DNNL_MAX_CPU_ISA forbids them"
-        )
+        pytest.skip(NO_INT8)
 
 
 def _copied(value: Any) -> Any:

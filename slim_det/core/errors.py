@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line each, turned into exit code 2 by the command line."""
+"""Errors a user can act on: one line each, with exit code 2 on the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class SlimDetError(Exception):
-    """Base of every error that a user can mend: what is wrong, where, what was expected."""
+    """Base of all errors that a user can fix: what is wrong, where, what was expected."""
 
 
 class ConfigError(SlimDetError):
@@ -43,7 +43,7 @@ class ExportError(SlimDetError):
 
 
 class LatencyError(SlimDetError):
-    """A latency table is unreadable, or does not cover the convolution that is asked for."""
+    """A latency table is unreadable, or does not cover a convolution."""
 
 
 class TrainingError(SlimDetError):
@@ -51,14 +51,14 @@ class TrainingError(SlimDetError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Phrase the closest valid choice, to end an error line with.
+    """The end of an error line about an unknown name.
 
     Args:
         name: What the user wrote.
-        choices: Every valid spelling.
+        choices: All valid spellings.
 
     Returns:
-        ``"; did you mean 'x'?"``, or a list of up to eight choices where none is close.
+        ``"; did you mean 'x'?"``, or a list of up to eight choices if none is close.
     """
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -68,3 +68,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         return ""
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"; valid: {shown}"
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())

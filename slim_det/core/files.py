@@ -8,24 +8,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from slim_det.core.errors import ConfigError, SlimDetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-"""Of the image files that ppdet's reader takes."""
+"""Suffixes of the images that ppdet's reader takes."""
 
 
-def write_atomically(files: dict[Path, Callable[[str], None]]) -> None:
+def write_atomically(files: Mapping[Path, Callable[[str], object]]) -> None:
     """Write several files under temporary names, then rename them all.
 
     A process killed while writing leaves every old file as it was; killed between two
-    renames it leaves complete files only.
+    renames it leaves only complete files.
 
     Args:
-        files: Target path -> function that writes the content to the path it is given.
+        files: Target path -> function that writes the content to a given path.
 
     Raises:
         ConfigError: The folder cannot be written to.
@@ -68,7 +68,7 @@ def staged_folder(target: Path, beside: Path | None = None) -> Iterator[Path]:
             default next to ``target``. On the same file system as ``target``.
 
     Yields:
-        The temporary folder; it is removed in any case.
+        The temporary folder.
     """
     beside = beside or target
 
@@ -95,15 +95,11 @@ def staged_folder(target: Path, beside: Path | None = None) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write one text file atomically (see `write_atomically`)."""
-
-    def write(temporary: str) -> None:
-        Path(temporary).write_text(text, encoding="utf-8")
-
-    write_atomically({Path(path): write})
+    write_atomically({Path(path): lambda name: Path(name).write_text(text, encoding="utf-8")})
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write one JSON file atomically, keys in the order given."""
+    """Write one JSON file atomically, keys in the given order."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -114,17 +110,14 @@ def read_json(
     error: type[SlimDetError],
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> dict[str, Any]:
-    """Read one of our own JSON files; what is in it is not looked at, but for ``schema``.
+    """Read one of our own JSON files, and check only its ``schema``.
 
     Args:
         path: The file.
         kind: What it should be, for messages: ``plan``.
-        schema: The value of its key ``schema``.
-        error: Raised where it is not that.
+        schema: The expected value of its key ``schema``.
+        error: The type of error to raise.
         pairs: Makes a mapping from its items; a dict by default.
-
-    Returns:
-        The complete file.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
@@ -142,13 +135,13 @@ def require_writable(folder: str | Path) -> Path:
     """Make sure that files can be created in ``folder``, before any long work begins.
 
     Args:
-        folder: Created with its parents where it does not exist.
+        folder: Created with its parents if it does not exist.
 
     Returns:
         The folder as a `Path`.
 
     Raises:
-        ConfigError: It cannot be created, is a file, or is not writable.
+        ConfigError: It cannot be created or is not writable.
     """
     folder = Path(folder)
     try:
@@ -165,15 +158,9 @@ def require_writable(folder: str | Path) -> Path:
 
 @contextlib.contextmanager
 def output_folders(*folders: str | Path) -> Iterator[None]:
-    """Folders that long work will write to, made sure of before it begins.
+    """Check the folders that long work will write to (see `require_writable`) before it begins.
 
-    What had to be created and is still empty when the work fails is removed again.
-
-    Args:
-        folders: See `require_writable`.
-
-    Raises:
-        ConfigError: One of them cannot be created, is a file, or is not writable.
+    Folders that were created and are still empty when the work fails are removed again.
     """
     paths = {path for folder in map(Path, folders) for path in (folder, *folder.parents)}
     created = [path for path in paths if not path.exists()]

@@ -1,7 +1,7 @@
 """Runs a function when a package is imported, and not before.
 
-slim_det waits for ppdet because a script of a PaddleDetection checkout decides itself, after
-slim_det was imported, which ppdet package it takes.
+slim_det waits for ppdet because a script of a PaddleDetection checkout chooses its ppdet package
+only after slim_det was imported.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from slim_det.core.silence import silenced
 
 
 def when_imported(package: str, action: Callable[[], None]) -> None:
-    """Call ``action`` now if a package is imported already, else as soon as it is.
-
-    Args:
-        package: Its name at the top level.
-        action: Called once the package has been imported; a package has one action.
-    """
+    """Call ``action`` as soon as a top-level package has been imported; one action a package."""
     if package in sys.modules:
         action()
         return
@@ -32,7 +27,7 @@ def when_imported(package: str, action: Callable[[], None]) -> None:
 
 
 class _PackageFinder(importlib.abc.MetaPathFinder):
-    """Lets the ordinary import system find a package, and acts once it has run."""
+    """Lets the ordinary import system find a package, and acts once it has been imported."""
 
     def __init__(self, package: str, action: Callable[[], None]) -> None:
         self.package = package

@@ -1,4 +1,4 @@
-"""The process that a command runs in: threads, silence of libraries, logging, last resort."""
+"""The process of a command: threads, silence of libraries, logging, unexpected errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 
+from slim_det.core.errors import one_line
 from slim_det.core.silence import silenced
 
 DEBUG_VARIABLE = "SLIM_DET_DEBUG"
@@ -18,33 +19,24 @@ def prepare_process(with_paddle: bool = True) -> None:
     set_environment()
     log_to_stdout()
     if with_paddle:
-        import_silently()
+        with silenced():
+            import paddle  # noqa: F401
+            import ppdet  # noqa: F401
 
 
 def set_environment() -> None:
-    """Threads and silence, for paddle to find when it is imported."""
+    """Set what paddle reads when it is imported: the number of threads, and the log level."""
     # Dygraph runs on one thread unless this is set before paddle is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore")
 
 
-def import_silently() -> None:
-    """Import paddle and ppdet without their banners."""
-    with silenced():
-        import paddle  # noqa: F401
-        import ppdet  # noqa: F401
-
-
 def report_unexpected(program: str, error: Exception) -> int:
-    """One line for an error nobody foresaw, and how to see where it came from.
-
-    Returns:
-        Exit code 1.
-    """
+    """Print one line about an unexpected error, and how to see its traceback; returns code 1."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(type(error), error, error.__traceback__)
-    text = " ".join(str(error).split())
+    text = one_line(error)
     text = text if len(text) <= 300 else f"{text[:120]} ... {text[-170:]}"
     print(
         f"{program}: unexpected {type(error).__name__}: {text} "
@@ -55,7 +47,7 @@ def report_unexpected(program: str, error: Exception) -> int:
 
 
 def log_to_stdout() -> None:
-    """Send slim_det's own lines to stdout, once."""
+    """Send slim_det's own log lines to stdout, once."""
     logger = logging.getLogger("slim_det")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)

@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from slim_det.core.errors import ConfigError, nearest
+from slim_det.core.errors import ConfigError, nearest, one_line
 
 BASE_KEY = "_BASE_"
 
-# The one tag of ppdet's that builds an object able to call any function.
-_REFUSED_TAGS = ("!Callable",)
+_REFUSED_TAG = "!Callable"
+"""The one tag of ppdet whose object can call any function."""
 
 
 def read_tree(
@@ -29,7 +29,7 @@ def read_tree(
     Args:
         path: YAML file.
         seen: Files that include this one.
-        check_only: Leave out ppdet's objects, for a look at a file before ppdet is imported.
+        check_only: Build no objects of ppdet, to check a file before ppdet is imported.
 
     Raises:
         ConfigError: A file is missing, is not a mapping, is not safe YAML, or includes itself.
@@ -69,7 +69,7 @@ def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_sets() -> dict[str, type]:
     """The data sets of ppdet by name, with those that a user has derived from them."""
-    from ppdet.data.source.dataset import DetDataset  # not above: a script takes its own ppdet
+    from ppdet.data.source.dataset import DetDataset  # not above: a script chooses its ppdet
 
     kinds, found = [DetDataset], {}
     while kinds:
@@ -98,12 +98,11 @@ def _safe_loader(check_only: bool) -> type[yaml.SafeLoader]:
 
     if check_only:
         Loader.add_multi_constructor("!", lambda loader, tag, node: tag)
-        for tag in _REFUSED_TAGS:
-            Loader.add_constructor(tag, _refuse)
+        Loader.add_constructor(_REFUSED_TAG, _refuse)
         return Loader
     constructors: dict[Any, Any] = yaml.Loader.yaml_constructors
     for tag, constructor in constructors.items():
-        if isinstance(tag, str) and tag.startswith("!") and tag not in _REFUSED_TAGS:
+        if isinstance(tag, str) and tag.startswith("!") and tag != _REFUSED_TAG:
             Loader.add_constructor(tag, constructor)
     for name in data_sets():
         Loader.add_constructor(f"!{name}", _named(name))
@@ -111,9 +110,9 @@ def _safe_loader(check_only: bool) -> type[yaml.SafeLoader]:
 
 
 def _named(name: str) -> Callable[[Any, yaml.Node], dict[str, Any]]:
-    """Reads a data set that is written with a tag as if it were written with ``name``.
+    """Reads a data set with a tag as a mapping with ``name``.
 
-    ppdet builds an object of it at once, which no base and no ``-o`` can change in part.
+    ppdet would build its object at once, and no base or ``-o`` could change single keys.
     """
 
     def construct(loader: Any, node: yaml.Node) -> dict[str, Any]:
@@ -127,8 +126,3 @@ def _other_files(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
     return nearest(path.name, sorted(p.name for p in path.parent.glob("*.y*ml")))
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""Checks what a file or a user says against a dataclass; a mistake is one line of ours.
+"""Checks values of a file or a user against a dataclass; a mistake is an error of one line.
 
-The dataclass says in pydantic's annotations what is valid. The description of a field is what a
-message says after "expected".
+Pydantic's annotations in the dataclass define what is valid. The description of a field ends its
+message, after "expected".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_keys(
     """Make sure that something is a mapping of known keys.
 
     Raises:
-        SlimDetError: Of type ``error``: it is no mapping, or a key is unknown.
+        SlimDetError: Of type ``error``: it is not a mapping, or a key is unknown.
     """
     if not isinstance(values, Mapping):
         raise error(f"{where}: expected a mapping of keys, found {values!r}")
@@ -56,18 +56,18 @@ def validated(
     spelled: Mapping[str, str] | None = None,
     complete: bool = False,
 ) -> T:
-    """Make a dataclass of what was read, if every value fits.
+    """Make a dataclass from values, if all of them are valid.
 
     Args:
         kind: The dataclass.
-        values: Field -> value; other keys are passed over (see `check_keys`).
-        where: What stands before a field in messages, with its separator: ``QAT.quant_config.``.
-        error: What to raise.
-        spelled: Field -> its name in messages, where that is another.
+        values: Field -> value; other keys are ignored (see `check_keys`).
+        where: Prefix of a field in messages, with its separator: ``QAT.quant_config.``.
+        error: The type of error to raise.
+        spelled: Field -> its name in messages, if different.
         complete: Whether fields that have a default must be given as well.
 
     Raises:
-        SlimDetError: Of type ``error``, for the first field that is missing or does not fit.
+        SlimDetError: Of type ``error``, for the first field that is missing or invalid.
     """
     if complete:
         for own in fields(kind):  # type: ignore[arg-type]

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 script_overrides: list[str] = []
-"""They win over the script's slim file. Empty where no script is run."""
+"""They override the script's slim file. Empty if no script is run."""

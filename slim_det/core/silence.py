@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Swallow what is printed inside; shown after all if something is raised."""
+    """Hide what is printed inside, unless something is raised."""
     noise = io.StringIO()
     try:
         with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
@@ -25,13 +25,13 @@ def silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Swallow what libraries print inside; errors still raise."""
+    """Hide what libraries print to stdout inside."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 def _release_loggers(noise: io.StringIO) -> None:
-    """Give loggers that took hold of the silenced stream, as ppdet's do, the real one."""
+    """Give loggers that hold the silenced stream, as ppdet's do, the real one."""
     for name in list(logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is noise:

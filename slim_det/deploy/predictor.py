@@ -12,7 +12,7 @@ import yaml
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
 from slim_det.evaluate.detections import Detections, parse_arrays
-from slim_det.graph.engine import INT8_INSTRUCTIONS, Engine, cpu_has_int8
+from slim_det.graph.engine import INT8_INSTRUCTIONS, NO_INT8, Engine, cpu_has_int8
 from slim_det.graph.int8_program import for_kernels
 from slim_det.graph.program import DeployProgram
 
@@ -38,7 +38,7 @@ class Predictor:
     Attributes:
         folder: The folder.
         precision: Precision of the kernels, ``int8`` or ``float32``. An int8 model is run in
-            float, with its rounded weights, if the CPU has no int8 instructions.
+            float, with its rounded weights, if oneDNN has no int8 instructions.
         settings: Content of ``infer_cfg.yml``.
 
     Raises:
@@ -129,9 +129,10 @@ def _runs_int8(folder: Path) -> bool:
 def _float_engine(stem: Path, threads: int | None) -> Engine:
     """Create an engine that runs an int8 model in float."""
     logger.info(
-        "this CPU has no int8 instructions (%s): '%s' runs in float",
-        ", ".join(INT8_INSTRUCTIONS),
+        "'%s' runs in float: %s; expected one of %s",
         stem.parent,
+        NO_INT8,
+        ", ".join(INT8_INSTRUCTIONS),
     )
     return for_kernels(DeployProgram.load(stem), int8=False).engine(threads=threads)
 

@@ -1,4 +1,4 @@
-"""The activation recorder: what named layers of a model read and give while it runs."""
+"""Records the inputs and outputs of chosen layers while a model runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Key = TypeVar("Key")
 
 
 class ActivationRecorder(Generic[Key]):
-    """Forward hooks on some layers of a model; the model itself is given no attributes.
+    """Forward hooks on some layers of a model; the model itself gets no attributes.
 
-    Nothing is recorded while the recorder is closed, so the hooks may stay in place while the
-    model runs for any other reason.
+    A closed recorder records nothing, so the hooks may stay while the model runs for other
+    reasons.
 
     Args:
-        layers: Key -> layer; a layer may stand under several keys.
-        read: Called after each call of a layer with its key, its first input (None where it has
-            none) and its output; what it returns is kept, unless that is None.
+        layers: Key -> layer; a layer may have several keys.
+        read: Called after each call of a layer with its key, its first input (None if it has
+            none) and its output. Its result is kept unless it is None.
 
     Attributes:
-        kept: Key -> what was kept since the recorder was opened, one entry a call of the layer.
+        kept: Key -> results kept since the recorder was opened, one for each call of the layer.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ActivationRecorder(Generic[Key]):
         self._is_open = False
 
     def attach(self) -> None:
-        """Register the hooks; nothing happens where they are registered already."""
+        """Register the hooks, unless they are registered already."""
         if not self._handles:
             for key, layer in self._layers.items():
                 self._handles.append(layer.register_forward_post_hook(self._hook(key)))
@@ -50,12 +50,12 @@ class ActivationRecorder(Generic[Key]):
         self.close()
 
     def open(self) -> None:
-        """Forget what was kept, and record from now on."""
+        """Forget what was kept, and start recording."""
         self.close()
         self._is_open = True
 
     def close(self) -> None:
-        """Forget what was kept, and record nothing from now on."""
+        """Forget what was kept, and stop recording."""
         self._is_open = False
         for values in self.kept.values():
             values.clear()
@@ -71,7 +71,7 @@ class ActivationRecorder(Generic[Key]):
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[Key, list[Any]]]:
-        """Attach for a block of code and record all of it; gives `kept`, which is empty after."""
+        """Attach and record for a block of code; yields `kept`, which is empty afterwards."""
         with self.attached():
             self.open()
             yield self.kept
@@ -88,6 +88,6 @@ class ActivationRecorder(Generic[Key]):
 
 
 def output_array(key: Any, received: Any, output: Any) -> np.ndarray:
-    """The output as an array, for a recorder that keeps it."""
+    """Read the output as an array, for a recorder."""
     array: np.ndarray = output.numpy()
     return array

@@ -1,6 +1,6 @@
 """Which channels of which tensors must be cut together, as identities that flow with the data.
 
-Every convolution gives each of its output channels a fresh identity. An operator either passes
+Every convolution gives each of its output channels a fresh identity. An operator passes
 identities on (activation), rearranges them (concat), ties them to others (add), hands them
 to a parameter axis (the next convolution's input), or freezes them.
 """
@@ -22,8 +22,7 @@ class Tracked:
     Attributes:
         axis: Which axis holds the channels.
         ids: Identity of each channel, int64 [C].
-        zero_kept: Whether a channel that is forced to zero at its source is still zero here,
-            bool [C].
+        zero_kept: Whether a channel that is set to zero at its source is zero here, bool [C].
     """
 
     axis: int
@@ -32,7 +31,7 @@ class Tracked:
 
     @classmethod
     def made(cls, axis: int, ids: np.ndarray) -> Tracked:
-        """Channels as a layer makes them: what is forced to zero is zero."""
+        """Channels as a layer makes them: those set to zero are zero."""
         return cls(axis, ids, np.ones(len(ids), bool))
 
     def moved(self, axis: int) -> Tracked:
@@ -52,8 +51,8 @@ class Tracked:
 class ParameterAxis:
     """One axis of a parameter and the identities of its entries.
 
-    ``makes`` is True where the entries make the channels (output filters, bias, batch norm),
-    False where they read them (input filters).
+    ``makes`` is True if the entries make the channels (output filters, bias, batch norm), False
+    if they read them (input filters).
     """
 
     parameter: str
@@ -86,22 +85,24 @@ class ChannelGraph:
     Attributes:
         shapes: Variable -> its shape at the traced image size.
         parameters: Variable -> its name in the state dict.
+        channels: Variable -> its channels; None, or no entry, if it has none that can be cut.
         axes: (parameter, axis) -> its identities.
         producers: In execution order; a weight used twice appears once.
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
         frozen: (identities, reason) pairs.
+        made_by: Variable -> the weight that made exactly it, with or without a bias.
         biases: Variables that are bias vectors on their way to an addition.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     parameters: Mapping[str, str]
+    channels: dict[str, Tracked | None] = field(default_factory=dict)
     axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     producers: dict[str, Producer] = field(default_factory=dict)
     depthwise: dict[str, int] = field(default_factory=dict)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    made_by: dict[str, Producer] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
-    _tracked: dict[str, Tracked] = field(default_factory=dict)
-    _made_by: dict[str, str] = field(default_factory=dict)
     _parent: list[int] = field(default_factory=list)
 
     def fresh(self, count: int) -> np.ndarray:
@@ -117,14 +118,14 @@ class ChannelGraph:
         return ids
 
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Make channels one by one share their fate; both int64 [C]."""
+        """Make channels be cut together, one by one; both int64 [C]."""
         for a, b in zip(left.tolist(), right.tolist()):
             root_a, root_b = self._find(a), self._find(b)
             if root_a != root_b:
                 self._parent[max(root_a, root_b)] = min(root_a, root_b)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Representative of each identity: equal where channels are cut together."""
+        """Representative of each identity; channels that are cut together share one."""
         return np.array([self._find(i) for i in ids.tolist()], dtype=np.int64)
 
     def freeze(self, tracked: Tracked | None, reason: str) -> None:
@@ -132,30 +133,9 @@ class ChannelGraph:
         if tracked is not None:
             self.frozen.append((tracked.ids, reason))
 
-    def freeze_inputs(self, op: Op) -> None:
-        """Declare that nothing is known of what an operator does with its channels."""
-        reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
-        for variable in op.input_arg_names:
-            self.freeze(self.get(variable), reason)
-
-    def get(self, variable: str) -> Tracked | None:
-        """The channels of a variable; None where it carries none that can be cut."""
-        return self._tracked.get(variable)
-
-    def set(self, variable: str, tracked: Tracked | None) -> None:
-        """Record the channels of an operator's output."""
-        if tracked is None:
-            self._tracked.pop(variable, None)
-        else:
-            self._tracked[variable] = tracked
-
     def parameter_name(self, variable: str) -> str:
-        """Name in the state dict; '' where the variable is not a parameter."""
+        """Name in the state dict; '' if the variable is not a parameter."""
         return self.parameters.get(variable, "")
-
-    def shape(self, variable: str) -> tuple[int, ...]:
-        """Shape of a variable at the traced image size."""
-        return self.shapes[variable]
 
     def bind(self, variable: str, axis: int, ids: np.ndarray, *, makes: bool) -> np.ndarray:
         """Hand identities to a parameter axis; a second use ties both.
@@ -171,23 +151,14 @@ class ChannelGraph:
         self.tie(known.ids, ids)
         return known.ids
 
-    def produce(self, weight: str, axis: int, count: int, output: str) -> np.ndarray:
-        """Register a weight that makes ``count`` channels in variable ``output``."""
+    def produce(self, weight: str, axis: int, output: str) -> np.ndarray:
+        """Register a weight that makes the channels of variable ``output`` along its ``axis``."""
         name = self.parameter_name(weight)
         if name not in self.producers:
-            ids = self.bind(weight, axis, self.fresh(count), makes=True)
+            ids = self.bind(weight, axis, self.fresh(self.shapes[weight][axis]), makes=True)
             self.producers[name] = Producer(name, axis, ids)
-        self._made_by[output] = name
+        self.made_by[output] = self.producers[name]
         return self.producers[name].ids
-
-    def follow(self, source: str, output: str) -> None:
-        """Say that ``output`` still holds exactly what the producer of ``source`` made."""
-        if source in self._made_by:
-            self._made_by[output] = self._made_by[source]
-
-    def producer_of(self, variable: str) -> Producer | None:
-        """The weight that made this very variable; None if something came between."""
-        return self.producers.get(self._made_by.get(variable, ""))
 
     def _find(self, i: int) -> int:
         parent = self._parent
@@ -197,5 +168,25 @@ class ChannelGraph:
         return i
 
 
-Rule = Callable[[ChannelGraph, Op], None]
-"""What one operator does with the channels of its inputs."""
+Rule = Callable[[ChannelGraph, Op], "Tracked | list[Tracked] | None"]
+"""Returns the channels of an operator's output, or of all its outputs in order."""
+
+
+def unknown(graph: ChannelGraph, op: Op) -> Tracked | None:
+    """The rule of operators that may do anything with their channels: freezes all of them."""
+    reason = f"it is read by operator '{op.type}', for which no channel rule is declared"
+    for variable in op.input_arg_names:
+        graph.freeze(graph.channels.get(variable), reason)
+    return None
+
+
+def of_one_input(
+    rule: Callable[[ChannelGraph, Op, Tracked], Tracked | None],
+) -> Callable[[ChannelGraph, Op], Tracked | None]:
+    """Make a rule from what an operator does with the channels of its one input, if any."""
+
+    def applied(graph: ChannelGraph, op: Op) -> Tracked | None:
+        tracked = graph.channels.get(op.input("X") or op.input("Input"))
+        return None if tracked is None else rule(graph, op, tracked)
+
+    return applied

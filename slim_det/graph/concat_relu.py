@@ -1,4 +1,4 @@
-"""Moves a ReLU from behind a concatenation to before it."""
+"""Moves a ReLU behind a concatenation to before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from slim_det.graph.tracing import deployment_program
 
 @deployment_program()
 def move_relu_before_concat(p: DeployProgram) -> None:
-    """Replace ``relu(concat(a, b))`` by ``concat(relu(a), relu(b))``, which is the same, in place.
+    """Replace ``relu(concat(a, b))`` by the equal ``concat(relu(a), relu(b))``, in place.
 
-    Done where a tensor that is concatenated has other readers too. oneDNN's fusion in Paddle 3.3
-    (``conv_activation_onednn_fuse_pass``) gives the ReLU to the convolutions before a
-    concatenation, and with it to all who read them.
-
-    Args:
-        p: The program.
+    Only if a part of the concatenation has other readers: oneDNN's fusion in Paddle 3.3
+    (``conv_activation_onednn_fuse_pass``) moves the ReLU into the convolutions before a
+    concatenation, and so changes what their other readers get.
     """
     for concat in [op for op in p.ops if op.type == "concat"]:
         readers = p.readers(concat.output())

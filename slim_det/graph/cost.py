@@ -1,9 +1,8 @@
 """What a model costs: multiply-accumulates, parameters, bytes. The one counting rule.
 
-One MAC is one multiply-accumulate of a convolution (deformable included) or a matrix
-product, at a stated image size and batch 1. Bias, batch norm and activations are not
-counted. FLOPs, where printed, are 2 x MACs. Parameters are counted trainable and in all
-(the running statistics of batch norm included).
+One MAC is one multiply-accumulate of a convolution (deformable included) or a matrix product, at
+a given image size and batch 1. Bias, batch norm and activations are not counted. Printed FLOPs
+are 2 x MACs.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Cost:
     size_mb: float
 
     def as_dict(self) -> dict[str, float]:
-        """The four figures under their JSON keys."""
+        """The figures under their JSON keys."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, figures: Mapping[str, float]) -> Cost:
-        """Read back what `as_dict` gave."""
+        """Read back the result of `as_dict`."""
         return cls(
             int(figures["macs"]),
             int(figures["params_trainable"]),
@@ -61,13 +60,13 @@ def model_cost(
     trace: Trace,
     parameter_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Cost:
-    """Combine the MACs of a trace with the parameter counts of the model it was taken from.
+    """Combine the MACs of a trace with the parameter counts of its model.
 
     Args:
         model: The model that was traced.
         trace: Its operators.
         parameter_shapes: State-dict name -> shape, for parameters that a plan will make
-            smaller; the cost is then that of the model after the cut.
+            smaller; the cost is then that of the pruned model.
     """
     replaced = parameter_shapes or {}
     sizes = {name: math.prod(replaced.get(name, p.shape)) for name, p in model.named_parameters()}
@@ -78,36 +77,23 @@ def model_cost(
 
 
 def count_macs(trace: Trace, parameter_shapes: Mapping[str, tuple[int, ...]] | None = None) -> int:
-    """Count the MACs of a traced model.
-
-    Args:
-        trace: The model's operators.
-        parameter_shapes: State-dict name -> shape, for parameters that a plan will make
-            smaller; the count is then that of the model after the cut.
-
-    Returns:
-        MACs for one image; deformable convolutions included.
-    """
+    """MACs of a traced model for one image; ``parameter_shapes`` as for `model_cost`."""
     return sum(macs_by_parameter(trace, parameter_shapes).values())
 
 
 def macs_by_parameter(
     trace: Trace, parameter_shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, int]:
-    """MACs of each weight tensor (state-dict name, or variable name where it has none)."""
+    """MACs of each weight by its state-dict name, or by its variable's name if it has none."""
     replaced = parameter_shapes or {}
-
-    def shape_of(variable: str) -> tuple[int, ...]:
-        name = trace.parameters.get(variable, "")
-        return replaced.get(name, trace.shapes[variable])
-
     counts: dict[str, int] = {}
     for op in trace.ops:
         uses = declared(op).macs
         if uses is None:
             continue
         weight = weight_of(op)
-        shapes = (trace.shapes[name] for name in (data_of(op), weight, result_of(op)))
+        shapes = [trace.shapes[name] for name in (data_of(op), weight, result_of(op))]
         name = trace.parameters.get(weight, weight)
-        counts[name] = counts.get(name, 0) + uses(op, *shapes) * math.prod(shape_of(weight))
+        shape = replaced.get(name, trace.shapes[weight])
+        counts[name] = counts.get(name, 0) + uses(op, *shapes) * math.prod(shape)
     return counts

@@ -1,4 +1,4 @@
-"""Running a model once beside its training: its mode, and something to run it on."""
+"""Helpers to run a model outside its training: evaluation mode and a blank batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import paddle
 
 @contextlib.contextmanager
 def evaluation_mode(model: paddle.nn.Layer) -> Iterator[None]:
-    """While active, a model is in evaluation mode; then every layer has the mode that it had."""
+    """Put a model in evaluation mode; every layer gets its previous mode back at the end."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     try:

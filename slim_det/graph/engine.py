@@ -10,23 +10,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from paddle import inference
 from paddle.base import core
 from paddle.base.data_feeder import convert_dtype
 
-from slim_det.core.errors import ExportError
+from slim_det.core.errors import ExportError, one_line
 
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Flags of CPUs whose int8 products are faster than float ones."""
+
+NO_INT8 = "oneDNN has no int8 instructions here (this CPU, or DNNL_MAX_CPU_ISA)"
+"""Message about a process in which `cpu_has_int8` is False."""
 
 _INT8_WITHIN = {
     **dict.fromkeys(("sse41", "avx", "avx2", "avx512_core"), ()),
     **dict.fromkeys(("avx2_vnni", "avx2_vnni_2"), ("avx_vnni",)),
 }
-"""Limit of oneDNN's instruction sets -> what is left of the flags; every other limit leaves all."""
+"""Limit of oneDNN's instruction sets -> flags that it leaves; every other limit leaves all."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -37,8 +40,8 @@ class Engine:
     Args:
         stem: ``.pdmodel`` and ``.pdiparams`` without suffix; not needed after loading.
         threads: CPU threads; default all cores.
-        int8: Run what is quantized in the program with int8 kernels.
-        onednn: Use oneDNN; programs in Paddle-Lite's form run only without.
+        int8: Run quantized convolutions with int8 kernels.
+        onednn: Use oneDNN; programs in Paddle-Lite's form only run without it.
 
     Attributes:
         inputs: Names of the inputs.
@@ -61,7 +64,7 @@ class Engine:
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
-            reason = " ".join(str(error).split())[-160:]
+            reason = one_line(error)[-160:]
             raise ExportError(f"'{stem}.pdmodel' cannot be loaded: {reason}") from error
         self.inputs: list[str] = list(self._predictor.get_input_names())
         self.outputs: list[str] = list(self._predictor.get_output_names())
@@ -74,11 +77,11 @@ class Engine:
     def of(
         cls, save: Callable[[Path], object], folder: Path | None = None, **settings: Any
     ) -> Engine:
-        """Load a program whose files are of no further use.
+        """Load a program from temporary files, which are then deleted.
 
         Args:
-            save: Writes the program; is given the files without suffix.
-            folder: Where they are meanwhile; by default with the system's temporary files.
+            save: Writes the program to a path without suffix.
+            folder: Where the files are meanwhile; by default the system's temporary folder.
             settings: Of the engine.
         """
         with tempfile.TemporaryDirectory(prefix="slim_det_engine_", dir=folder) as work:
@@ -90,8 +93,7 @@ class Engine:
         """Run once.
 
         Args:
-            feeds: At least the inputs of the program, by name; taken as the types that it
-                declares.
+            feeds: At least the inputs of the program, by name; converted to their declared types.
 
         Returns:
             Its outputs by name.
@@ -102,11 +104,7 @@ class Engine:
         }
 
     def prepared(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
-        """A run of inputs that are copied now, without its outputs: what is to be timed.
-
-        Args:
-            feeds: As for a call.
-        """
+        """Copy the inputs now; the result runs them without reading outputs, to be timed."""
         for name, kind in self._types.items():
             value = np.ascontiguousarray(np.asarray(feeds[name]), dtype=kind)
             self._predictor.get_input_handle(name).copy_from_cpu(value)
@@ -116,7 +114,7 @@ class Engine:
         try:
             self._predictor.run()
         except (RuntimeError, ValueError, LookupError, SystemError) as error:
-            reason = " ".join(str(error).split())[-160:]
+            reason = one_line(error)[-160:]
             raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
 
 
@@ -137,12 +135,7 @@ def _configured(stem: str | Path, threads: int, int8: bool, onednn: bool) -> inf
 
 
 def _read_program(path: Path) -> core.ProgramDesc:
-    """Read a program as Python does: the engine crashes the process on what is not one.
-
-    Raises:
-        ValueError: It is not a program.
-        OSError: It cannot be read.
-    """
+    """Read a program in Python first: the engine crashes the process on a file that is not one."""
     program = core.ProgramDesc(path.read_bytes())
     if not program.num_blocks():
         raise ValueError("the file is empty")
@@ -151,9 +144,9 @@ def _read_program(path: Path) -> core.ProgramDesc:
 
 @functools.cache
 def cpu_has_int8() -> bool:
-    """Whether oneDNN has instructions for int8 products; False where Linux cannot be asked.
+    """Whether oneDNN has instructions for int8 products; False without Linux's ``/proc/cpuinfo``.
 
-    ``ONEDNN_MAX_CPU_ISA``, or ``DNNL_MAX_CPU_ISA``, keeps oneDNN from some that the CPU has.
+    ``ONEDNN_MAX_CPU_ISA``, or ``DNNL_MAX_CPU_ISA``, may forbid instructions that the CPU has.
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
     instructions = _INT8_WITHIN.get(limit.lower(), INT8_INSTRUCTIONS)
@@ -167,28 +160,27 @@ def cpu_has_int8() -> bool:
 
 @contextlib.contextmanager
 def silent_streams() -> Iterator[None]:
-    """Drop what C++ prints to either standard stream; its int8 passes announce each step there."""
-    streams = (sys.stdout, sys.stderr)
-    _flush(streams)
+    """Drop what C++ prints to both standard streams; its int8 passes announce each step there."""
+    _flush_streams()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     saved: dict[int, int] = {}
     try:
         for number in (1, 2):
-            with contextlib.suppress(OSError):  # closed: nothing to be kept clean
+            with contextlib.suppress(OSError):  # closed: nothing to keep clean
                 saved[number] = os.dup(number)
                 os.dup2(nowhere, number)
         yield
     finally:
-        _flush(streams)  # what C still holds would appear later
+        _flush_streams()  # what C still holds would appear later
         for number, original in saved.items():
             os.dup2(original, number)
             os.close(original)
         os.close(nowhere)
 
 
-def _flush(streams: tuple[TextIO | None, ...]) -> None:
+def _flush_streams() -> None:
     """Write out what Python and C hold back."""
-    for stream in streams:
+    for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()
     ctypes.CDLL(None).fflush(None)

@@ -12,15 +12,14 @@ from slim_det.graph.tracing import deployment_program
 
 @deployment_program()
 def fold_batch_norm(p: DeployProgram) -> None:
-    """Replace each batch norm that alone reads a convolution by a bias, in place.
+    """Replace each batch norm that is the only reader of a convolution by a bias, in place.
 
-    In evaluation batch norm is the affine map ``k * x + beta - k * mean`` of every channel with
+    In evaluation, batch norm is the affine map ``k * x + beta - k * mean`` of every channel with
     ``k = gamma / sqrt(variance + epsilon)`` (1502.03167, algorithm 2). The factor goes into the
     weight, the rest is added. The output keeps its name, so layers are found as before.
 
-    Args:
-        p: The program. A convolution whose weight or output has another reader, and one with a
-            bias of its own between it and the batch norm, is left as it is.
+    A convolution stays as it is if its weight or output has another reader, or if a bias of its
+    own comes before the batch norm.
     """
     for op in [op for op in p.ops if op.type == "batch_norm"]:
         convolution = p.writer(op.input("X"))

@@ -2,12 +2,12 @@
 
 The weight of a convolution is stored as int8 and followed by ``dequantize_linear``; its input goes
 through ``quantize_linear`` and ``dequantize_linear``. The engine replaces each such convolution by
-an int8 kernel and keeps tensors in int8 between them, through activations and concatenations.
+an int8 kernel and keeps tensors in int8 between them, through activations and concatenations too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,8 @@ _ATTRIBUTES = {"bit_length": ENGINE_BITS, "round_type": 0, "only_observer": Fals
 def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
     """Make convolutions of a float program int8, in place.
 
-    An input that several convolutions read is rounded once. Ranges become the engine's scales
-    unchanged: its integer q stands for q * scale / 127, so a weight of fewer bits, whose largest
-    integer is L, is given its range * 127 / L.
+    Ranges become the engine's scales unchanged: its integer q means q * scale / 127, so a weight
+    of fewer bits, whose largest integer is L, gets its range * 127 / L.
 
     Args:
         p: A program without batch norm behind these convolutions (`fold_batch_norm`).
@@ -39,27 +38,48 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
     Raises:
         ExportError: See `check_scales`; the program is then unchanged.
     """
-    check_scales(p, scales)
-    rounded: dict[tuple[str, float], str] = {}
-    for op in p.convolutions:
-        weight = weight_of(op)
-        if weight not in scales:
-            continue
-        found = scales[weight]
-        key = (data_of(op), found.input_range)
-        if key not in rounded:
-            rounded[key] = _round_input(p, p.ops.index(op), *key)
-        p.rename_input(op, key[0], rounded[key])
-        _store_weight(p, op, weight, found)
+    rounded = write_integers(p, scales, _round_input, _store_weight)
     _round_concatenated(p, rounded)
 
 
+def write_integers(
+    p: DeployProgram,
+    scales: Mapping[str, LayerScales],
+    round_input: Callable[[DeployProgram, int, str, float], str],
+    store_weight: Callable[[DeployProgram, Op, LayerScales], None],
+) -> dict[tuple[str, float], str]:
+    """Round the inputs and store the weights of convolutions, in whatever form.
+
+    Args:
+        p: See `write_int8`.
+        scales: See `write_int8`.
+        round_input: Rounds a variable to a range before the operator at an index, and returns
+            the name of the rounded one. Called once for all convolutions that need the same.
+        store_weight: Stores the weight of a convolution as integers.
+
+    Returns:
+        (variable, range) -> name of the rounded variable.
+    """
+    check_scales(p, scales)
+    rounded: dict[tuple[str, float], str] = {}
+    for op in p.convolutions:
+        found = scales.get(weight_of(op))
+        if found is None:
+            continue
+        key = (data_of(op), found.input_range)
+        if key not in rounded:
+            rounded[key] = round_input(p, p.ops.index(op), *key)
+        p.rename_input(op, key[0], rounded[key])
+        store_weight(p, op, found)
+    return rounded
+
+
 def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
-    """Make sure that every layer that is to be int8 can be.
+    """Make sure that these layers can be int8.
 
     Raises:
-        ExportError: There is no such convolution, it still has a batch norm behind it, the bits
-            are not those of an engine, or a range is missing, not finite or not positive.
+        ExportError: There is no such convolution, its batch norm is not folded, no engine has
+            its bits, or a range is missing, not finite or not positive.
     """
     known = {weight_of(op): op for op in p.convolutions}
     for name, found in scales.items():
@@ -69,7 +89,7 @@ def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
                 f"{len(known)} convolutions"
             )
         if any(r.type == "batch_norm" for r in p.readers(result_of(known[name]))):
-            raise ExportError(f"'{name}': its batch norm is not folded; integers are of the fold")
+            raise ExportError(f"'{name}': its batch norm is not folded; fold it first")
         if found.activation_bits != ENGINE_BITS or found.weight_bits > ENGINE_BITS:
             raise ExportError(
                 f"'{name}' has {found.weight_bits}-bit weights and {found.activation_bits}-bit "
@@ -99,9 +119,9 @@ def float_layers(p: DeployProgram) -> list[str]:
 
 @deployment_program()
 def remove_int8(p: DeployProgram) -> None:
-    """Make an int8 program a float one with the same rounded weights, in place.
+    """Turn an int8 program into a float one with the same rounded weights, in place.
 
-    Inputs are rounded no more. For CPUs whose int8 kernels are missing or slower than float.
+    Inputs are no longer rounded. For CPUs whose int8 kernels are missing or slower than float.
     """
     for op in [op for op in p.ops if op.type == "dequantize_linear"]:
         source, output = op.input("X"), op.output("Y")
@@ -123,7 +143,7 @@ def remove_int8(p: DeployProgram) -> None:
 
 
 def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
-    """The program for an engine: itself, or a float copy where int8 kernels are missing."""
+    """The program for an engine: itself, or a float copy if int8 kernels are missing."""
     if int8 or not int8_layers(p):
         return p
     p = p.copy()
@@ -132,14 +152,13 @@ def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
 
 
 def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str]) -> None:
-    """Round what is concatenated for an int8 convolution, to the range of the concatenation.
+    """Round all parts of a concatenation that an int8 convolution reads, to its range.
 
-    An input that no int8 convolution reads, because its other readers stay in float, has no scale
-    of its own, and the engine then concatenates integers of different kinds, or fails to. An input
-    that holds integers of another tensor is rounded where those are made: after a ReLU they have
-    no sign, which the engine would not know of an upsampled tensor.
+    A part that no int8 convolution reads, because its other readers stay in float, has no scale of
+    its own; the engine would then concatenate integers of different kinds, or fail. A part that is
+    another tensor upsampled is rounded before that: integers of a ReLU have no sign, and the engine
+    does not know this of the upsampled tensor.
     """
-    known = {name for name, _ in rounded}
     limits = dict(rounded.keys())
     for concat in [op for op in p.ops if op.type == "concat"]:
         limit = limits.get(concat.output())
@@ -147,10 +166,10 @@ def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str])
             continue
         for name in list(concat.inputs["X"]):
             reader, writer = concat, p.writer(name)
-            while name not in known and writer and declared(writer).keeps_range(writer):
+            while name not in limits and writer and declared(writer).keeps_range(writer):
                 reader, name = writer, data_of(writer)
                 writer = p.writer(name)
-            if name in known:
+            if name in limits:
                 continue
             key = (name, limit)
             if key not in rounded:
@@ -159,16 +178,16 @@ def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str])
 
 
 def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:
-    """The integers of a weight and the engine's scale of every channel.
+    """The integers of a weight and the engine's scale of each channel.
 
     Args:
         weight: float [Cout, ...], batch norm folded.
         found: Its scales.
-        bits: At most so many bits an integer.
+        bits: Maximum bits of an integer.
 
     Returns:
-        Whole numbers, float64 of the shape of ``weight``, and scales float32 [Cout]: an integer
-        q stands for q * scale / 127.
+        Integers as float64 with the shape of ``weight``, and scales float32 [Cout]: an integer q
+        means q * scale / 127.
     """
     bits = min(bits, found.weight_bits)
     ranges = np.asarray(found.weight_ranges, np.float64)
@@ -177,7 +196,7 @@ def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[A
 
 
 def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
-    """Round a tensor before the operator at ``place``; the name of the rounded one."""
+    """Round a tensor before the operator at ``place``; returns the name of the rounded one."""
     stem = name if f"{name}.scale" not in p.block.vars else f"{name}.{limit:g}"
     p.set_value(f"{stem}.scale", np.array([limit], np.float32))
     p.set_value(f"{stem}.zero", np.zeros(1, np.int32))
@@ -198,8 +217,9 @@ def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
     return values
 
 
-def _store_weight(p: DeployProgram, op: Op, name: str, found: LayerScales) -> None:
+def _store_weight(p: DeployProgram, op: Op, found: LayerScales) -> None:
     """Store a weight as int8, and dequantize it before its convolution."""
+    name = weight_of(op)
     integers, scale = integer_weight(p.value(name), found, ENGINE_BITS)
     values = p.new_variable(f"{name}.dequantized", name)
     p.set_value(name, integers.astype(np.int8))
@@ -216,7 +236,7 @@ def _store_weight(p: DeployProgram, op: Op, name: str, found: LayerScales) -> No
 
 
 def _is_int8(p: DeployProgram, op: Op) -> bool:
-    """Whether the engine finds what makes a convolution int8."""
+    """Whether the engine would run a convolution with an int8 kernel."""
     writers = [p.writer(name) for name in (weight_of(op), data_of(op))]
     stored = [w.input("X") for w in writers if w and w.type == "dequantize_linear"]
     return len(stored) == 2 and p.value(stored[0]).dtype == np.int8

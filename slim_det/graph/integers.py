@@ -1,7 +1,7 @@
-"""Integers that stand for floats: the one definition here, and what an engine has to know of them.
+"""The one definition of quantized integers, and the scales that an engine needs.
 
-A range ``r`` and ``b`` bits mean the integers -L to L with L = 2^(b-1) - 1, an integer q standing
-for the value q * r / L. Values beyond the range are clipped. Zero is exactly zero.
+A range ``r`` and ``b`` bits mean the integers -L to L with L = 2^(b-1) - 1, where an integer q
+means the value q * r / L. Values beyond the range are clipped. Zero is exactly zero.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LayerScales:
-    """Everything that an engine needs to know of one quantized convolution.
+    """All that an engine needs to know about one quantized convolution.
 
     Attributes:
         input_range: The integer of an input x is x / input_range * 127, rounded and clipped.
         weight_ranges: Of the weight with its batch norm folded, float64 [Cout] or [1].
-        weight_bits: Of an integer weight.
-        activation_bits: Of an integer input.
+        weight_bits: Bits of an integer weight.
+        activation_bits: Bits of an integer input.
     """
 
     input_range: float
@@ -37,12 +37,12 @@ def to_integers(values: np.ndarray, ranges: np.ndarray, bits: int) -> np.ndarray
     """Round to integers.
 
     Args:
-        values: float array; the first axis is that of the channels.
+        values: float array; channels on the first axis.
         ranges: float [C] or [1].
-        bits: Of an integer.
+        bits: Bits of an integer.
 
     Returns:
-        float64 array of whole numbers, of the shape of ``values``.
+        The integers as a float64 array with the shape of ``values``.
     """
     limit = levels(bits)
     spread = np.asarray(ranges, np.float64).reshape(-1, *[1] * (values.ndim - 1))

@@ -9,9 +9,8 @@ def layer_names(model: paddle.nn.Layer) -> dict[str, str]:
     """Module path of every weight matrix or filter of a model.
 
     Returns:
-        State-dict name -> the shortest path that holds only this weight, one level up at
-        most: `neck.x.tip.conv.weight` -> `neck.x.tip`. Weights of one and the same module
-        keep their full names.
+        State-dict name -> the shortest path that holds only this weight, at most one level up:
+        `neck.x.tip.conv.weight` -> `neck.x.tip`. Weights of the same module keep their full names.
     """
     weights = [name for name, param in model.named_parameters() if param.ndim >= 2]
     names = {}

@@ -1,8 +1,8 @@
 """Writes integers into a float program, in the form that Paddle-Lite's converter reads.
 
-Paddle-Lite knows an older form than Paddle Inference: the input is rounded by one operator, the
-weight holds whole numbers as float32, and an operator behind the convolution multiplies the scales
-of both. Its converter folds all of it into an int8 convolution.
+Paddle-Lite reads an older form than Paddle Inference: the input is rounded by one operator, the
+weight holds integers as float32, and an operator behind the convolution multiplies by the scales
+of both. Its converter folds all of that into an int8 convolution.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.graph.int8_program import ENGINE_BITS, check_scales, integer_weight
+from slim_det.graph.int8_program import ENGINE_BITS, integer_weight, write_integers
 from slim_det.graph.integers import LayerScales
 from slim_det.graph.op import Op
 from slim_det.graph.operators import data_of, result_of, weight_of
@@ -30,30 +30,23 @@ def write_lite_int8(
     an addition behind the scales.
 
     Args:
-        p: A program without batch norm behind these convolutions (`fold_batch_norm`).
-        scales: Name of a weight in the program -> scales.
-        weight_bits: Integers of at most so many bits, declared as 8 bits with the scale that
-            makes up for it.
+        p: See `write_int8`.
+        scales: See `write_int8`.
+        weight_bits: Maximum bits of the integers; declared as 8 bits with a larger scale.
 
     Raises:
         ExportError: See `check_scales`; the program is then unchanged.
     """
-    check_scales(p, scales)
-    rounded: dict[tuple[str, float], tuple[str, str]] = {}
-    for op in p.convolutions:
+
+    def store_weight(p: DeployProgram, op: Op, found: LayerScales) -> None:
         weight = weight_of(op)
-        if weight not in scales:
-            continue
-        found = scales[weight]
-        key = (data_of(op), found.input_range)
-        if key not in rounded:
-            rounded[key] = _round_input(p, p.ops.index(op), *key)
-        values, input_scale = rounded[key]
-        p.rename_input(op, key[0], values)
         integers, scale = integer_weight(p.value(weight), found, weight_bits)
         p.set_value(weight, integers.astype(np.float32))
         p.set_value(f"{weight}.scale", scale)
-        _dequantize_output(p, op, [f"{weight}.scale", input_scale])
+        input_stem = data_of(op).removesuffix(".quantized")
+        _dequantize_output(p, op, [f"{weight}.scale", f"{input_stem}.scale"])
+
+    write_integers(p, scales, _round_input, store_weight)
 
 
 @deployment_program()
@@ -64,45 +57,34 @@ def write_out_leaky_relu(p: DeployProgram) -> None:
     """
     for op in [op for op in p.ops if op.type == "leaky_relu"]:
         source, output, slope = op.input("X"), op.output(), op.attrs["alpha"]
-        relu, positive, negative = (
-            p.new_variable(f"{output}.{end}", source) for end in ("relu", "positive", "negative")
-        )
-        _replace(
-            p,
-            op,
-            [
-                ("relu", {"X": [source]}, relu, {}),
-                ("scale", {"X": [relu]}, positive, {"scale": 1.0 - slope, **_PLAIN_SCALE}),
-                ("scale", {"X": [source]}, negative, {"scale": slope, **_PLAIN_SCALE}),
-                ("elementwise_add", {"X": [positive], "Y": [negative]}, output, {"axis": -1}),
-            ],
-        )
+        relu, positive, negative = (f"{output}.{end}" for end in ("relu", "positive", "negative"))
+        steps: Steps = [
+            ("relu", {"X": [source]}, relu, {}),
+            ("scale", {"X": [relu]}, positive, {"scale": 1.0 - slope, **_PLAIN_SCALE}),
+            ("scale", {"X": [source]}, negative, {"scale": slope, **_PLAIN_SCALE}),
+            ("elementwise_add", {"X": [positive], "Y": [negative]}, output, {"axis": -1}),
+        ]
+        _replace(p, op, steps)
 
 
 @deployment_program()
 def write_out_hard_swish(p: DeployProgram) -> None:
     """Replace each hard swish by x * clip(x + 3, 0, 6) / 6, in place.
 
-    With the offset, threshold and divisor that the operator has (1905.02244, section 5.2 for the
-    usual ones). Paddle-Lite's x86 build fuses its own into int8 convolutions, and errs.
+    With the operator's own offset, threshold and divisor (1905.02244, section 5.2 for the usual
+    ones). Paddle-Lite's x86 build fuses its own hard swish into int8 convolutions wrongly.
     """
     for op in [op for op in p.ops if op.type == "hard_swish"]:
         source, output = op.input("X"), op.output()
         offset, threshold, divisor = (op.attrs[name] for name in ("offset", "threshold", "scale"))
-        moved, gate, product = (
-            p.new_variable(f"{output}.{end}", source) for end in ("moved", "gate", "product")
-        )
-        shift = {**_PLAIN_SCALE, "bias": offset}
-        _replace(
-            p,
-            op,
-            [
-                ("scale", {"X": [source]}, moved, {"scale": 1.0, **shift}),
-                ("clip", {"X": [moved]}, gate, {"min": 0.0, "max": threshold}),
-                ("elementwise_mul", {"X": [source], "Y": [gate]}, product, {"axis": -1}),
-                ("scale", {"X": [product]}, output, {"scale": 1.0 / divisor, **_PLAIN_SCALE}),
-            ],
-        )
+        moved, gate, product = (f"{output}.{end}" for end in ("moved", "gate", "product"))
+        steps: Steps = [
+            ("scale", {"X": [source]}, moved, {**_PLAIN_SCALE, "scale": 1.0, "bias": offset}),
+            ("clip", {"X": [moved]}, gate, {"min": 0.0, "max": threshold}),
+            ("elementwise_mul", {"X": [source], "Y": [gate]}, product, {"axis": -1}),
+            ("scale", {"X": [product]}, output, {"scale": 1.0 / divisor, **_PLAIN_SCALE}),
+        ]
+        _replace(p, op, steps)
 
 
 Steps = Sequence["tuple[str, dict[str, list[str]], str, dict[str, Any]]"]
@@ -112,14 +94,15 @@ _PLAIN_SCALE = {"bias": 0.0, "bias_after_scale": True}
 
 
 def _replace(p: DeployProgram, op: Op, steps: Steps) -> None:
-    """Put other operators in the place of one."""
+    """Replace an operator by others, whose results have the shape of its input."""
     place = p.remove(op)
     for i, (kind, inputs, result, attributes) in enumerate(steps):
+        p.new_variable(result, like=op.input("X"))
         p.insert(place + i, kind, inputs, {"Out": [result]}, attributes)
 
 
-def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> tuple[str, str]:
-    """Round a tensor before the operator at ``place``; names of the rounded one and its scale."""
+def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
+    """Round a tensor before the operator at ``place``; returns the name of the rounded one."""
     stem = name if f"{name}.scale" not in p.block.vars else f"{name}.{limit:g}"
     scale = f"{stem}.scale"
     p.set_value(scale, np.array([limit], np.float32))
@@ -131,11 +114,11 @@ def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> tuple
         {"Out": [values], "OutScale": [scale]},
         {"bit_length": ENGINE_BITS, "is_test": True, "moving_rate": 0.9, "round_type": 0},
     )
-    return values, scale
+    return values
 
 
 def _dequantize_output(p: DeployProgram, op: Op, scales: list[str]) -> None:
-    """Let a convolution of whole numbers be followed by their scales."""
+    """Multiply the result of a convolution of integers by the scales of weight and input."""
     p.set_attribute(op, "quantization_type", "qat_with_weight")
     p.set_attribute(op, "bit_length", ENGINE_BITS)
     output = result_of(op)

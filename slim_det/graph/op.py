@@ -1,4 +1,4 @@
-"""One operator of a program, as everything that reads a program sees it."""
+"""One operator of a program, with the same interface for every kind of program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Op:
         inputs: Slot name -> variable names.
         outputs: Slot name -> variable names.
         attrs: Attribute name -> value.
-        raw: Paddle's own operator, where the program can be edited.
+        raw: Paddle's own operator, if the program can be edited.
     """
 
     type: str
@@ -26,7 +26,7 @@ class Op:
 
     @classmethod
     def read(cls, raw: Any) -> Op:
-        """Read an operator of Paddle's."""
+        """Read one of Paddle's operators."""
         return cls(
             type=raw.type,
             inputs={slot: list(raw.input(slot)) for slot in raw.input_names},
@@ -36,19 +36,19 @@ class Op:
         )
 
     def input(self, slot: str) -> str:
-        """The one variable of an input slot; '' where the slot is empty."""
+        """The one variable of an input slot; '' if the slot is empty."""
         return (self.inputs.get(slot) or [""])[0]
 
     def output(self, slot: str = "Out") -> str:
-        """The one variable of an output slot; '' where the slot is empty."""
+        """The one variable of an output slot; '' if the slot is empty."""
         return (self.outputs.get(slot) or [""])[0]
 
     @property
     def input_arg_names(self) -> list[str]:
-        """Every variable that it reads, called as Paddle calls it."""
+        """All variables that it reads, under Paddle's name for the property."""
         return [name for names in self.inputs.values() for name in names]
 
     @property
     def output_arg_names(self) -> list[str]:
-        """Every variable that it gives, called as Paddle calls it."""
+        """All variables that it writes, under Paddle's name for the property."""
         return [name for names in self.outputs.values() for name in names]

@@ -1,8 +1,8 @@
-"""The one table of operators: all that any part of slim_det has to know of an operator type.
+"""The one table of operators: all that slim_det knows about an operator type.
 
 An operator that is not here can run, but it freezes the channels that it reads, costs no MACs and
-stays in float. A new one is one entry, and where no rule fits it a small function in
-`channel_rules`, `shape_ops` or `mac_rules`.
+stays in float. A new one is one entry, and a small function in `channel_rules`, `shape_ops` or
+`mac_rules` if no rule fits.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from dataclasses import dataclass, replace
 from slim_det.graph import channel_rules as channels
 from slim_det.graph import mac_rules as macs
 from slim_det.graph import shape_ops
-from slim_det.graph.channels import Rule
+from slim_det.graph.channels import Rule, unknown
 from slim_det.graph.op import Op
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of one operator type.
+    """What is known about one operator type.
 
     Attributes:
         channels: What it does to the channels of its inputs.
-        macs: How often it multiplies each number of its weight; None where it has no MACs.
-        data: Input slot of what it computes on; its weight reads the channels of that.
+        macs: How often it multiplies each number of its weight; None for no MACs.
+        data: Input slot of the tensor whose channels its weight reads.
         weight: Input slot of its weight; '' for none.
-        bias: Input slot that a bias may stand in; '' for none.
+        bias: Input slot that may hold a bias; '' for none.
         result: Output slot.
-        sampling: Input slots that say where ``data`` is sampled.
+        sampling: Input slots with the positions where ``data`` is sampled.
         int8_kernel: It is a convolution that int8 engines have a kernel for.
         fused: The engine runs it inside the float convolution before it.
         fused_int8: It becomes part of the int8 convolution before it.
-        unsigned: oneDNN keeps its output in integers without a sign.
+        unsigned: oneDNN keeps its output in unsigned integers.
         reads_integers: It reads the integers of another reader of its input.
         keeps_range: Whether its output holds integers of its input, and so has the same range.
     """
 
-    channels: Rule = channels.unknown
+    channels: Rule = unknown
     macs: macs.MacRule | None = None
     data: str = "X"
     weight: str = ""
@@ -52,12 +52,9 @@ class Operator:
     keeps_range: Callable[[Op], bool] = lambda op: False
 
 
-_UNKNOWN = Operator()
-
-
 def declared(op: Op) -> Operator:
-    """What is known of an operator; of one that is not in the table, nothing."""
-    return OPERATORS.get(op.type, _UNKNOWN)
+    """The entry of an operator; one with defaults if it is not in the table."""
+    return OPERATORS.get(op.type, Operator())
 
 
 def data_of(op: Op) -> str:
@@ -71,7 +68,7 @@ def weight_of(op: Op) -> str:
 
 
 def result_of(op: Op) -> str:
-    """The variable that an operator gives."""
+    """The variable that an operator writes."""
     return op.output(declared(op).result)
 
 
@@ -155,7 +152,7 @@ OPERATORS: dict[str, Operator] = {
     "unsqueeze2": Operator(shape_ops.unsqueeze),
     "transpose2": Operator(shape_ops.transpose),
     **dict.fromkeys(("reduce_mean", "reduce_sum", "reduce_max"), Operator(shape_ops.reduce)),
-    # what is read for its shape alone
+    # operators that read only the shape of their input
     "shape": replace(_SHAPE_ONLY, data="Input"),
     **dict.fromkeys(("feed", "fetch", "fill_any_like"), _SHAPE_ONLY),
     "prior_box": replace(_SHAPE_ONLY, data="Input", result="Boxes"),

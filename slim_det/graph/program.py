@@ -1,4 +1,4 @@
-"""Programs: operators in their order, who reads and writes which variable, and how to edit them."""
+"""Programs: operators in order, which of them read and write a variable, and how to edit them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.base.data_feeder import convert_dtype
 
-from slim_det.core.errors import ExportError
+from slim_det.core.errors import ExportError, one_line
 from slim_det.graph.engine import Engine
 from slim_det.graph.op import Op
 from slim_det.graph.operators import declared, result_of, weight_of
@@ -20,11 +21,7 @@ Names = Mapping[str, Sequence[str]]
 
 
 def last_convolutions(ops: Sequence[Op]) -> list[Op]:
-    """The convolutions that no other convolution follows, in order.
-
-    Args:
-        ops: Operators in the order of execution.
-    """
+    """The convolutions that no other convolution follows, in order of execution, as ``ops``."""
     found = []
     leading: set[str] = set()
     for op in reversed(ops):
@@ -39,21 +36,13 @@ def last_convolutions(ops: Sequence[Op]) -> list[Op]:
 def head_convolutions(ops: Sequence[Op]) -> list[Op]:
     """The convolutions whose outputs are decoded to boxes, in order.
 
-    Where a detector ends in non-maximum suppression, they are those that no other one follows;
-    operators that suppress nothing have no head.
-
-    Args:
-        ops: Operators in the order of execution.
+    In a detector that ends in non-maximum suppression, the last convolutions; otherwise none.
     """
     return last_convolutions(ops) if any("nms" in op.type for op in ops) else []
 
 
 class Program:
-    """What a traced model and a program that is deployed have in common.
-
-    Attributes:
-        ops: Operators in the order of execution.
-    """
+    """What a traced model and a deployed program have in common: operators in execution order."""
 
     ops: list[Op]
 
@@ -66,7 +55,7 @@ class Program:
         return self._readers.get(name, [])
 
     def writer(self, name: str) -> Op | None:
-        """The operator that gives a variable; None for inputs and parameters."""
+        """The operator that writes a variable; None for inputs and parameters."""
         return self._writers.get(name)
 
     def downstream(self, names: Iterable[str]) -> list[Op]:
@@ -84,12 +73,12 @@ class Program:
         return [op for op in self.ops if declared(op).int8_kernel]
 
     def bias_addition(self, op: Op) -> Op | None:
-        """What adds a bias, perhaps reshaped, to what an operator gives."""
+        """The operator that adds a bias, perhaps reshaped, to the result of another."""
         readers = self.readers(result_of(op))
         return next((reader for reader in readers if self._adds_bias(reader)), None)
 
     def with_bias(self, op: Op) -> str:
-        """What an operator gives, its bias added where it has one."""
+        """The result of an operator, with its bias added if it has one."""
         return result_of(self.bias_addition(op) or op)
 
     def _adds_bias(self, op: Op) -> bool:
@@ -118,12 +107,12 @@ class Program:
 class DeployProgram(Program):
     """A program of the `.pdmodel` format that can be edited, with parameters of its own.
 
-    Each method may be called in dygraph mode; Paddle is switched for as long as it needs.
-    Operators are edited by these methods alone, so that ``ops`` stays what Paddle's program holds.
+    Each method may be called in dygraph mode; Paddle is switched for as long as needed. Operators
+    are edited only by these methods, so that ``ops`` stays equal to Paddle's own list.
 
     Args:
         program: Paddle's program.
-        scope: Holds its parameters; None where none is read.
+        scope: Holds its parameters; None if none is read.
         feeds: Names of its inputs.
         fetches: Names of its outputs, in order.
     """
@@ -141,7 +130,7 @@ class DeployProgram(Program):
         """Read ``<stem>.pdmodel`` and ``<stem>.pdiparams``.
 
         Raises:
-            ExportError: One of them is missing or damaged.
+            ExportError: A file is missing or damaged.
         """
         scope = paddle.static.Scope()
         executor = paddle.static.Executor(paddle.CPUPlace())
@@ -149,7 +138,7 @@ class DeployProgram(Program):
             with paddle.static.scope_guard(scope):
                 program, feeds, fetches = paddle.static.load_inference_model(str(stem), executor)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
-            reason = " ".join(str(error).split())[-160:]
+            reason = one_line(error)[-160:]
             raise ExportError(f"program '{stem}' cannot be loaded: {reason}") from error
         return cls(program, scope, list(feeds), [variable.name for variable in fetches])
 
@@ -160,10 +149,10 @@ class DeployProgram(Program):
         feeds: Sequence[str] | None = None,
         fetches: Sequence[str] | None = None,
     ) -> None:
-        """Write what leads from inputs to outputs as ``<stem>.pdmodel`` and ``<stem>.pdiparams``.
+        """Write the part between inputs and outputs as ``<stem>.pdmodel`` and ``<stem>.pdiparams``.
 
         Args:
-            stem: The files without their suffix.
+            stem: The files without suffix.
             feeds: Inputs; by default those of the program that the outputs depend on.
             fetches: Outputs, any variables; by default those of the program.
         """
@@ -188,23 +177,12 @@ class DeployProgram(Program):
         folder: Path | None = None,
         **settings: Any,
     ) -> Engine:
-        """Load what leads from inputs to outputs into Paddle Inference.
-
-        Args:
-            feeds: See `save`.
-            fetches: See `save`.
-            folder: See `Engine.of`.
-            settings: Of `Engine`.
-        """
+        """Load the part between inputs and outputs (see `save`) into an `Engine` with settings."""
         return Engine.of(lambda stem: self.save(stem, feeds, fetches), folder, **settings)
 
     @deployment_program()
     def copy(self, share_parameters: bool = False) -> DeployProgram:
-        """The same program, to be edited apart.
-
-        Args:
-            share_parameters: Whether the copy has the very parameters of this program.
-        """
+        """The same program, to be edited apart; its parameters are shared or copied."""
         scope = self.scope if share_parameters else paddle.static.Scope()
         made = DeployProgram(self.program.clone(), scope, list(self.feeds), list(self.fetches))
         for name in () if share_parameters else self.parameters:
@@ -218,7 +196,7 @@ class DeployProgram(Program):
 
     @property
     def parameters(self) -> list[str]:
-        """Names of everything that is stored in the file of parameters."""
+        """Names of all variables that are stored in the parameter file."""
         return [
             variable.name
             for variable in self.program.list_vars()
@@ -227,7 +205,7 @@ class DeployProgram(Program):
 
     @property
     def raw_outputs(self) -> list[str]:
-        """What the head's convolutions give, with bias; none where those are the outputs."""
+        """Results of the head's convolutions, with bias, unless they are outputs themselves."""
         found = [self.with_bias(op) for op in head_convolutions(self.ops)]
         return [name for name in found if name not in self.fetches]
 
@@ -237,10 +215,10 @@ class DeployProgram(Program):
 
     @deployment_program()
     def set_value(self, name: str, array: np.ndarray) -> None:
-        """Give a parameter a value; its type and shape follow, and it is made where missing."""
-        block = self.block
+        """Set a parameter; its type and shape follow, and it is created if missing."""
+        block, kind = self.block, (str(array.dtype), array.shape)
         known = block.vars.get(name)
-        if known is None or _signature(known) != (str(array.dtype), array.shape):
+        if known is None or (convert_dtype(known.dtype), tuple(known.shape)) != kind:
             if known is not None:
                 block._remove_var(name)
             block.create_var(
@@ -256,15 +234,7 @@ class DeployProgram(Program):
     def insert(
         self, index: int, type: str, inputs: Names, outputs: Names, attrs: Mapping[str, Any]
     ) -> None:
-        """Put an operator before the one at ``index`` of ``ops``.
-
-        Args:
-            index: Its place.
-            type: Paddle's operator name.
-            inputs: Slot name -> names of variables.
-            outputs: Slot name -> names of variables.
-            attrs: Attribute name -> value.
-        """
+        """Insert an operator before ``ops[index]``; the rest is as in `Op`."""
         raw = self.block._insert_op(
             index,
             type=type,
@@ -277,7 +247,7 @@ class DeployProgram(Program):
 
     @deployment_program()
     def remove(self, op: Op) -> int:
-        """Take an operator out; gives the place that it had."""
+        """Remove an operator; returns its former index."""
         index = self.ops.index(op)
         self.block._remove_op(index)
         del self.ops[index]
@@ -290,24 +260,24 @@ class DeployProgram(Program):
         self._renamed(op.inputs, old, new)
 
     def rename_output(self, op: Op, old: str, new: str) -> None:
-        """Let an operator give its result under another name."""
+        """Let an operator write another variable."""
         op.raw._rename_output(old, new)
         self._renamed(op.outputs, old, new)
 
     def set_attribute(self, op: Op, name: str, value: Any) -> None:
-        """Give an operator an attribute."""
+        """Set an attribute of an operator."""
         op.raw._set_attr(name, value)
         op.attrs[name] = value
 
     @deployment_program()
     def new_variable(self, name: str, like: str) -> str:
-        """Declare a float32 variable of the shape of another one; gives its name back."""
+        """Declare a float32 variable with the shape of another; returns its name."""
         if name not in self.block.vars:
             self.block.create_var(name=name, shape=self.block.var(like).shape, dtype="float32")
         return name
 
     def is_parameter(self, name: str) -> bool:
-        """Whether a variable is stored in the file of parameters."""
+        """Whether a variable is stored in the parameter file."""
         return bool(self.block.var(name).persistable)
 
     def stored_weight(self, convolution: Op) -> str:
@@ -317,7 +287,7 @@ class DeployProgram(Program):
         return name if writer is None else writer.input("X")
 
     def _needed(self, names: Sequence[str]) -> set[str]:
-        """Every variable that these are computed from, themselves included."""
+        """All variables that these are computed from, themselves included."""
         found = set(names)
         for op in reversed(self.ops):
             if op.type not in ("feed", "fetch") and found & set(op.output_arg_names):
@@ -330,13 +300,6 @@ class DeployProgram(Program):
         self._forget_links()
 
     def _forget_links(self) -> None:
-        """Readers and writers are looked up anew after an edit."""
+        """Look up readers and writers again after an edit."""
         for name in ("_readers", "_writers"):
             self.__dict__.pop(name, None)
-
-
-def _signature(variable: Any) -> tuple[str, tuple[int, ...]]:
-    """Type and shape of a variable, spelled as NumPy does."""
-    name = str(variable.dtype).rpartition(".")[2].lower()
-    names = {"fp32": "float32", "fp64": "float64"}
-    return names.get(name, name), tuple(variable.shape)

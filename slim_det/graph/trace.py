@@ -1,6 +1,6 @@
-"""A model as a program: to be read with every shape at a stated image size, or to be deployed.
+"""A model as a program: to read every shape at a given image size, or to deploy.
 
-The cost table and the pruning groups read a trace and nothing else of the model's code.
+The cost table and the pruning groups read a trace, and none of the model's code.
 """
 
 from __future__ import annotations
@@ -46,12 +46,8 @@ class Trace(Program):
 def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Trace:
     """Trace a ppdet detector from image to boxes, in evaluation mode, batch 1.
 
-    Args:
-        model: An architecture of ppdet (its ``forward`` takes one dict).
-        image_size_hw: Height and width in pixels.
-
     Raises:
-        ConfigError: The model does not run at this size (an error of the model, named).
+        ConfigError: The model does not run at this size; the message ends with the model's own.
     """
     height, width = image_size_hw
     try:
@@ -68,7 +64,7 @@ def trace_layer(
     input_spec: list[Any],
     image_size_hw: tuple[int, int] | None = None,
 ) -> Trace:
-    """Trace any layer for given inputs, in evaluation mode; the layer is left as it was."""
+    """Trace any layer for given inputs, in evaluation mode; the layer stays unchanged."""
     with evaluation_mode(layer), deployment_program():
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
@@ -88,7 +84,7 @@ def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: 
     Args:
         model: A ppdet architecture in evaluation mode.
         image_size_hw: Height and width in pixels.
-        stem: The files without their suffix, in an existing folder.
+        stem: The files without suffix, in an existing folder.
     """
     spec = detector_spec(image_size_hw)
     with deployment_program():
@@ -99,12 +95,7 @@ def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: 
 
 
 def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
-    """A detector from image to boxes as a program; the parameters are copied.
-
-    Args:
-        model: A ppdet architecture; simulated integers are left out while it is traced.
-        image_size_hw: Height and width in pixels.
-    """
+    """A detector from image to boxes as a program with a copy of its parameters."""
     with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
         stem = Path(folder) / "model"
         save_detector(model, image_size_hw, stem)

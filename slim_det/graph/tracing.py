@@ -1,4 +1,4 @@
-"""Building a Paddle program of the format that deployment tools read (`.pdmodel`).
+"""Builds Paddle programs of the format that deployment tools read (`.pdmodel`).
 
 ppdet's NMS can only be traced into this older format, and Paddle-Lite reads no other, but in
 Paddle 3.3 some functions (`paddle.multiply`, `F.sigmoid`, ...) can no longer be traced into it.
@@ -18,27 +18,18 @@ from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
-_UNARY = {
-    "abs": "abs",
-    "exp": "exp",
-    "floor": "floor",
-    "ceil": "ceil",
-    "round": "round",
-    "log": "log",
-    "rsqrt": "rsqrt",
-    "sigmoid": "sigmoid",
-    "sqrt": "sqrt",
-    "tanh": "tanh",
-    "softplus": "softplus",
-    "gelu": "gelu",
-    "sign": "sign",
-}
+_UNARY = "abs exp floor ceil round log rsqrt sigmoid sqrt tanh softplus gelu sign".split()
 _BINARY = {
     "multiply": "elementwise_mul",
     "maximum": "elementwise_max",
     "minimum": "elementwise_min",
     "matmul": "matmul_v2",
     "greater_than": "greater_than",
+}
+_ATTRIBUTES = {
+    "matmul": {"transpose_x": "trans_x", "transpose_y": "trans_y"},
+    "softplus": {"beta": "beta", "threshold": "threshold"},
+    "gelu": {"approximate": "approximate"},
 }
 
 
@@ -52,10 +43,12 @@ def deployment_program() -> Iterator[None]:
         for name in (*_UNARY, *_BINARY)
         if hasattr(module, name)
     ]
-    # Leaving static mode begins a new numbering, in which a layer made later would be given a
-    # parameter name that is taken; the numbering of before is put back.
+    # Leaving static mode begins a new numbering, in which a layer made later would get a parameter
+    # name that is taken; so the previous numbering is restored.
     numbering = unique_name.switch()
-    recorded = _recorded_parameters()
+    # A failed trace leaves Paddle's notes of its parameters behind, and a later program may get
+    # its id, under which they are kept.
+    recorded: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
     before = set(recorded)
     try:
         for module, name, original in saved:
@@ -70,22 +63,8 @@ def deployment_program() -> Iterator[None]:
             del recorded[program]
 
 
-def _recorded_parameters() -> dict[int, Any]:
-    """Where Paddle notes the parameters of the program that it is tracing, by the program's id.
-
-    A trace that fails leaves its note behind, and a later program may get the same id.
-    """
-    notes: dict[int, Any] = ProgramTranslator.get_instance()._params_recorder.params_dict
-    return notes
-
-
 def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:
-    """What a ppdet architecture takes, for tracing.
-
-    Args:
-        image_size_hw: Height and width in pixels.
-        batch: Images a run; None for any number.
-    """
+    """The input of a ppdet architecture, for tracing; ``batch`` None for any number of images."""
     return {
         "image": InputSpec([batch, 3, *image_size_hw], "float32", "image"),
         "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
@@ -96,7 +75,7 @@ def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> d
 def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """A stand-in that appends the operator for a program variable, else calls the original."""
     slots = ("X", "Y") if name in _BINARY else ("X",)
-    op_type = _BINARY.get(name) or _UNARY[name]
+    op_type = _BINARY.get(name, name)
 
     def function(*args: Any, **kwargs: Any) -> Any:
         operands = list(args[: len(slots)])
@@ -117,10 +96,3 @@ def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return function
-
-
-_ATTRIBUTES = {
-    "matmul": {"transpose_x": "trans_x", "transpose_y": "trans_y"},
-    "softplus": {"beta": "beta", "threshold": "threshold"},
-    "gelu": {"approximate": "approximate"},
-}

@@ -15,8 +15,8 @@ from ppdet.core.workspace import global_config
 
 from slim_det.compress.chain import JOINT, check_override, expand_strategies, write_out_sections
 from slim_det.compress.strategy import registered_strategies
-from slim_det.core.errors import ConfigError, nearest
-from slim_det.core.safe_yaml import merge, one_line, read_tree
+from slim_det.core.errors import ConfigError, nearest, one_line
+from slim_det.core.safe_yaml import merge, read_tree
 from slim_det.core.schema import check_keys
 from slim_det.training.config_checks import check_parts
 from slim_det.training.config_scope import unset

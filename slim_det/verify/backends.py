@@ -17,6 +17,7 @@ from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
 from slim_det.deploy.lite.forms import lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
 from slim_det.detectors.image_size import image_size_hw
+from slim_det.graph.engine import NO_INT8
 from slim_det.graph.int8_program import for_kernels, int8_layers
 from slim_det.graph.program import DeployProgram
 from slim_det.verify.preprocess import ArtifactReader, at_size
@@ -185,7 +186,7 @@ def _int8_backends(
         engine,
         INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
     )
-    deployed.note = "int8, oneDNN" if int8 else "float: this CPU has no int8 instructions"
+    deployed.note = "int8, oneDNN" if int8 else f"float: {NO_INT8}"
     converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY, _SIGNED_NOTE)
     return [signed, noisy, written, deployed, *converted]
 

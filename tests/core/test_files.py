@@ -23,7 +23,7 @@ from slim_det.core.files import (
 
 
 class Interruption(Exception):
-    """Stands for anything that ends a write."""
+    """Anything that ends a write."""
 
 
 def writer(text: str):
@@ -45,7 +45,7 @@ def test_no_files_are_no_files(tmp_path: Path) -> None:
 
 
 def test_written_with_folders_and_ordinary_rights(tmp_path: Path) -> None:
-    """Temporary files are private; what takes their name is as readable as any other."""
+    """Temporary files are private; the final file is as readable as any other."""
     target = tmp_path / "a" / "b" / "file"
     plain = tmp_path / "plain"
     plain.write_text("")
@@ -55,7 +55,7 @@ def test_written_with_folders_and_ordinary_rights(tmp_path: Path) -> None:
 
 
 def test_interrupted_write_changes_nothing(tmp_path: Path) -> None:
-    """The old file stays, the first of two is not replaced either, no temporary one is left."""
+    """Both old files stay, and no temporary one is left."""
     (tmp_path / "first").write_text("old 1")
     (tmp_path / "second").write_text("old 2")
     with pytest.raises(Interruption):
@@ -66,7 +66,7 @@ def test_interrupted_write_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_interrupted_between_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are renamed in the order given: what is there is whole."""
+    """Files are renamed in the given order, and each is complete."""
     replace, renamed = os.replace, []
 
     def replace_one(source: str, target: Path) -> None:
@@ -83,7 +83,7 @@ def test_interrupted_between_renames(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "one").read_text() == "one" * 1000
 
 
-def test_target_never_holds_less_than_a_whole_text(tmp_path: Path) -> None:
+def test_target_always_holds_a_complete_text(tmp_path: Path) -> None:
     """While the new content is written, the old one is read."""
     target = tmp_path / "file"
     target.write_text("old")
@@ -204,7 +204,7 @@ def test_staged_folder_appears_with_ordinary_rights(tmp_path: Path) -> None:
 
 
 def test_staged_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
-    """Nothing of the older one is left, and while the new one is filled it stays as it was."""
+    """Nothing of the older one remains; it is unchanged while the new one is filled."""
     target = tmp_path / "made"
     target.mkdir()
     (target / "other").write_text("old")
@@ -230,7 +230,7 @@ def test_interrupted_staged_folder_changes_nothing(tmp_path: Path, exists: bool)
 def test_staged_folder_that_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older one is put back where the second rename fails."""
+    """The older one is put back if the second rename fails."""
     target = tmp_path / "made"
     fill(target, "old")
     replace, calls = os.replace, []
@@ -249,7 +249,7 @@ def test_staged_folder_that_cannot_take_its_place(
 
 
 def test_staged_folder_beside_another(tmp_path: Path) -> None:
-    """Whoever lists the outer folder never sees a temporary one in it."""
+    """The outer folder never shows a temporary one in it."""
     outer = tmp_path / "outer"
     outer.mkdir()
     for text in ("old", "new"):

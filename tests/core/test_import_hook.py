@@ -1,4 +1,4 @@
-"""slim_det behind ppdet's names, in whatever order things are imported."""
+"""slim_det takes its places in ppdet in any order of imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slim_det.core.import_hook import _PackageFinder, when_imported
 from slim_det.core.script_overrides import script_overrides
 from tests.commands import process_environment
 
-# Says which of ppdet's names slim_det stands behind.
+# Prints which modules of slim_det ppdet's names lead to.
 REPORT = """
 from ppdet.core.workspace import global_config
 import ppdet.engine.trainer as trainer, ppdet.slim as slim
@@ -60,7 +60,7 @@ def test_order_of_imports(first: str) -> None:
 
 
 def test_ppdet_of_the_script_is_taken(tmp_path: Path) -> None:
-    """A path that a script adds after slim_det was imported decides."""
+    """A path that a script adds after importing slim_det decides."""
     own = tmp_path / "ppdet"
     own.mkdir()
     (own / "__init__.py").write_text("raise ImportError('the ppdet of the checkout')\n")
@@ -76,7 +76,7 @@ except ImportError as error:
 
 
 def test_installed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often slim_det is imported, before ppdet and after."""
+    """No matter how often slim_det is imported, before ppdet and after."""
     registered: list[int] = []
     monkeypatch.setattr(sys, "meta_path", [])
     modules = {name: m for name, m in sys.modules.items() if name.split(".")[0] != "ppdet"}
@@ -105,7 +105,7 @@ def test_ppdet_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slim_file_of_a_script_may_be_overridden(
     fresh_config: Any, tiny: Path, whole: Path, r578: Path, tmp_path: Path
 ) -> None:
-    """`build_slim_model` gives ppdet's `-o` the last word."""
+    """In `build_slim_model`, ppdet's `-o` has the last word."""
     import yaml
     from ppdet.slim import build_slim_model
 

@@ -1,4 +1,4 @@
-"""YAML with bases and ppdet's tags, that cannot run code."""
+"""YAML with bases and ppdet's tags cannot run code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slim_det.core.safe_yaml import merge, read_tree
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Write `name.yml` files; gives the first."""
+    """Write `name.yml` files; returns the first."""
     for name, text in files.items():
         (folder / f"{name}.yml").write_text(text)
     return folder / f"{next(iter(files))}.yml"
@@ -90,7 +90,7 @@ def test_refused_in_one_line(tmp_path: Path, ppdet_registered: None, text: str, 
 def test_tag_that_calls_any_function(
     tmp_path: Path, ppdet_registered: None, check_only: bool
 ) -> None:
-    """ppdet registers `!Callable`; it is refused with ppdet imported and without."""
+    """ppdet registers `!Callable`; it is refused with and without ppdet imported."""
     path = write(tmp_path, main="a: !Callable {full_type: os.getcwd}\n")
     with pytest.raises(ConfigError, match="tag '!Callable'"):
         read_tree(path, check_only=check_only)
@@ -106,7 +106,7 @@ def test_tags_of_ppdet_build_its_objects(tmp_path: Path, ppdet_registered: None)
 
 
 def test_tagged_data_set_can_be_changed_in_part(tmp_path: Path, ppdet_registered: None) -> None:
-    """As one that is written with its name; an empty one keeps its defaults."""
+    """Like a data set with a name; an empty one keeps its defaults."""
     path = write(
         tmp_path,
         main="_BASE_: [base.yml]\nEvalDataset: {dataset_dir: here}\n",
@@ -125,7 +125,7 @@ def test_tagged_data_set_can_be_changed_in_part(tmp_path: Path, ppdet_registered
     }
 
 
-def test_missing_files_are_named_with_their_way(tmp_path: Path) -> None:
+def test_missing_files_are_named_with_their_base(tmp_path: Path) -> None:
     path = write(tmp_path, main="_BASE_: [bass.yml]\n", base="x: 1\n")
     with pytest.raises(ConfigError) as caught:
         read_tree(path)
@@ -137,7 +137,7 @@ def test_missing_files_are_named_with_their_way(tmp_path: Path) -> None:
         read_tree(tmp_path / "main.json")
 
 
-def test_file_that_is_no_text(tmp_path: Path) -> None:
+def test_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "main.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_tree(tmp_path / "main.yml")

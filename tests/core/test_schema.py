@@ -1,4 +1,4 @@
-"""One line for every kind of mistake, in the words of the field that it is in."""
+"""One line for every kind of mistake, in the words of its field."""
 
 from __future__ import annotations
 

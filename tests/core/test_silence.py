@@ -1,4 +1,4 @@
-"""Imports without banners, and nothing lost where they fail."""
+"""Imports without banners; nothing is lost if they fail."""
 
 from __future__ import annotations
 

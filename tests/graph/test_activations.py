@@ -1,4 +1,4 @@
-"""What a recorder keeps of a forward, and that it leaves nothing behind."""
+"""A recorder keeps what layers read and return, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_no_layers() -> None:
 
 
 def test_layers_that_run_once_twice_and_never() -> None:
-    """One entry a call, in order, with what the layer read and what it gave."""
+    """One entry for each call, in order, with the input and the output of the layer."""
     model = Chain()
     with ActivationRecorder(layers(model), both).recording() as kept:
         model(number(1.0))
@@ -127,7 +127,7 @@ def test_hooks_are_removed_where_one_cannot_be_registered() -> None:
 
 
 def test_closed_recorder_keeps_nothing() -> None:
-    """Attached it is closed; opened it forgets what was before."""
+    """A newly attached recorder is closed; opening it forgets earlier results."""
     model = Chain()
     recorder = ActivationRecorder({"by_two": model.by_two}, both)
     with recorder.attached():

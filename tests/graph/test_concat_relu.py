@@ -1,4 +1,4 @@
-"""A ReLU behind a concatenation stands before it where the engine would take it for another's."""
+"""A ReLU moves before a concatenation if the engine would apply it to other readers too."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ MACS = {
         320: (6009600000, 3933556300, 1828712000),
     },
 }
-"""MobileNetV1 at each image size: whole, sensity, r578."""
+"""MobileNetV1 at each image size: unpruned, sensity, r578."""
 
 PARAMS = {
     "coco": ((24609981, 17548482, 8016992), (24571197, 17513150, 7987880)),
     "voc": ((24286881, 17266782, 7887392), (24248097, None, None)),
 }
-"""Whole, sensity, r578: with the statistics of batch norm, and trainable."""
+"""Unpruned, sensity, r578: with the statistics of batch norm, and trainable."""
 
 GFLOPS = {
     "coco": {
@@ -62,7 +62,7 @@ GFLOPS = {
 
 
 class Wrapped(paddle.nn.Layer):
-    """A layer and what is done around it."""
+    """A layer inside a function."""
 
     def __init__(self, layer: paddle.nn.Layer, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def test_deformable_convolution_counts_like_any_other() -> None:
     assert macs_by_parameter(trace) == expected
 
 
-def test_other_shapes_stand_for_the_model_after_a_cut() -> None:
+def test_other_shapes_count_as_the_pruned_model() -> None:
     net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 8, 3, padding=1), paddle.nn.Conv2D(8, 4, 1))
     trace = trace_plain(net, 1, 3, 8, 8)
     assert count_macs(trace) == count_macs(trace, {}) == 64 * (8 * 27 + 4 * 8)

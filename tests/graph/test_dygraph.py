@@ -1,4 +1,4 @@
-"""A model beside its training: given back as it was, and the batch that it is run on."""
+"""Evaluation mode ends with the modes of before, and the blank batch is black."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slim_det.graph.dygraph import blank_batch, evaluation_mode
 
 
 def test_every_layer_gets_its_mode_back() -> None:
-    """Also one that was in another mode than the rest, and after an error."""
+    """Also a layer in another mode than the rest, and after an error."""
     net = paddle.nn.Sequential(paddle.nn.Linear(1, 1), paddle.nn.Dropout())
     net.train()
     net[1].eval()

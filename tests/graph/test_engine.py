@@ -23,7 +23,7 @@ LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The CPU is asked anew, and again after the test; nothing limits oneDNN."""
+    """The CPU is queried again for the test, and once more after it; nothing limits oneDNN."""
     for name in LIMITS:
         monkeypatch.delenv(name, raising=False)
     cpu_has_int8.cache_clear()
@@ -73,7 +73,7 @@ def test_int8_instructions_that_onednn_may_use(
     flag: str,
     expected: bool,
 ) -> None:
-    """Its newer variable wins; neither gives instructions to a CPU that has none."""
+    """Its newer variable wins; neither adds instructions to a CPU without them."""
     path = tmp_path / "cpuinfo"
     path.write_text(f"flags : avx2 {flag}\n")
     unasked.setattr(engine, "_CPU_INFO", path)
@@ -88,7 +88,7 @@ def test_system_that_cannot_be_asked(unasked: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_int8_engine_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its passes announce every step; what is printed before and after is not lost."""
+    """Its passes announce every step; output printed before and after is not lost."""
     program, scales = folded_with_scales(make_quantized(), SHAPE, tmp_path)
     write_int8(program, scales)
     capfd.readouterr()
@@ -127,7 +127,7 @@ def test_inputs_of_other_types_are_taken_as_float32(tmp_path: Path) -> None:
 
 
 def test_program_of_no_further_use(tmp_path: Path) -> None:
-    """Its files are gone when it is loaded, and when it cannot be."""
+    """Its files are deleted after loading, and after a failure to load."""
     program, _ = folded_with_scales(make_quantized(), SHAPE, tmp_path)
     before = sorted(tmp_path.iterdir())
     (found,) = Engine.of(program.save, tmp_path, threads=1)({"x": picture().numpy()}).values()

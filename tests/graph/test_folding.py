@@ -1,4 +1,4 @@
-"""A folded batch norm computes what it did as a layer."""
+"""A folded batch norm computes the same as the layer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_fold_by_hand(tmp_path: Path) -> None:
 )
 @given(seed=st.integers(0, 2**31), groups=st.sampled_from([1, 2, 4]))
 def test_fold_is_the_batch_norm(tmp_path: Path, seed: int, groups: int) -> None:
-    """For any statistics; negative and zero factors among them."""
+    """For any statistics, including negative and zero factors."""
     rng = np.random.default_rng(seed)
     net = Sequential(Conv2D(4, 4, 3, padding=1, groups=groups, bias_attr=False), BatchNorm2D(4))
     fill_with(
@@ -70,7 +70,7 @@ def test_fold_is_the_batch_norm(tmp_path: Path, seed: int, groups: int) -> None:
 
 
 class Shared(paddle.nn.Layer):
-    """What must not be folded: the convolution, or its weight, has another reader."""
+    """Must not be folded: the convolution or its weight has another reader, or it has a bias."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

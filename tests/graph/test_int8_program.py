@@ -1,4 +1,4 @@
-"""Integers in a program are those that were worked out on paper, and those of the simulation."""
+"""Integers in a program equal those worked out on paper, and those of the simulation."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def test_three_by_three_on_paper(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits, largest", [(8, 127), (7, 63), (4, 7), (2, 1)])
 def test_weights_of_fewer_bits(bits: int, largest: int, tmp_path: Path) -> None:
-    """They keep their range: the largest integer L stands for it, so the scale is range*127/L.
+    """They keep their range, which the largest integer L means, so the scale is range*127/L.
 
-    The engine rounds weights anew, in 127 steps of the largest of each channel.
+    The engine rounds weights again, in 127 steps of the largest of each channel.
     """
     net = one_convolution([[1.5, -0.4], [0.3, 0.7]], 4.0, weight_bits=bits)
     program, scales = int8_of(net, (1, 2, 1, 1), tmp_path)
@@ -114,7 +114,7 @@ def test_weights_of_fewer_bits(bits: int, largest: int, tmp_path: Path) -> None:
 
 
 def test_channel_far_below_the_range_of_the_tensor(tmp_path: Path) -> None:
-    """Its integers are few, [13, -2], and the engine's own rounding of them stays small."""
+    """Its integers are small, [13, -2], and so is the error of the engine's own rounding."""
     net = one_convolution([[0.26, -0.04], [0.031, 2.54]], 12.7, weight_type="abs_max")
     program, scales = int8_of(net, PIXELS.shape, tmp_path)
     (name,) = scales
@@ -155,8 +155,8 @@ def test_engine_is_the_simulation(
     (name,) = scales
     assert program.value("x.scale") == pytest.approx([input_range], rel=1e-6)
     assert int8_layers(program) == [name] and float_layers(program) == []
-    # Whole steps of the input, so that no engine rounds a tie in another way; oneDNN clips below
-    # at -128.
+    # Integer steps of the input, so that engines cannot round ties differently; oneDNN clips at
+    # -128 below.
     x = rng.integers(-127, 200, (1, 4, 3, 3)) * (input_range / 127)
     x = x.astype("float32")
     expected = net(paddle.to_tensor(x)).numpy()
@@ -201,7 +201,7 @@ def test_layer_put_back_to_float_is_float_in_the_file(tmp_path: Path) -> None:
 
 
 def test_float_again_with_rounded_weights(tmp_path: Path) -> None:
-    """For CPUs without int8: no rounding operators, weights whole multiples of their steps."""
+    """For CPUs without int8: no rounding operators, weights are integer multiples of a step."""
     net = one_convolution([[1.27, -0.504], [0.031, 2.54]], 12.7)
     program, scales = int8_of(net, PIXELS.shape, tmp_path)
     remove_int8(program)
@@ -213,7 +213,7 @@ def test_float_again_with_rounded_weights(tmp_path: Path) -> None:
     assert_same_sums(found, weight @ PIXELS[0, :, 0])
 
 
-def test_float_again_of_a_whole_net(tmp_path: Path) -> None:
+def test_float_again_of_a_complete_net(tmp_path: Path) -> None:
     net = make_quantized()
     program, _ = folded_with_scales(net, SHAPE, tmp_path)
     before = operators(program)
@@ -291,7 +291,7 @@ class TwoBranches(paddle.nn.Layer):
 
 
 def test_float_branch_of_a_concat(tmp_path: Path) -> None:
-    """The engine joins integers of one kind, though nobody else rounds the float branch."""
+    """The engine joins integers of one kind, though no convolution rounds the float branch."""
     paddle.seed(0)
     net = TwoBranches()
     layers = [QuantLayer("left"), QuantLayer("right")]
@@ -309,7 +309,7 @@ def test_float_branch_of_a_concat(tmp_path: Path) -> None:
 
 
 class Upsampled(paddle.nn.Layer):
-    """What a ReLU gives is upsampled and concatenated with a finer map, as in a YOLO neck."""
+    """The result of a ReLU is upsampled and joined with a finer map, as in a YOLO neck."""
 
     def __init__(self, act: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
         super().__init__()
@@ -364,8 +364,10 @@ class Resized(paddle.nn.Layer):
     [lambda y: F.max_pool2d(y, 2, 2, ceil_mode=True), lambda y: F.interpolate(y, scale_factor=2)],
     ids=["maxima", "upsampled"],
 )
-def test_resized_in_the_engine_has_the_range_of_what_it_is_of(resize: Any, tmp_path: Path) -> None:
-    """Alone it would have a range of 1.2; the engine takes 0.8 and 255 steps."""
+def test_a_resized_tensor_in_the_engine_has_the_range_of_its_input(
+    resize: Any, tmp_path: Path
+) -> None:
+    """Alone it would have a range of 1.2; the engine uses 0.8 and 255 steps."""
     paddle.seed(1)
     net = Resized(resize)
     trace = trace_plain(net, 1, 2, 9, 9)

@@ -43,7 +43,7 @@ def test_nothing_is_quantized(tmp_path: Path) -> None:
 
 
 def test_one_by_one_on_paper(tmp_path: Path) -> None:
-    """The integers of `test_int8_program`, as whole numbers in float32; scales behind."""
+    """The integers of `test_int8_program` as float32, with the scales behind."""
     net = one_convolution([[1.27, -0.504], [0.031, 2.54]], 12.7)
     program, scales = folded_with_scales(net, PIXELS.shape, tmp_path)
     write_lite_int8(program, scales)
@@ -72,7 +72,7 @@ def test_integers_of_fewer_bits(tmp_path: Path) -> None:
 
 
 def test_net_is_its_simulation(tmp_path: Path) -> None:
-    """Integers with a sign everywhere; one rounding for three readers; outputs keep their names."""
+    """All integers are signed; three readers share one rounding; outputs keep their names."""
     net = make_quantized()
     program, scales = folded_with_scales(net, SHAPE, tmp_path)
     fetches = list(program.fetches)
@@ -116,7 +116,7 @@ def test_leaky_relu_written_out(tmp_path: Path) -> None:
 
 
 def test_hard_swish_written_out(tmp_path: Path) -> None:
-    """Around both edges; a convolution of 1 and 0 gives what it reads."""
+    """Around both edges; a convolution of 1 and 0 returns its input."""
     net = paddle.nn.Sequential(paddle.nn.Conv2D(1, 1, 1), paddle.nn.Hardswish())
     fill_with(net, {"0.weight": 1.0, "0.bias": 0.0})
     program = program_of(net, (1, 1, 1, 6), tmp_path)

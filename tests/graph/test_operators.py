@@ -1,4 +1,4 @@
-"""One entry is all that an operator needs: every reader of the table sees one that is made up."""
+"""One entry is all that an operator needs: every user of the table handles invented ones."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SHAPES = {
 }
 
 
-def rule(graph: ChannelGraph, op: Op) -> None:
-    """Makes fresh channels, and reads those of its input."""
-    source = graph.get(op.input("From"))
+def rule(graph: ChannelGraph, op: Op) -> Tracked:
+    """Makes fresh channels and reads those of its input."""
+    source = graph.channels.get(op.input("From"))
     weight, result = op.input("Kernel"), op.output("Made")
     if source is not None:
         graph.bind(weight, 1, source.ids, makes=False)
-    graph.set(result, Tracked.made(1, graph.produce(weight, 0, graph.shape(weight)[0], result)))
+    return Tracked.made(1, graph.produce(weight, 0, result))
 
 
 ENTRIES = {
@@ -68,7 +68,7 @@ def mixing(source: str, weight: str, result: str) -> Op:
 
 @pytest.fixture
 def trace() -> Trace:
-    """image -> mix -> bend -> pick -> mix, and the last is added to what `pick` gave."""
+    """image -> mix -> bend -> pick -> mix, whose result is added to that of `bend`."""
     ops = [
         mixing("image", "kernel", "made"),
         Op("bend", {"X": ["made"]}, {"Out": ["active"]}, {}),
@@ -87,7 +87,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_operators(trace: Trace) -> None:
-    """They cost nothing, are not quantized, and what they read cannot be cut."""
+    """They cost nothing, are not quantized, and their inputs cannot be cut."""
     assert macs_by_parameter(trace) == {} and conv_shapes(trace) == []
     assert find_groups(Net(), trace).groups == {} and last_convolutions(trace.ops) == []
     with pytest.raises(QuantError, match="nothing to quantize"):
@@ -114,7 +114,7 @@ def test_channels_and_macs(trace: Trace) -> None:
 
 @pytest.mark.usefixtures("declared")
 def test_sensitivity(trace: Trace) -> None:
-    """What a cut masks is what the weight slot holds."""
+    """A cut masks the weight in the weight slot."""
     uncut = Trace(trace.ops[:-1], SHAPES, trace.parameters, ["again"], None)
     net = Net()
     pruner = Pruner(pruned_ratios=0.5)
@@ -126,7 +126,7 @@ def test_sensitivity(trace: Trace) -> None:
 
 @pytest.mark.usefixtures("declared")
 def test_quantization(trace: Trace) -> None:
-    """All are quantized; what is picked has the range and the sign of what another one reads."""
+    """All are quantized; a picked tensor shares the range and sign of another layer's input."""
     found = find_quantizable_layers(Net(), trace, QuantSettings())
     assert [layer.name for layer in found.layers] == ["first", "second"] and not found.kept_float
     assert [layer.unsigned for layer in found.layers] == [False, False]
@@ -139,14 +139,14 @@ def test_quantization(trace: Trace) -> None:
 
 @pytest.mark.usefixtures("declared")
 def test_residual_fusion(trace: Trace) -> None:
-    """`bend` is part of the kernel before it, which therefore writes what the addition reads."""
+    """`bend` is part of the kernel before it, which therefore writes the input of the addition."""
     outputs = {"made": "first", "again": "second"}
     found = rounded_tensors(trace, {"first": "image", "second": "active"}, outputs)
     assert found == {"active": (["second"], ["first"])}
     OPERATORS["bend"] = Operator(channel_rules.same)
     OPERATORS["pick"] = Operator(channel_rules.same)
     assert rounded_tensors(trace, {"first": "image", "second": "active"}, outputs) == {}
-    OPERATORS["pick"] = ENTRIES["pick"]  # who reads integers does not stand in the way
+    OPERATORS["pick"] = ENTRIES["pick"]  # a reader of integers does not prevent it
     found = rounded_tensors(trace, {"first": "image", "second": "active"}, outputs)
     assert found == {"active": (["second"], ["second"])}
 

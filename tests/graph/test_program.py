@@ -1,4 +1,4 @@
-"""Programs are read, edited, copied and written without a change that was not asked for."""
+"""Programs are read, edited, copied and written without unwanted changes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_copy_shares_nothing(program: DeployProgram, tmp_path: Path) -> None:
     ids=["shape", "int8", "int32", "one"],
 )
 def test_value_of_another_type_and_shape(program: DeployProgram, array: np.ndarray) -> None:
-    """Of a parameter that is there, and of a new one."""
+    """Of an existing parameter, and of a new one."""
     for name in (program.parameters[0], "new"):
         program.set_value(name, array)
         assert np.array_equal(program.value(name), array)
@@ -134,7 +134,7 @@ def test_value_is_a_copy(program: DeployProgram) -> None:
 def test_operator_that_is_inserted(
     net: paddle.nn.Layer, program: DeployProgram, tmp_path: Path
 ) -> None:
-    """The input is doubled before the first convolution; whoever reads it is renamed by hand."""
+    """The input is doubled before the first convolution, whose input is renamed by hand."""
     first = program.convolutions[0]
     place = program.ops.index(first)
     doubled = program.new_variable("doubled", "x")
@@ -153,7 +153,7 @@ def test_weights_of_convolutions_in_order(net: paddle.nn.Layer, program: DeployP
 
 
 def test_copy_that_shares_parameters(program: DeployProgram) -> None:
-    """Operators are edited apart; a parameter is the same one."""
+    """Operators are edited apart; parameters are the same."""
     before = operators(program)
     copy = program.copy(share_parameters=True)
     copy.remove(copy.ops[3])
@@ -164,7 +164,7 @@ def test_copy_that_shares_parameters(program: DeployProgram) -> None:
 
 
 def test_every_edit_is_seen_on_both_sides(program: DeployProgram) -> None:
-    """What is listed is what Paddle's program holds, and readers and writers follow."""
+    """The list equals Paddle's program, and readers and writers follow."""
     first, second = program.convolutions[:2]
     program.set_attribute(first, "bit_length", 8)
     old = first.output("Output")
@@ -184,7 +184,7 @@ def test_every_edit_is_seen_on_both_sides(program: DeployProgram) -> None:
 
 
 def test_bias_is_told_from_another_tensor(tmp_path: Path) -> None:
-    """A bias that is a parameter, reshaped or not; a sum of two tensors is none."""
+    """A bias is a parameter, reshaped or not; a sum of two tensors has none."""
 
     class Sum(paddle.nn.Layer):
         def __init__(self) -> None:
@@ -210,7 +210,7 @@ def test_bias_is_told_from_another_tensor(tmp_path: Path) -> None:
 
 
 class Known(NamedTuple):
-    """An operator: what it is, reads and gives."""
+    """An operator with its type, inputs and outputs."""
 
     type: str
     input_arg_names: list[str]
@@ -239,7 +239,7 @@ TWO_HEADS = [
     ],
 )
 def test_last_convolutions(ops: list[Known], last: list[str]) -> None:
-    """Whoever computes anchors from a feature map is no convolution that follows."""
+    """An operator that computes anchors from a feature map is not a convolution."""
     assert [op.output_arg_names[0] for op in last_convolutions(ops)] == last
     assert head_convolutions(ops) == []
     suppressed = [*ops, Known("multiclass_nms3", ["boxes", "chances", "anchors"], ["found"])]
@@ -264,7 +264,7 @@ def test_raw_outputs_of_a_detector(fresh_config: Any, tiny: Path) -> None:
 
 
 def test_engine_gives_outputs_by_name_in_order(program: DeployProgram, tmp_path: Path) -> None:
-    """Of any variables, in the order that was asked for."""
+    """Of any variables, in the requested order."""
     names = [op.output("Output") for op in program.convolutions][::-1]
     program.fetches = names
     engine = engine_of(program, tmp_path)

@@ -1,4 +1,4 @@
-"""Tracing: what is read off a layer, that the layer is left alone, and that a program is true."""
+"""Traces hold all of a layer and leave it unchanged; traced programs compute the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Block(paddle.nn.Layer):
 
 
 class Failing(Block):
-    """Breaks in the middle."""
+    """Fails in the middle."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         self.conv(x)
@@ -135,8 +135,8 @@ def test_a_traced_layer_still_learns() -> None:
     assert net.fc.weight.grad is not None
 
 
-def test_automatic_names_go_on_counting() -> None:
-    """A layer that is made after a trace must not be given a name that is taken."""
+def test_automatic_names_keep_counting() -> None:
+    """A layer that is made after a trace must not get a name that is taken."""
     names = [paddle.nn.Linear(1, 1).weight.name]
     trace_plain(Block(), 1, 3, 8, 8)
     names.append(paddle.nn.Linear(1, 1).weight.name)
@@ -164,7 +164,7 @@ def test_a_failing_trace_leaves_no_parameters_to_the_next() -> None:
 
 
 class FailingDetector(Failing):
-    """Takes what a detector takes."""
+    """Has the inputs of a detector."""
 
     def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
         self.conv(inputs["image"])
@@ -178,7 +178,7 @@ def test_a_detector_that_does_not_run_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_detector_is_traced_at_the_size_that_is_asked_for() -> None:
+def test_a_detector_is_traced_at_the_requested_size() -> None:
     class Detector(Block):
         def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
             return self.conv(inputs["image"])
@@ -200,7 +200,7 @@ def test_functions_are_replaced_only_inside() -> None:
     assert public_functions() == before
 
 
-def test_precision_mode_and_format_are_given_back() -> None:
+def test_precision_mode_and_format_are_restored() -> None:
     flag = "FLAGS_enable_pir_api"
     before = paddle.get_flags(flag)
     with paddle.no_grad():
@@ -291,7 +291,7 @@ def run_saved(path: str, x: np.ndarray) -> list[np.ndarray]:
     """All outputs of a saved program, run as it is.
 
     Paddle Inference's own rewriting is off: with oneDNN it fuses a linear layer with the
-    activation behind it though others read the layer as well.
+    activation behind it, even if the layer has other readers.
     """
     from paddle import inference
 
