@@ -20,16 +20,16 @@ from slim_det.compress.strategy import Context, Strategy, registered_strategies
 
 
 class Distill(Strategy):
-    """Adds terms to a student's loss that pull it towards a teacher.
+    """Adds terms to a student's loss that compare it with a teacher.
 
     Args:
         teacher: ``{config: FILE, weights: FILE}`` of the teacher.
-        loss: Of the three raw YOLO outputs, `l2`, `split` or `dml`; None for only ``pairs``.
-        weight: Of it; None for the published one.
+        loss: Loss of the raw YOLO outputs: `l2`, `split` or `dml`; None for only ``pairs``.
+        weight: Its weight; None for the published one.
         pairs: More terms, each ``{student: LAYER, teacher: LAYER, loss: NAME, ...}``.
         start_epoch: First epoch in which the terms act, from 0.
-        end_epoch: First epoch in which they act no more; None for to the end.
-        ramp_epochs: Epochs over which their weight grows linearly.
+        end_epoch: First epoch in which they no longer act; None where they act to the end.
+        ramp_epochs: Epochs over which their weights grow linearly.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -51,7 +51,8 @@ class Distill(Strategy):
         ramp_epochs: int = 0,
     ) -> None:
         self.teacher = teacher
-        self.terms = read_terms(loss, weight, pairs, start_epoch, end_epoch, ramp_epochs)
+        schedule = {"start_epoch": start_epoch, "end_epoch": end_epoch, "ramp_epochs": ramp_epochs}
+        self.terms = read_terms(loss, weight, pairs, **schedule)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Build the teacher and tie the student to it; the student stays the model it was.
