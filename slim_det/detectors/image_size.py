@@ -11,6 +11,9 @@ DEFAULT_STRIDE = 32
 COARSEST_STRIDE = {"BlazeFace": 16}
 """Pixels of the image for one of the coarsest feature map, where it is not `DEFAULT_STRIDE`."""
 
+ANY_SIZE_ARCHITECTURES = ("BlazeFace",)
+"""Detectors that accept images of any size."""
+
 
 def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
     """Height and width in pixels at which a detector is evaluated and deployed.

@@ -13,12 +13,11 @@ import yaml
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
-from slim_det.core.errors import LayerError
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
-from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
+from slim_det.detectors.yolov3_head import PRESETS, has_yolo_head
 from slim_det.graph.trace import save_detector, trace_detector
 from slim_det.planning.profile.grid import shapes_to_measure
 from slim_det.planning.profile.measure import counted, measure
@@ -78,7 +77,7 @@ def models_to_check(
         cut = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
         shapes = conv_shapes(trace_detector(cut, image_size_hw(cfg)))
         models[Path(slim.path).stem] = (cut, shapes)
-    elif plan_of(model) is None and _has_yolo_head(model):
+    elif plan_of(model) is None and has_yolo_head(LayerFinder(model).paths):
         groups = find_groups(model, trace)
         for preset in PRESETS:
             unpruned = model_to_profile(cfg, weights)
@@ -129,10 +128,3 @@ def model_runner(folder: Path, threads: int) -> Runner:
         predictor(batch)
 
     return run
-
-
-def _has_yolo_head(model: paddle.nn.Layer) -> bool:
-    try:
-        return all(LayerFinder(model).find(name) for name in YOLO_HEAD_LAYERS)
-    except LayerError:
-        return False
