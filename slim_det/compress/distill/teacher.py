@@ -19,7 +19,7 @@ class Teacher:
 
     Attributes:
         model: In evaluation mode, every parameter with ``stop_gradient``.
-        cfg: Its own configuration, in plain dicts with the defaults of every component.
+        cfg: Its configuration, in plain dicts with the defaults of every component.
         weights: Where its weights came from.
     """
 
@@ -33,8 +33,8 @@ def build_teacher(spec: Mapping[str, Any], load_detector: Callable[..., Any]) ->
 
     Args:
         spec: ``{config: FILE, weights: FILE}``, or ``{tree: MAPPING, weights: FILE}`` where a
-            slim file holds the configuration itself. Weights may be an address. What was done to
-            them is done again, so a pruned detector can teach.
+            slim file holds the configuration itself. Weights may be an address, and those of a
+            pruned or quantized detector.
         load_detector: See `slim_det.compress.strategy.Context`.
 
     Raises:
