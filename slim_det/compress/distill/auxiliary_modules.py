@@ -74,7 +74,6 @@ class AuxiliaryModules:
         peer: Layer | None = None,
         make_optimizer: Callable[[float, Layer], Any] | None = None,
     ) -> None:
-        self.peer = peer
         self.layer = Layer()
         for name, adaptor in adaptors.items():
             self.layer.add_sublayer(name, adaptor)
@@ -153,12 +152,8 @@ class AuxiliaryModules:
         self.step(0.0)
         return {k: x for k, x in self.optimizer.state_dict().items() if isinstance(x, Tensor)}
 
-    def write(self, path: str | Path) -> None:
-        """Write the file that `resume` reads."""
-        paddle.save(self.state_dict(), str(path))
-
     def resume(self, path: Path) -> None:
-        """Load what `write` wrote.
+        """Load the file that a distiller wrote.
 
         Raises:
             WeightsError: The file is missing, damaged, or of another distillation.

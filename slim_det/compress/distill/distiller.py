@@ -122,9 +122,9 @@ class Distiller(Step):
         return self.auxiliary_modules is not None
 
     def write(self, path: str | Path) -> None:
-        """Write what is trained beside the student."""
+        """Write the file that `resume` reads."""
         if self.auxiliary_modules is not None:
-            self.auxiliary_modules.write(path)
+            paddle.save(self.auxiliary_modules.state_dict(), str(path))
 
     def resume(self, stem: Path) -> None:
         """Load what was trained beside the student (see `AuxiliaryModules.resume`)."""
@@ -271,11 +271,9 @@ class Distiller(Step):
             return
         self._reported |= values.keys()
         factors = {term.key: term.term.schedule.factor(self.epoch) for term in self.acting}
-        measured = gradient_norms(
-            detection,
-            {key: (value, factors[key]) for key, value in values.items()},
-            [p for p in self.student.parameters() if not p.stop_gradient],
-        )
+        terms = {key: (value, factors[key]) for key, value in values.items()}
+        learning = [p for p in self.student.parameters() if not p.stop_gradient]
+        measured = gradient_norms(detection, terms, learning)
         if dist.get_rank() != 0:
             return
         logger.info(

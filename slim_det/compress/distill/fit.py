@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 import paddle
+from ppdet.data.transform.operators import NormalizeImage
+from ppdet.modeling.cls_utils import _get_class_default_kwargs
 
 from slim_det.compress.distill.teacher import Teacher
 from slim_det.core.errors import ConfigError
 from slim_det.detectors.yolov3_outputs import output_layout, yolo_head
 
-# Defaults of ppdet's NormalizeImage.
-_NORMALIZE_DEFAULTS = {
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-    "is_scale": True,
-    "norm_type": "mean_std",
-}
+_NORMALIZE_DEFAULTS = _get_class_default_kwargs(NormalizeImage)
 _READERS = ("TrainReader", "EvalReader", "TestReader")
 _TRANSFORMS = ("sample_transforms", "batch_transforms")
 _NUM_CLASSES = 80  # ppdet's default

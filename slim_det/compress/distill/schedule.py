@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 
 from slim_det.compress.distill.bound_term import BoundTerm
-from slim_det.compress.distill.distiller import Distiller, distiller_of
+from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.hook import Hook
 from slim_det.core.errors import ConfigError, TrainingError
 
@@ -41,7 +41,7 @@ class DistillSchedule(Hook):
                 "adaptors and peers cannot be trained with --amp on a GPU; leave --amp out, or "
                 "take losses between layers of equal width"
             )
-        self.distiller: Distiller = distiller
+        self.distiller = distiller
         self._weights: dict[str, float] = {}
 
     def before_training(self, status: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def test_other_shapes_are_one_line_with_both(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["split", "dml"])
 @pytest.mark.parametrize("num_classes", [0, 3, 17])
-def test_channels_that_are_no_whole_anchors_are_one_line(name: str, num_classes: int) -> None:
+def test_channels_that_do_not_divide_into_anchors_are_one_line(name: str, num_classes: int) -> None:
     raw = tensor(np.zeros((1, 105, 2, 2)))
     with pytest.raises(ConfigError) as raised:
         LOSSES[name].function(raw, raw, Options(num_classes))
