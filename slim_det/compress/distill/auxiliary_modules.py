@@ -28,12 +28,9 @@ _PARAMETER, _SLOT = "parameter/", "optimizer/"
 
 
 def make_adaptor(number: int, channels: int, wanted: int) -> Conv2D:
-    """A 1x1 convolution without bias (the regressor of Romero et al., arXiv 1412.6550).
+    """A 1x1 convolution from a student's channels to a teacher's, without bias.
 
-    Args:
-        number: Its parameter is named ``distill_adaptor_<number>.w_0``.
-        channels: Channels of the student.
-        wanted: Channels of the teacher.
+    The regressor of Romero et al., arXiv 1412.6550. ``number`` is part of its parameter's name.
     """
     with unique_name.guard():
         adaptor = Conv2D(channels, wanted, 1, bias_attr=False)

@@ -24,7 +24,7 @@ def _after_start(end: int | None, info: ValidationInfo) -> int | None:
     return end
 
 
-def _without_flags(value: Any) -> Any:
+def _none_for_bool(value: Any) -> Any:
     return None if isinstance(value, bool) else value
 
 
@@ -38,7 +38,7 @@ LayerName = Annotated[
 # Text such as 1e3, which YAML does not read as a number, is one here.
 Factor = Annotated[
     float,
-    BeforeValidator(_without_flags),
+    BeforeValidator(_none_for_bool),
     Field(gt=0, allow_inf_nan=False, description="a number above 0"),
 ]
 

@@ -1,4 +1,4 @@
-"""The `Distill` of a slim file: a student that learns from a teacher during ordinary training."""
+"""The `Distill` of a slim file: a student learns from a teacher during its ordinary training."""
 
 from __future__ import annotations
 
@@ -55,11 +55,7 @@ class Distill(Strategy):
         self.terms = read_terms(loss, weight, pairs, **schedule)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Build the teacher and tie the student to it; the student stays the model it was.
-
-        Args:
-            model: The student with the weights that its training starts from.
-            context: The student's configuration; loads the teacher.
+        """Build the teacher and attach a distiller to the student, which is not changed itself.
 
         Raises:
             ConfigError: The teacher does not fit the student, or a layer is unknown.
@@ -74,11 +70,7 @@ class Distill(Strategy):
 
     @classmethod
     def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
-        """Read PaddleDetection's historical keys too (see `slim_det.compress.distill.slim_file`).
-
-        Raises:
-            ConfigError: There is no teacher, or a loss or method is not supported.
-        """
+        """Read PaddleDetection's historical keys too (see `read_distill`)."""
         others = [name for name in registered_strategies() if name != "Distill"]
         has_teacher = bool((global_config.get("Distill") or {}).get("teacher"))
         return read_distill(tree, path, others, has_teacher)
