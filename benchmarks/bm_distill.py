@@ -40,7 +40,7 @@ def main() -> None:
     from ppdet.engine import Trainer
 
     from slim_det.compress.distill.distiller import distiller_of
-    from slim_det.compress.distill.taps import forward_without_boxes
+    from slim_det.detectors.yolov3_outputs import forward_without_boxes
     from slim_det.training import session
     from slim_det.training.config import load_config
 

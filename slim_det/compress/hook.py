@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import paddle.distributed as dist
 from ppdet.engine.callbacks import Callback
 
+from slim_det.core.errors import ConfigError
+
 
 class Hook(Callback):
     """A ppdet callback with separate methods for training and evaluation.
@@ -32,6 +34,11 @@ class Hook(Callback):
     def is_main_process(self) -> bool:
         """Whether this process prints and saves."""
         return dist.get_world_size() < 2 or dist.get_rank() == 0
+
+    def refuse_to_static(self, reason: str) -> None:
+        """Raise a `ConfigError` with this reason where the training is to be compiled."""
+        if getattr(self.trainer.cfg, "to_static", False):
+            raise ConfigError(f"{reason}; leave to_static out")
 
     def snapshot_name(self, status: dict[str, Any]) -> str | None:
         """Name of the checkpoint that is due after a training epoch, if any.

@@ -9,7 +9,10 @@ from slim_det.core.errors import ConfigError
 
 DEFAULT_STRIDE = 32
 COARSEST_STRIDE = {"BlazeFace": 16}
-"""Pixels of the image for one of the coarsest feature map, where it is not `DEFAULT_STRIDE`."""
+"""Stride of the coarsest feature map, where it is not `DEFAULT_STRIDE`."""
+
+ANY_SIZE_ARCHITECTURES = ("BlazeFace",)
+"""Detectors that accept images of any size."""
 
 
 def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
@@ -17,11 +20,10 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
 
     Args:
         cfg: ppdet's configuration.
-        requested: ``--image_size``, a side of a square that wins over the configuration.
+        requested: ``--image_size``, a side of a square that overrides the configuration.
 
     Raises:
-        ConfigError: The size is not a positive multiple of the coarsest stride: 16 of BlazeFace,
-            32 of any other detector.
+        ConfigError: The size is not a positive multiple of the coarsest stride.
     """
     if requested is not None:
         size = [requested, requested]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
 _BLOCK_LAYERS = (
     "conv_module.conv0",
@@ -44,6 +43,11 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 
 
+def has_yolo_head(layers: Collection[str]) -> bool:
+    """Whether the module paths of a model include every layer of a YOLOv3 head."""
+    return all(name in layers for name in YOLO_HEAD_LAYERS)
+
+
 def from_historical(name: str) -> str:
     """Turn `yolo_block.0.0.0.conv.weights` into its module path; other names pass unchanged."""
     stem = _HISTORICAL_END.sub("", name)
@@ -58,20 +62,3 @@ def from_historical(name: str) -> str:
 def is_class_output(parameter: str) -> bool:
     """Whether a parameter's shape depends on the number of classes, as in any fine-tuning."""
     return "head" in parameter.split(".")[0]
-
-
-def class_hint(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Words for an error where weights are of another number of classes; '' where they are not.
-
-    Args:
-        model: A detector.
-        shapes: State-dict name -> shape, of the weights.
-    """
-    head = getattr(model, "yolo_head", None)
-    name = "yolo_head.yolo_output.0.bias"
-    if head is None or name not in shapes or not hasattr(head, "num_classes"):
-        return ""
-    classes = shapes[name][0] // len(head.anchors[0]) - 5
-    if classes == head.num_classes:
-        return ""
-    return f"; the file is of {classes} classes, num_classes is {head.num_classes}"

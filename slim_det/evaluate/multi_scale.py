@@ -20,11 +20,9 @@ from ppdet.core.workspace import create
 from ppdet.data.transform.operators import Decode, NormalizeImage
 
 from slim_det.core.errors import ConfigError
+from slim_det.detectors.image_size import ANY_SIZE_ARCHITECTURES
 from slim_det.evaluate.detections import Detections, parse_detections
 from slim_det.evaluate.widerface.scoring import overlaps
-
-ARCHITECTURES = ("BlazeFace",)
-"""Detectors that accept images of any size."""
 
 MAX_PIXELS = 678 * 1024 * 4
 """Area of the largest copy in pixels, before `max_scale` subtracts an allowance."""
@@ -157,7 +155,7 @@ class MultiScale:
     standard deviation are those of its ``NormalizeImage``.
 
     Args:
-        model: Detector of one of `ARCHITECTURES`.
+        model: Detector of one of `ANY_SIZE_ARCHITECTURES`.
         cfg: ppdet's configuration.
 
     Raises:
@@ -228,10 +226,10 @@ def require_any_size(cfg: Any) -> None:
         raise ConfigError(
             f"--multi_scale needs metric: WiderFace; the configuration has metric: {cfg.metric}"
         )
-    if cfg.architecture not in ARCHITECTURES:
+    if cfg.architecture not in ANY_SIZE_ARCHITECTURES:
         raise ConfigError(
             f"--multi_scale needs a detector that accepts images of any size "
-            f"({', '.join(ARCHITECTURES)}); "
+            f"({', '.join(ANY_SIZE_ARCHITECTURES)}); "
             f"the configuration has architecture: {cfg.architecture}"
         )
 

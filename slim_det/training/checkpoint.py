@@ -18,7 +18,8 @@ from slim_det.compress.strategy import read_steps, restore_step, step_kinds, ste
 from slim_det.core.errors import SlimDetError, WeightsError
 from slim_det.core.files import write_atomically
 from slim_det.core.paddle_files import read_state
-from slim_det.detectors.yolov3_head import class_hint, is_class_output
+from slim_det.detectors.yolov3_head import is_class_output
+from slim_det.detectors.yolov3_outputs import class_hint
 from slim_det.training.optimizer_state import load_optimizer
 
 logger = logging.getLogger("slim_det")

@@ -152,7 +152,7 @@ def test_teacher_of_a_slim_file_can_be_built(slim: Path, ppdet_registered: None)
         with fresh_config():
             teacher_cfg = plain_copy(load_config(teacher_file))
             teacher = session.build_model(load_config(teacher_file))
-        check_fit(model, cfg, Teacher(teacher, teacher_cfg, settings["teacher"]["weights"]))
+        check_fit(model, cfg, Teacher(teacher, teacher_cfg))
 
 
 @pytest.mark.parametrize("slim", QUANTIZING, ids=name_of)

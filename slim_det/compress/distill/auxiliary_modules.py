@@ -1,8 +1,8 @@
-"""AuxiliaryModules: what is trained beside the student and is no part of it.
+"""AuxiliaryModules: what is trained beside the student and is not part of it.
 
 Adaptors are 1x1 convolutions that bring the student's channels to the teacher's. A peer is a
-teacher that learns too. Both have an optimizer of their own: the student's knows nothing of them,
-and its checkpoint, average and export hold the student alone.
+teacher that learns too. Both have an optimizer of their own, so that the student's optimizer,
+checkpoint, average and export hold the student alone.
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ _PARAMETER, _SLOT = "parameter/", "optimizer/"
 
 
 def make_adaptor(number: int, channels: int, wanted: int) -> Conv2D:
-    """A 1x1 convolution without bias (the regressor of Romero et al., arXiv 1412.6550).
+    """A 1x1 convolution from a student's channels to a teacher's, without bias.
 
-    Args:
-        number: Its parameter is named ``distill_adaptor_<number>.w_0``.
-        channels: Of the student.
-        wanted: Of the teacher.
+    The regressor of Romero et al., arXiv 1412.6550. ``number`` is part of its parameter's name.
     """
     with unique_name.guard():
         adaptor = Conv2D(channels, wanted, 1, bias_attr=False)
@@ -43,16 +40,16 @@ def make_adaptor(number: int, channels: int, wanted: int) -> Conv2D:
 
 
 def make_peer(teacher: Layer) -> Layer:
-    """Let a frozen teacher learn, under parameter names that no student has.
+    """Unfreeze a teacher, and give its parameters names that no student has.
 
-    An optimizer keys its state by the automatic names, and a second model has the same ones.
-    What a learning rate of 0 holds still, and the statistics of batch norm, stay frozen.
+    An optimizer keys its state by the automatic names, which are the same in both models.
+    Parameters with a learning rate of 0, and the statistics of batch norm, stay frozen.
     """
     norms = [x for x in teacher.sublayers() if isinstance(x, paddle.nn.layer.norm._BatchNormBase)]
     statistics = {id(tensor) for norm in norms for tensor in (norm._mean, norm._variance)}
     for parameter in teacher.parameters():
-        held = parameter.optimize_attr.get("learning_rate") == 0
-        parameter.stop_gradient = held or id(parameter) in statistics
+        is_fixed = parameter.optimize_attr.get("learning_rate") == 0
+        parameter.stop_gradient = is_fixed or id(parameter) in statistics
         if not parameter.name.startswith(PEER_PREFIX):
             parameter.name = PEER_PREFIX + parameter.name
     return teacher
@@ -62,7 +59,7 @@ class AuxiliaryModules:
     """Extra parameters with an optimizer of their own, of the kind that trains the student.
 
     Args:
-        adaptors: Name of a term -> its adaptors, one for each of its layers or None.
+        adaptors: Key of a term -> its adaptors.
         peer: A teacher that learns too (see `make_peer`).
         make_optimizer: ``(learning_rate, layer) -> optimizer``; by default ppdet's
             ``OptimizerBuilder``, as configured.
@@ -74,46 +71,45 @@ class AuxiliaryModules:
         peer: Layer | None = None,
         make_optimizer: Callable[[float, Layer], Any] | None = None,
     ) -> None:
-        self.peer = peer
         self.layer = Layer()
         for name, adaptor in adaptors.items():
             self.layer.add_sublayer(name, adaptor)
         if peer is not None:
             self.layer.add_sublayer("peer", peer)
         # The rate of every step is the student's; this one is never used.
-        self.optimizer = (make_optimizer or _ppdet_optimizer)(0.0, self.layer)
+        self.optimizer = (make_optimizer or create("OptimizerBuilder"))(0.0, self.layer)
 
     def step(self, learning_rate: float) -> None:
-        """Let what has gradients learn, then clear them.
+        """Update the parameters that have gradients, then clear these.
 
         Args:
-            learning_rate: What the student's step used.
+            learning_rate: The one of the student's step.
         """
         learning = [p for p in self.layer.parameters() if p.grad is not None]
         if not learning:
             return
         _average_gradients(learning)
         self.optimizer.set_lr(float(learning_rate))
-        # Names of slots are counted; counted from zero they are the same in every process.
+        # Slots are named by counters, which start at zero here to be the same in every process.
         with unique_name.guard():
             self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
 
     def synchronize(self) -> None:
-        """Give every process of a distributed training the values of the first one."""
+        """In distributed training, give every process the values of the first one."""
         if dist.get_world_size() > 1:
             for tensor in self.layer.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters and the optimizer's state, in one table of tensors."""
+        """Parameters and the optimizer's state: name -> tensor."""
         parameters = {_PARAMETER + name: x for name, x in self.layer.state_dict().items()}
         slots = {_SLOT + name: x for name, x in self.optimizer.state_dict().items()}
         slots = {name: x for name, x in slots.items() if isinstance(x, Tensor)}
         return {**parameters, **slots}
 
     def set_state_dict(self, state: Mapping[str, Any], source: str = "the state") -> None:
-        """Take over what `state_dict` gave; nothing is changed where it does not fit.
+        """Load what `state_dict` gave; nothing is changed where it does not fit.
 
         Args:
             state: Name -> tensor or array.
@@ -143,9 +139,9 @@ class AuxiliaryModules:
     def _make_slots(self, names: set[str]) -> dict[str, Any]:
         """The optimizer's state for the parameters that these slots belong to, of any value.
 
-        Paddle makes a slot in the first step that has a gradient for it, and refuses a state
-        that lacks one which it makes then. But a term that starts later has none in an early
-        checkpoint. A step at rate 0 makes just these, and moves nothing.
+        Paddle makes the slots of a parameter in the first step in which it has a gradient. So a
+        term that starts later has none in an early checkpoint, and Paddle would refuse that as
+        incomplete. A step at rate 0 makes just the slots of the file, and changes no parameter.
         """
         for parameter in self.layer.parameters():
             if any(name.startswith(f"{parameter.name}_") for name in names):
@@ -153,12 +149,8 @@ class AuxiliaryModules:
         self.step(0.0)
         return {k: x for k, x in self.optimizer.state_dict().items() if isinstance(x, Tensor)}
 
-    def write(self, path: str | Path) -> None:
-        """Write what `resume` reads."""
-        paddle.save(self.state_dict(), str(path))
-
     def resume(self, path: Path) -> None:
-        """Go on as `write` left it.
+        """Load the file that a distiller wrote.
 
         Raises:
             WeightsError: The file is missing, damaged, or of another distillation.
@@ -171,12 +163,8 @@ class AuxiliaryModules:
         self.set_state_dict(read_state(path), f"'{path}'")
 
 
-def _ppdet_optimizer(learning_rate: float, layer: Layer) -> Any:
-    return create("OptimizerBuilder")(learning_rate, layer)
-
-
 def _average_gradients(parameters: list[Tensor]) -> None:
-    """Over the processes of a distributed training, as the student's are."""
+    """Average over the processes of distributed training, as for the student's gradients."""
     processes = dist.get_world_size()
     if processes > 1:
         for parameter in parameters:

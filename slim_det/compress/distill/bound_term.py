@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from paddle import Tensor
@@ -11,8 +11,9 @@ from paddle.nn import Layer, LayerList
 from slim_det.compress.distill.auxiliary_modules import make_adaptor
 from slim_det.compress.distill.losses import LOSSES, Loss, Options
 from slim_det.compress.distill.settings import Term
-from slim_det.compress.distill.taps import Kept, Place, find_layer, yolo_outputs
+from slim_det.compress.distill.taps import Kept, Place, find_layer
 from slim_det.core.errors import ConfigError, LayerError
+from slim_det.detectors.yolov3_outputs import yolo_outputs
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class BoundTerm:
     Attributes:
         key: In the dict of losses: ``distill_<name of the term>``.
         term: Weight and schedule.
-        loss: The function and what it wants.
-        options: What the function has to know.
+        loss: The function and what it reads.
+        options: Passed to the function.
         student: Places in the student; several for the raw YOLO outputs, which are summed.
         teacher: The places that they are compared with, in the same order.
-        adaptors: For each place what brings the student to the teacher's channels; or nothing.
+        adaptors: One for each place, to bring the student to the teacher's channels; or None.
     """
 
     key: str
@@ -51,34 +52,30 @@ class BoundTerm:
         Raises:
             ConfigError: Shapes do not fit; both layers and shapes are named.
         """
-        total = None
+        values = []
         for number, (place, other) in enumerate(zip(self.student, self.teacher)):
             ours = student[place]
             if self.adaptors is not None:
                 ours = self.adaptors[number](ours)
-            value = self._compare(place, ours, other, teacher[other])
-            total = value if total is None else total + value
-        return total
+            values.append(self._compare(place, ours, other, teacher[other]))
+        return sum(values[1:], values[0])
 
     def mirrored_value(
         self, student: Mapping[Place, Kept], teacher: Mapping[Place, Kept]
     ) -> Tensor:
-        """The loss of the peer, the roles exchanged; the student's tensors are constants."""
-        total = None
-        for place, other in zip(self.student, self.teacher):
-            value = self._compare(other, teacher[other], place, _detached(student[place]))
-            total = value if total is None else total + value
-        return total
+        """The loss of the peer, with the roles exchanged; the student's tensors are constants."""
+        values = [
+            self._compare(other, teacher[other], place, _detached(student[place]))
+            for place, other in zip(self.student, self.teacher)
+        ]
+        return sum(values[1:], values[0])
 
     def with_adaptors(
         self, student: Mapping[Place, Kept], teacher: Mapping[Place, Kept], number: int
     ) -> BoundTerm:
-        """The term with adaptors, if its loss takes them and nothing but channels differs.
+        """The term with adaptors numbered from ``number``, if needed.
 
-        Args:
-            student: What the student's layers gave.
-            teacher: What the teacher's layers gave.
-            number: Of the first adaptor.
+        That is where its loss allows them, and only the channels of student and teacher differ.
         """
         if not self.loss.adapts:
             return self
@@ -111,7 +108,8 @@ def bind(term: Term, student: Layer, teacher: Layer, num_classes: int) -> BoundT
         num_classes: Of both.
 
     Raises:
-        ConfigError: A term of the raw YOLO outputs, and a model has none, or another number.
+        ConfigError: The term is of the raw YOLO outputs, and a model has none, or their numbers
+            differ.
         LayerError: A layer is unknown or ambiguous.
     """
     loss = LOSSES[term.loss]
@@ -142,7 +140,7 @@ def _layer(term: Term, model: Layer, spelling: str, side: str) -> str:
         raise LayerError(f"Distill: pair '{term.name}': {side}: {error}") from error
 
 
-def _outputs(term: Term, model: Layer, side: str) -> Sequence[str]:
+def _outputs(term: Term, model: Layer, side: str) -> list[str]:
     paths = yolo_outputs(model)
     if not paths:
         raise ConfigError(

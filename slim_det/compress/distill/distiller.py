@@ -1,7 +1,7 @@
-"""The distiller: adds what a teacher says to the losses of a student that trains as ever.
+"""The distiller: adds terms that compare a student with its teacher to the student's losses.
 
-The student stays the model that the Trainer sees. A distiller is attached to two of its forward
-hooks and is no layer, so neither it nor the teacher is in the student's state, optimizer or export.
+The student remains the model that the Trainer sees. A distiller is attached by forward hooks and is
+no layer, so neither it nor the teacher is in the student's state, optimizer or export.
 """
 
 from __future__ import annotations
@@ -20,21 +20,13 @@ from slim_det.compress.distill.auxiliary_modules import AuxiliaryModules, make_p
 from slim_det.compress.distill.bound_term import BoundTerm, bind
 from slim_det.compress.distill.gradient_norms import dominating, gradient_norms, table
 from slim_det.compress.distill.settings import Term
-from slim_det.compress.distill.taps import (
-    Kept,
-    Place,
-    Taps,
-    dry_run,
-    forward_without_boxes,
-    yolo_outputs,
-)
+from slim_det.compress.distill.taps import Kept, Place, Taps, dry_run
 from slim_det.compress.steps import Step, attach_step, detach_step, step_of
 from slim_det.core.errors import ConfigError, TrainingError
+from slim_det.detectors.image_size import DEFAULT_STRIDE
+from slim_det.detectors.yolov3_outputs import forward_without_boxes, yolo_outputs
 
 logger = logging.getLogger("slim_det")
-
-DRY_IMAGE_SIZE_HW = (64, 64)
-"""Size of the image that tells the shapes: twice the coarsest stride of any YOLOv3."""
 
 
 class Distiller(Step):
@@ -42,37 +34,36 @@ class Distiller(Step):
 
     As a step it lasts for the training only: its file holds the auxiliary modules, if any.
 
-    In training mode the dict that the student returns gains ``distill_<term>`` for every term, as
-    it enters the total, and ``loss`` becomes that total. A term that does not act in this epoch
-    is 0, because ppdet logs the keys of its first step for ever; where none acts, the teacher
-    does not run. In evaluation mode, or without gradients, the student is left alone.
+    In training mode the dict that the student returns gains ``distill_<term>`` for every term,
+    with its weight, and ``loss`` becomes the total. A term that does not act in this epoch is 0,
+    because ppdet logs the keys of its first step in every step; where none acts, the teacher does
+    not run. In evaluation mode, or without gradients, the student is left alone.
 
-    A teacher of a mutual loss is a peer: it learns from its own detection loss and from the same
-    terms with the roles exchanged. Its backward pass runs inside the student's forward.
+    The teacher of a mutual loss is a peer: it learns from its own detection loss and from the same
+    terms with the roles exchanged. Its backward pass runs inside the student's forward pass.
 
-    Both models run once on a small black image when a distiller is made: so whatever does not
-    fit is said before anything is trained or written, and the adaptors exist early enough to be
-    in the optimizer and to be resumed.
+    Both models run once on a small black image when a distiller is made. So what does not fit is
+    reported before anything is trained or written, and the adaptors exist early enough to be in
+    the optimizer and to be resumed.
 
     Args:
-        student: A detector whose training forward returns a dict with ``loss``.
+        student: A detector whose forward pass returns a dict with ``loss`` in training.
         teacher_model: A detector of its own; it is frozen, unless a term is mutual.
         terms: What to add.
         num_classes: Of both.
-        image_size_hw: Height and width of the black image, in pixels.
 
     Attributes:
         student: The student.
         teacher: The teacher, or the peer.
         terms: The terms with their layers.
         auxiliary_modules: What is trained beside the student; None where there is nothing.
-        epoch: Set by the schedule's hook; from 0.
-        step: Set by the schedule's hook; from 0.
+        epoch: Set by `DistillSchedule`; from 0.
+        step: Set by `DistillSchedule`; from 0.
 
     Raises:
         ConfigError: Shapes do not fit, or a model has no raw YOLO outputs.
         LayerError: A layer is unknown, ambiguous, or does not give one tensor.
-        TrainingError: A layer does not run, or runs more than once in a forward.
+        TrainingError: A layer does not run, or runs more than once in a forward pass.
     """
 
     suffix: ClassVar[str] = ".companions.pdparams"
@@ -80,19 +71,14 @@ class Distiller(Step):
     changes_model: ClassVar[bool] = False
 
     def __init__(
-        self,
-        student: Layer,
-        teacher_model: Layer,
-        terms: Sequence[Term],
-        num_classes: int,
-        image_size_hw: tuple[int, int] = DRY_IMAGE_SIZE_HW,
+        self, student: Layer, teacher_model: Layer, terms: Sequence[Term], num_classes: int
     ) -> None:
         self.student, self.teacher = student, teacher_model
         self.epoch = self.step = 0
         bound = [bind(term, student, teacher_model, num_classes) for term in terms]
         self._student_taps = Taps(student, [p for term in bound for p in term.student])
         self._teacher_taps = Taps(teacher_model, [p for term in bound for p in term.teacher])
-        self.terms = self._fitted(bound, image_size_hw)
+        self.terms = self._fitted(bound)
         self.auxiliary_modules = self._make_auxiliary_modules()
         self._reported: set[str] = set()
         self._handles: list[Any] = []
@@ -136,9 +122,9 @@ class Distiller(Step):
         return self.auxiliary_modules is not None
 
     def write(self, path: str | Path) -> None:
-        """Write what is trained beside the student."""
+        """Write the file that `resume` reads."""
         if self.auxiliary_modules is not None:
-            self.auxiliary_modules.write(path)
+            paddle.save(self.auxiliary_modules.state_dict(), str(path))
 
     def resume(self, stem: Path) -> None:
         """Load what was trained beside the student (see `AuxiliaryModules.resume`)."""
@@ -150,10 +136,10 @@ class Distiller(Step):
         """The terms that act in this epoch."""
         return [term for term in self.terms if term.weight(self.epoch) > 0]
 
-    def _fitted(self, bound: list[BoundTerm], image_size_hw: tuple[int, int]) -> list[BoundTerm]:
+    def _fitted(self, bound: list[BoundTerm]) -> list[BoundTerm]:
         """The terms with the adaptors they need, each computed once on a black image."""
-        ours = dry_run(self._student_taps, image_size_hw)
-        theirs = dry_run(self._teacher_taps, image_size_hw)
+        size_hw = (2 * DEFAULT_STRIDE, 2 * DEFAULT_STRIDE)
+        ours, theirs = dry_run(self._student_taps, size_hw), dry_run(self._teacher_taps, size_hw)
         fitted: list[BoundTerm] = []
         adaptors = 0
         for term in bound:
@@ -175,7 +161,7 @@ class Distiller(Step):
         return AuxiliaryModules(adaptors) if adaptors else None
 
     def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
-        """Hooks that look at raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""
+        """Hooks that check raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""
 
         def watch(name: str) -> Any:
             def check(layer: Layer, inputs: Any, output: Tensor) -> None:
@@ -216,7 +202,7 @@ class Distiller(Step):
         total = sum(values.values(), detection)
         zero = paddle.zeros_like(detection.detach())
         losses = {**outputs, **{term.key: values.get(term.key, zero) for term in self.terms}}
-        # The student's own losses first: where its outputs are not finite, no term is.
+        # The student's own losses first: if its outputs are not finite, no term is.
         self._check_finite(total, {**outputs, **values})
         if acting:
             self._report(detection, values)
@@ -230,7 +216,7 @@ class Distiller(Step):
     def _run_teacher(
         self, batch: Any, acting: list[BoundTerm]
     ) -> tuple[dict[Place, Kept], Tensor | None]:
-        """What the teacher's layers give; of a peer that learns now, its own loss as well."""
+        """What the teacher's layers give; for a peer that learns now, its own loss too."""
         self._teacher_taps.open()
         if any(term.loss.is_mutual for term in acting):
             self.teacher.train()
@@ -260,11 +246,11 @@ class Distiller(Step):
         total.backward()
 
     def _check_finite(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Stop before an optimizer has stepped. The parts are looked at only if the sum is bad.
+        """Stop before the optimizer's step where a total is not finite, and name the first cause.
 
         Args:
-            total: Any tensor that a bad part makes bad.
-            parts: What is named, by name; the first that is bad.
+            total: A tensor that is not finite if any part is not.
+            parts: Name -> part.
         """
         if bool(paddle.isfinite(total).all()):
             return
@@ -280,16 +266,14 @@ class Distiller(Step):
         )
 
     def _report(self, detection: Tensor, values: dict[str, Tensor]) -> None:
-        """Say, in the first step of every term, the norm of its gradient."""
+        """Log the norm of the gradient of every term, in the first step in which it acts."""
         if not values.keys() - self._reported:
             return
         self._reported |= values.keys()
         factors = {term.key: term.term.schedule.factor(self.epoch) for term in self.acting}
-        measured = gradient_norms(
-            detection,
-            {key: (value, factors[key]) for key, value in values.items()},
-            [p for p in self.student.parameters() if not p.stop_gradient],
-        )
+        terms = {key: (value, factors[key]) for key, value in values.items()}
+        learning = [p for p in self.student.parameters() if not p.stop_gradient]
+        measured = gradient_norms(detection, terms, learning)
         if dist.get_rank() != 0:
             return
         logger.info(

@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor
 
 DOMINATES = 10.0
-"""A term whose gradient is so many times the detection loss's leaves it without effect."""
+"""A term with a gradient this many times that of the detection loss leaves it no effect."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class GradientNorm:
 
     Attributes:
         name: Key in the dict of losses.
-        value: The loss as it enters the total once its weight has grown to its full size.
+        value: The loss at its full weight.
         norm: L2 norm of the gradient of that value with respect to the student's parameters.
     """
 
@@ -28,11 +28,9 @@ class GradientNorm:
 
 
 def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> float:
-    """L2 norm of the gradient over all parameters together; the graph and ``.grad`` stay.
+    """L2 norm of a scalar's gradient over all parameters together; the graph and ``.grad`` stay.
 
-    Args:
-        loss: A scalar; 0 is given where it depends on none of the parameters.
-        parameters: Parameters that learn.
+    It is 0 where the loss depends on none of the parameters.
     """
     if loss.stop_gradient or not parameters:
         return 0.0
@@ -46,15 +44,12 @@ def gradient_norms(
     terms: Mapping[str, tuple[Tensor, float]],
     parameters: Sequence[Tensor],
 ) -> list[GradientNorm]:
-    """Measure the detection loss and every term.
+    """Measure the detection loss, named ``loss``, and then every term.
 
     Args:
         detection: The student's own loss.
         terms: Name -> the value that enters the total, and the factor of its schedule (above 0).
         parameters: The student's parameters that learn.
-
-    Returns:
-        The detection loss as ``loss``, then the terms, each at its full weight.
     """
     measured = [GradientNorm("loss", float(detection), gradient_norm(detection, parameters))]
     for name, (value, factor) in terms.items():
@@ -74,5 +69,5 @@ def table(measured: Sequence[GradientNorm]) -> str:
 
 
 def dominating(measured: Sequence[GradientNorm]) -> list[GradientNorm]:
-    """The terms beside which the detection loss, the first line, has no effect."""
+    """The terms that leave the detection loss, the first line, without effect."""
     return [one for one in measured[1:] if one.norm > DOMINATES * measured[0].norm]

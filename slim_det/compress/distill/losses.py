@@ -1,11 +1,12 @@
 """Losses between a student and its teacher: functions of two tensors, and the table of them.
 
-A function takes the student's tensor, the teacher's and `Options`, and gives a float32 scalar. It
-detaches the teacher's and works on logits, so that no probability is rounded to 0 or 1 before its
-logarithm is taken. Nothing here knows a model, a weight or an epoch.
+A function takes the student's tensor, the teacher's and `Options`, and returns a float32 scalar.
+The teacher's tensor is detached. Both are logits where they become probabilities, so that none is
+rounded to 0 or 1 before its logarithm is taken. Shapes are the same on both sides unless a loss
+says otherwise; every function raises `ConfigError` where shapes do not fit.
 
-N is the batch, C the channels (for a raw YOLO output: the classes), H and W rows and columns, na
-the anchors of one scale.
+N is the batch, C the channels, H and W rows and columns. A raw YOLO output is [N, na*(5+C), H, W]
+with na anchors, each of which has logits of x, y, w, h, objectness and C classes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ from paddle import Tensor
 from paddle.nn import functional
 
 from slim_det.core.errors import ConfigError
-
-# What a raw YOLO output holds for each anchor, before its classes.
-_X, _Y, _W, _H, _OBJECTNESS, _CLASSES = range(6)
+from slim_det.detectors.yolov3_outputs import BOX_VALUES, CLASSES, OBJECTNESS, WH, XY
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a loss has to know beside the two tensors.
+    """What a loss has to know besides the two tensors.
 
     Attributes:
-        num_classes: Classes of the detector; read by the losses that take a raw YOLO output apart.
-        temperature: T, above 0; read by the losses that have one.
+        num_classes: Classes of the detector, for losses of raw YOLO outputs.
+        temperature: T, above 0, for losses that have one.
     """
 
     num_classes: int = 0
@@ -44,10 +43,9 @@ class Loss:
         function: ``(student, teacher, options) -> scalar Tensor``.
         weight: Default factor of the loss in the total.
         temperature: Default temperature; None where the loss has none.
-        reads: ``"output"``: the tensor that a layer gives; ``"flow"``: the pair of tensors that a
-            layer takes and gives.
-        on_yolo_outputs: Whether it wants raw YOLO outputs [N, na*(5+C), H, W]. The function sees
-            one scale; the caller adds the scales up.
+        reads: ``"output"``: the output of a layer; ``"flow"``: the pair of its input and output.
+        on_yolo_outputs: Whether it compares raw YOLO outputs. The function gets one scale; the
+            caller adds up the scales.
         adapts: Whether a 1x1 convolution may bring the student to the teacher's channels.
         is_mutual: Whether the teacher learns too, from the same loss with the roles exchanged.
     """
@@ -66,14 +64,6 @@ def l2(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
 
     The rule of PaddleDetection's first YOLOv3 distillation, with its weight of 100: a mean over
     all cells is small beside a detection loss that sums over them.
-
-    Args:
-        student: Logits, [N, na*(5+C), H, W].
-        teacher: Logits of the same shape.
-        options: Not read.
-
-    Raises:
-        ConfigError: The shapes differ.
     """
     return _mean_squared_difference("l2", student, teacher)
 
@@ -83,32 +73,24 @@ def split(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
 
     After Mehta and Ozturk 2018 (arXiv 1805.06361), as PaddleDetection's ``DistillYOLOv3Loss``
     has it. With p = sigmoid(teacher), CE the cross entropy of a logit with a probability, and
-    each mean over everything it is taken of::
+    each mean over all its elements::
 
         mean((CE(x, p_x) + CE(y, p_y) + |w - w_t| + |h - h_t|) * p_obj)
         + mean(CE(classes, p_classes) * p_obj)
         + mean(CE(obj, 1 where p_obj > 0.5 else 0))
 
-    So boxes and classes count where the teacher sees an object, and the background teaches
-    nothing but its absence. The cross entropies keep the teacher's own entropy: the value for
-    equal tensors is not 0. The weight of 1000 is the published one, for the reason given in
+    So boxes and classes count where the teacher sees an object; of the background the student
+    learns only that there is none. The cross entropies keep the teacher's own entropy: the value
+    for equal tensors is not 0. The weight of 1000 is the published one, for the reason given in
     `l2`.
-
-    Args:
-        student: Logits, [N, na*(5+C), H, W]; anchor by anchor x, y, w, h, objectness, classes.
-        teacher: Logits of the same shape.
-        options: ``num_classes`` is C.
-
-    Raises:
-        ConfigError: The shapes differ, or the channels are no multiple of 5+C.
     """
-    s, t = _anchors("split", student, teacher, options.num_classes)
-    seen = functional.sigmoid(t[:, :, _OBJECTNESS])
-    xy = _cross_entropy(s[:, :, _X:_W], functional.sigmoid(t[:, :, _X:_W])).sum(axis=2)
-    wh = paddle.abs(s[:, :, _W:_OBJECTNESS] - t[:, :, _W:_OBJECTNESS]).sum(axis=2)
-    classes = _cross_entropy(s[:, :, _CLASSES:], functional.sigmoid(t[:, :, _CLASSES:]))
-    is_object = (t[:, :, _OBJECTNESS] > 0).astype("float32")
-    objectness = _cross_entropy(s[:, :, _OBJECTNESS], is_object)
+    s, t = _by_anchor("split", student, teacher, options.num_classes)
+    seen = functional.sigmoid(t[:, :, OBJECTNESS])
+    xy = _cross_entropy(s[:, :, XY], functional.sigmoid(t[:, :, XY])).sum(axis=2)
+    wh = paddle.abs(s[:, :, WH] - t[:, :, WH]).sum(axis=2)
+    classes = _cross_entropy(s[:, :, CLASSES], functional.sigmoid(t[:, :, CLASSES]))
+    is_object = (t[:, :, OBJECTNESS] > 0).astype("float32")
+    objectness = _cross_entropy(s[:, :, OBJECTNESS], is_object)
     return ((xy + wh) * seen).mean() + (classes * seen.unsqueeze(2)).mean() + objectness.mean()
 
 
@@ -121,11 +103,8 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], options:
 
     Args:
         student: Input [N, M, H, W] and output [N, K, H, W] of a layer.
-        teacher: The same of the teacher; N, M and K are the student's.
+        teacher: The same of the teacher, with the student's N, M and K.
         options: Not read.
-
-    Raises:
-        ConfigError: Input and output differ in H or W, or N, M, K differ between the two.
     """
     s, t = _flow("student", student), _flow("teacher", teacher).detach()
     if s.shape != t.shape:
@@ -139,18 +118,10 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], options:
 def soft_label(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
     """Cross entropy of two softened softmaxes over axis 1 (Hinton et al., arXiv 1503.02531).
 
-    ``-T^2 * mean(sum_c softmax(t/T)_c * log softmax(s/T)_c)``, the mean over everything but
-    axis 1. The gradient with respect to a logit shrinks with 1/T^2; the factor T^2 keeps its
-    size, so that the weight need not follow the temperature. PaddleSlim has no such factor: equal
-    at T = 1. The least value is T^2 times the entropy of the teacher's softmax.
-
-    Args:
-        student: Logits, [N, C, ...].
-        teacher: Logits of the same shape.
-        options: ``temperature`` is T.
-
-    Raises:
-        ConfigError: The shapes differ or have no axis 1.
+    ``-T^2 * mean(sum_c softmax(t/T)_c * log softmax(s/T)_c)`` for logits [N, C, ...], the mean
+    over everything but axis 1. The gradient with respect to a logit shrinks with 1/T^2; the factor
+    T^2 keeps its size, so that the weight need not follow the temperature. PaddleSlim has no such
+    factor: equal at T = 1. The minimum is T^2 times the entropy of the teacher's softmax.
     """
     s, t = _pair("soft_label", student, teacher, axes="N, C, ...")
     target = functional.softmax(t / options.temperature, axis=1)
@@ -159,37 +130,21 @@ def soft_label(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
 
 
 def feature_l2(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
-    """Mean squared difference of two feature maps, the hints of Romero et al., arXiv 1412.6550.
+    """Mean squared difference of any two tensors, the hints of Romero et al., arXiv 1412.6550.
 
     The paper has half the squared distance; here a mean, so that the weight need not follow the
     size of the map.
-
-    Args:
-        student: Any shape.
-        teacher: The same shape.
-        options: Not read.
-
-    Raises:
-        ConfigError: The shapes differ.
     """
     return _mean_squared_difference("feature_l2", student, teacher)
 
 
 def cwd(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
-    """Channel-wise distillation (Shu et al., ICCV 2021, arXiv 2011.13256).
+    """Channel-wise distillation of maps [N, C, H, W] (Shu et al., ICCV 2021, arXiv 2011.13256).
 
     Every channel becomes a distribution over its H*W places, a softmax at temperature T; the loss
     is ``T^2 / (N*C)`` times the sum of KL(teacher || student) over images and channels. A channel
     thus teaches where it is active and not how strongly. T^2 keeps the size of the gradient, as
     in `soft_label`. Weight 5 and T = 1 are PaddleDetection's setting for detectors.
-
-    Args:
-        student: [N, C, H, W].
-        teacher: The same shape.
-        options: ``temperature`` is T.
-
-    Raises:
-        ConfigError: The shapes differ or are not of four axes.
     """
     s, t = _pair("cwd", student, teacher, axes="N, C, H, W")
     log_guess = _log_softmax(s.flatten(2) / options.temperature, axis=-1)
@@ -206,19 +161,12 @@ def dml(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
 
         p_t * (log p_t - log p_s) + (1 - p_t) * (log(1 - p_t) - log(1 - p_s))
 
-    and the loss is the mean over them. w and h are no probabilities and are left out.
-
-    Args:
-        student: Logits, [N, na*(5+C), H, W]; anchor by anchor x, y, w, h, objectness, classes.
-        teacher: Logits of the peer, of the same shape.
-        options: ``num_classes`` is C.
-
-    Raises:
-        ConfigError: The shapes differ, or the channels are no multiple of 5+C.
+    and the loss is the mean over them. w and h are no probabilities and are left out. The teacher
+    is the peer.
     """
     s, t = (
-        paddle.concat([raw[:, :, _X:_W], raw[:, :, _OBJECTNESS:]], axis=2)
-        for raw in _anchors("dml", student, teacher, options.num_classes)
+        paddle.concat([raw[:, :, XY], raw[:, :, OBJECTNESS:]], axis=2)
+        for raw in _by_anchor("dml", student, teacher, options.num_classes)
     )
     log_yes = functional.log_sigmoid(t) - functional.log_sigmoid(s)
     log_no = functional.log_sigmoid(-t) - functional.log_sigmoid(-s)
@@ -274,13 +222,13 @@ def _in_and_out(tensors: Sequence[Tensor]) -> str:
     return " -> ".join(str(list(tensor.shape)) for tensor in tensors)
 
 
-def _anchors(
+def _by_anchor(
     loss: str, student: Tensor, teacher: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """Both raw YOLO outputs as float32 [N, na, 5+C, H, W], the teacher's detached."""
     s, t = _pair(loss, student, teacher, axes="N, na*(5+C), H, W")
     batch, channels, height, width = s.shape
-    per_anchor = _CLASSES + num_classes
+    per_anchor = BOX_VALUES + num_classes
     if num_classes < 1 or channels % per_anchor:
         raise ConfigError(
             f"distillation loss '{loss}': {channels} channels of the raw YOLO output "
@@ -309,8 +257,8 @@ def _checked(loss: str, side: str, tensor: Tensor, axes: str) -> Tensor:
             f"distillation loss '{loss}': the {side}'s layer gives a {type(tensor).__name__}; "
             "expected one tensor"
         )
-    least = len([axis for axis in axes.split(", ") if axis != "..."])
-    fits = tensor.ndim >= least if axes.endswith("...") else tensor.ndim == least
+    named = [axis for axis in axes.split(", ") if axis != "..."]
+    fits = tensor.ndim >= len(named) if axes.endswith("...") else tensor.ndim == len(named)
     if not fits or 0 in tensor.shape:
         raise ConfigError(
             f"distillation loss '{loss}': the {side}'s tensor {list(tensor.shape)} is not [{axes}] "

@@ -1,4 +1,4 @@
-"""Measures a teacher, and the student it is to teach, before the first epoch."""
+"""Evaluates a teacher and its student before the first epoch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger("slim_det")
 
 
 class DistillPreflight(Hook):
-    """Says what the teacher is worth on the evaluation images, and warns of one that is worse.
+    """Logs the accuracy of teacher and student, and warns where the teacher is worse.
 
     Args:
-        trainer: ppdet's Trainer; ``skip_teacher_eval`` of its configuration leaves this out.
+        trainer: ppdet's Trainer; ``skip_teacher_eval`` of its configuration skips this.
     """
 
     measures_start = True
 
     def before_training(self, status: dict[str, Any]) -> None:
-        """Evaluate both; a resumed run has seen the figures already."""
+        """Evaluate both, unless the run is resumed."""
         cfg, distiller = self.trainer.cfg, distiller_of(self.trainer.model)
         if distiller is None or not self.is_main_process or self.trainer.start_epoch:
             return

@@ -1,4 +1,4 @@
-"""What changes over time in a distillation: the weights of its terms, and its auxiliary modules."""
+"""The course of a distillation: weights of terms by epoch, and steps of the auxiliary modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 
 from slim_det.compress.distill.bound_term import BoundTerm
-from slim_det.compress.distill.distiller import Distiller, distiller_of
+from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.hook import Hook
 from slim_det.core.errors import ConfigError, TrainingError
 
@@ -23,7 +23,7 @@ class DistillSchedule(Hook):
 
     Raises:
         ConfigError: The model has none, the training is to be compiled, or auxiliary modules are to
-            be trained in mixed precision.
+            be trained in mixed precision on a GPU.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -31,20 +31,17 @@ class DistillSchedule(Hook):
         distiller = distiller_of(trainer.model)
         if distiller is None:
             raise ConfigError("the model has no teacher; 'slim' has to name Distill")
-        if getattr(trainer.cfg, "to_static", False):
-            raise ConfigError(
-                "a student cannot be distilled with to_static: its layers are tapped while they "
-                "run; leave to_static out"
-            )
-        # ppdet scales the student's loss there, and undoes that in its own optimizer only.
-        cfg = trainer.cfg
-        is_scaled = getattr(trainer, "use_amp", False) and getattr(cfg, "use_gpu", False)
+        self.refuse_to_static(
+            "a student cannot be distilled with to_static: its layers are tapped while they run"
+        )
+        # ppdet scales the student's loss then, and undoes that in its own optimizer only.
+        is_scaled = getattr(trainer, "use_amp", False) and getattr(trainer.cfg, "use_gpu", False)
         if distiller.auxiliary_modules is not None and is_scaled:
             raise ConfigError(
                 "adaptors and peers cannot be trained with --amp on a GPU; leave --amp out, or "
                 "take losses between layers of equal width"
             )
-        self.distiller: Distiller = distiller
+        self.distiller = distiller
         self._weights: dict[str, float] = {}
 
     def before_training(self, status: dict[str, Any]) -> None:
@@ -53,7 +50,7 @@ class DistillSchedule(Hook):
             self.distiller.auxiliary_modules.synchronize()
 
     def before_train_epoch(self, status: dict[str, Any]) -> None:
-        """Set the epoch; say which weights change."""
+        """Set the epoch; log which weights change."""
         self.distiller.epoch = epoch = status["epoch_id"]
         for term in self.distiller.terms:
             before, weight = self._weights.get(term.key), term.weight(epoch)
@@ -68,14 +65,14 @@ class DistillSchedule(Hook):
         self.distiller.step = status["step_id"]
 
     def after_train_step(self, status: dict[str, Any]) -> None:
-        """Let the auxiliary modules learn at the student's rate."""
+        """Train the auxiliary modules at the student's rate."""
         if self.distiller.auxiliary_modules is not None:
             self.distiller.auxiliary_modules.step(status["learning_rate"])
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
         """Stop before a checkpoint is saved that could not be loaded.
 
-        A loss is looked at before each step; this is after the last one.
+        The losses are checked before each step, which does not cover the last one.
 
         Raises:
             TrainingError: A tensor of the student holds values that are not finite.
@@ -89,7 +86,7 @@ class DistillSchedule(Hook):
 
 
 def _change(term: BoundTerm, before: float | None, weight: float, epoch: int) -> str:
-    """What happens to a weight, in words; ``before`` is None in the first epoch of a run."""
+    """How a weight changes, in words; ``before`` is None in the first epoch of a run."""
     full, start = term.term.weight, term.term.schedule.start_epoch
     if weight == 0:
         return f"starts in epoch {start}" if epoch < start else "acts no more"

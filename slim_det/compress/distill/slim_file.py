@@ -1,8 +1,7 @@
-"""Distillation in slim files: PaddleDetection's historical keys in terms of ours.
+"""Distillation in slim files: PaddleDetection's historical keys as settings of `Distill`.
 
 PaddleDetection writes the teacher's configuration into the slim file itself, mostly with
-`_BASE_`, its weights as ``pretrain_weights``, and the loss as ``distill_loss``. Functions of what
-a file says only; nothing is built or merged here.
+`_BASE_`, its weights as ``pretrain_weights``, and the loss as ``distill_loss``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _SUPPORTED = (
 def read_distill(
     tree: Mapping[str, Any], path: str, others: Sequence[str], has_teacher: bool = False
 ) -> dict[str, Any]:
-    """What a slim file with `Distill` asks for, in the keys of today.
+    """Translate a slim file with `Distill` into settings for the student's configuration.
 
     Args:
         tree: The file without ``slim`` and ``pruner``.
@@ -35,8 +34,8 @@ def read_distill(
         has_teacher: Whether the configuration names a teacher already.
 
     Returns:
-        Settings to merge into the student's configuration. Of a historical file only those of
-        strategies; the ``teacher`` of `Distill` is ``{"tree": CONFIGURATION, "weights": FILE}``.
+        Settings to merge. Of a historical file, only those of strategies; the rest becomes the
+        ``teacher`` of `Distill`: ``{"tree": CONFIGURATION, "weights": FILE}``.
 
     Raises:
         ConfigError: There is no teacher, or a loss or method is not supported.

@@ -1,4 +1,4 @@
-"""The `Distill` of a slim file: a student that learns from a teacher during ordinary training."""
+"""The `Distill` of a slim file: a student learns from a teacher during its ordinary training."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from slim_det.compress.strategy import Context, Strategy, registered_strategies
 
 
 class Distill(Strategy):
-    """Adds terms to a student's loss that pull it towards a teacher.
+    """Adds terms to a student's loss that compare it with a teacher.
 
     Args:
         teacher: ``{config: FILE, weights: FILE}`` of the teacher.
-        loss: Of the three raw YOLO outputs, `l2`, `split` or `dml`; None for only ``pairs``.
-        weight: Of it; None for the published one.
+        loss: Loss of the raw YOLO outputs: `l2`, `split` or `dml`; None for only ``pairs``.
+        weight: Its weight; None for the published one.
         pairs: More terms, each ``{student: LAYER, teacher: LAYER, loss: NAME, ...}``.
         start_epoch: First epoch in which the terms act, from 0.
-        end_epoch: First epoch in which they act no more; None for to the end.
-        ramp_epochs: Epochs over which their weight grows linearly.
+        end_epoch: First epoch in which they no longer act; None where they act to the end.
+        ramp_epochs: Epochs over which their weights grow linearly.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -51,14 +51,11 @@ class Distill(Strategy):
         ramp_epochs: int = 0,
     ) -> None:
         self.teacher = teacher
-        self.terms = read_terms(loss, weight, pairs, start_epoch, end_epoch, ramp_epochs)
+        schedule = {"start_epoch": start_epoch, "end_epoch": end_epoch, "ramp_epochs": ramp_epochs}
+        self.terms = read_terms(loss, weight, pairs, **schedule)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Build the teacher and tie the student to it; the student stays the model it was.
-
-        Args:
-            model: The student with the weights that its training starts from.
-            context: The student's configuration; loads the teacher.
+        """Build the teacher and attach a distiller to the student, which is not changed itself.
 
         Raises:
             ConfigError: The teacher does not fit the student, or a layer is unknown.
@@ -73,11 +70,7 @@ class Distill(Strategy):
 
     @classmethod
     def read_slim_file(cls, tree: dict[str, Any], path: str) -> dict[str, Any]:
-        """Read PaddleDetection's historical keys too (see `slim_det.compress.distill.slim_file`).
-
-        Raises:
-            ConfigError: There is no teacher, or a loss or method is not supported.
-        """
+        """Read PaddleDetection's historical keys too (see `read_distill`)."""
         others = [name for name in registered_strategies() if name != "Distill"]
         has_teacher = bool((global_config.get("Distill") or {}).get("teacher"))
         return read_distill(tree, path, others, has_teacher)

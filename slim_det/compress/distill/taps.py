@@ -1,8 +1,7 @@
-"""Taps: what named layers of a model gave in its last forward, without touching the model."""
+"""Taps: what named layers of a model gave in its last forward pass; the model is not changed."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -13,6 +12,7 @@ from paddle.nn import Layer
 
 from slim_det.core.errors import LayerError, TrainingError
 from slim_det.detectors.layer_finder import LayerFinder
+from slim_det.detectors.yolov3_outputs import forward_without_boxes
 from slim_det.graph.activations import ActivationRecorder
 from slim_det.graph.dygraph import blank_batch, evaluation_mode
 from slim_det.graph.layer_names import layer_names
@@ -39,36 +39,28 @@ def find_layer(model: Layer, spelling: str) -> str:
 
     Args:
         model: The model whose layers are named.
-        spelling: Path of any module, which is then meant itself; or any name that
-            `LayerFinder` knows, which means the shortest path with this one weight: a
+        spelling: Path of any module, which is then returned; or any name of a weight that
+            `LayerFinder` knows, which gives the shortest path with this one weight: a
             convolution together with its batch norm and activation.
 
     Raises:
         LayerError: Nothing, or more than one layer, has this name.
     """
-    paths = _paths(model)
+    paths = {path for path, _ in model.named_sublayers()}
     if isinstance(spelling, str) and spelling in paths:
         return spelling
-    weights = LayerFinder(model).find(spelling)
+    weights, names = LayerFinder(model).find(spelling), layer_names(model)
     if len(weights) > 1:
-        names = layer_names(model)
         shown = ", ".join(names[weight] for weight in weights[:3])
         raise LayerError(f"'{spelling}' names {len(weights)} layers, expected one: {shown}, ...")
-    path = layer_names(model)[weights[0]]
+    path = names[weights[0]]
     return path if path in paths else weights[0].rpartition(".")[0]
 
 
-def yolo_outputs(model: Layer) -> list[str]:
-    """Paths of the convolutions that give the raw YOLO outputs, in order of scales."""
-    paths = _paths(model)
-    names = (f"yolo_head.yolo_output.{scale}" for scale in itertools.count())
-    return list(itertools.takewhile(paths.__contains__, names))
-
-
 class Taps(ActivationRecorder[Place]):
-    """The places of a model that teaches or learns, each of which has to run once in a forward.
+    """Records what some layers give in a forward pass, in which each of them has to run once.
 
-    Open the taps just before the forward that counts, and take afterwards.
+    Call `open` just before the forward pass, and `take` after it.
 
     Args:
         model: The tapped model.
@@ -89,7 +81,7 @@ class Taps(ActivationRecorder[Place]):
         super().__init__(layers, _read)
 
     def take(self) -> dict[Place, Kept]:
-        """Give what the forward since `open` left, and close.
+        """Return what the forward pass since `open` left, and close.
 
         Raises:
             TrainingError: A layer did not run, or ran more than once.
@@ -106,31 +98,12 @@ class Taps(ActivationRecorder[Place]):
             self.close()
 
 
-def forward_without_boxes(model: Layer, batch: Any) -> Any:
-    """Run a model on a batch as far as its raw outputs.
-
-    The boxes of a YOLO detector are neither decoded nor sorted: its parts run one by one. Any
-    other architecture runs to its end.
-
-    Args:
-        model: A detector of ppdet, in the mode that is wanted.
-        batch: What its ``forward`` takes; not changed.
-    """
-    batch = dict(batch) if isinstance(batch, dict) else batch
-    if not all(hasattr(model, part) for part in ("backbone", "neck", "yolo_head")):
-        return model(batch)
-    return model.yolo_head(model.neck(model.backbone(batch)))
-
-
 def dry_run(taps: Taps, image_size_hw: tuple[int, int]) -> dict[Place, Kept]:
     """What the places give for one black image, in evaluation mode; the model stays as it was.
 
     Args:
         taps: Taps that are not attached.
-        image_size_hw: Height and width in pixels; a multiple of the coarsest stride.
-
-    Returns:
-        Place -> tensors of batch 1.
+        image_size_hw: Height and width in pixels; multiples of the coarsest stride.
 
     Raises:
         TrainingError: A layer is not run, or more than once.
@@ -139,10 +112,6 @@ def dry_run(taps: Taps, image_size_hw: tuple[int, int]) -> dict[Place, Kept]:
         taps.open()
         forward_without_boxes(taps.model, blank_batch(image_size_hw))
         return taps.take()
-
-
-def _paths(model: Layer) -> set[str]:
-    return {path for path, _ in model.named_sublayers()}
 
 
 def _read(place: Place, received: Any, output: Any) -> Kept:

@@ -19,13 +19,11 @@ class Teacher:
 
     Attributes:
         model: In evaluation mode, every parameter with ``stop_gradient``.
-        cfg: Its own configuration, in plain dicts with the defaults of every component.
-        weights: Where its weights came from.
+        cfg: Its configuration, in plain dicts with the defaults of every component.
     """
 
     model: paddle.nn.Layer
     cfg: dict[str, Any]
-    weights: str
 
 
 def build_teacher(spec: Mapping[str, Any], load_detector: Callable[..., Any]) -> Teacher:
@@ -33,8 +31,8 @@ def build_teacher(spec: Mapping[str, Any], load_detector: Callable[..., Any]) ->
 
     Args:
         spec: ``{config: FILE, weights: FILE}``, or ``{tree: MAPPING, weights: FILE}`` where a
-            slim file holds the configuration itself. Weights may be an address. What was done to
-            them is done again, so a pruned detector can teach.
+            slim file holds the configuration itself. Weights may be an address, and those of a
+            pruned or quantized detector.
         load_detector: See `slim_det.compress.strategy.Context`.
 
     Raises:
@@ -50,7 +48,7 @@ def build_teacher(spec: Mapping[str, Any], load_detector: Callable[..., Any]) ->
     model.eval()
     for parameter in model.parameters():
         parameter.stop_gradient = True
-    return Teacher(model, cfg, weights)
+    return Teacher(model, cfg)
 
 
 def _read_spec(spec: Any) -> tuple[str | Mapping[str, Any], str]:
@@ -61,15 +59,15 @@ def _read_spec(spec: Any) -> tuple[str | Mapping[str, Any], str]:
         if key not in ("config", "weights", "tree"):
             choices = ("config", "weights")
             raise ConfigError(f"Distill.teacher: unknown key '{key}'{nearest(str(key), choices)}")
-    config, weights = spec.get("config"), spec.get("weights")
-    source = config or spec.get("tree")
+    source, weights = spec.get("config") or spec.get("tree"), spec.get("weights")
     if not source:
         raise ConfigError(f"Distill.teacher.config is missing; {_EXPECTED}")
     if not weights:
         raise ConfigError(
             "Distill.teacher.weights is missing; expected the .pdparams file of a trained teacher"
         )
-    for key, value in (("config", config), ("weights", weights)):
+    for key in ("config", "weights"):
+        value = spec.get(key)
         if value and not isinstance(value, str):
             raise ConfigError(f"Distill.teacher.{key}: expected the path of a file, got {value!r}")
     return source, weights

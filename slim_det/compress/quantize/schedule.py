@@ -33,11 +33,9 @@ class QuantSchedule(Hook):
         record = record_of(trainer.model)
         if record is None:
             raise ConfigError("the model is not quantized; 'slim' has to name QAT")
-        if getattr(trainer.cfg, "to_static", False):
-            raise ConfigError(
-                "a quantized model cannot be trained with to_static: a compiled model is float; "
-                "leave to_static out"
-            )
+        self.refuse_to_static(
+            "a quantized model cannot be trained with to_static: a compiled model is float"
+        )
         self.freeze_epoch: int | None = record.origin.get("freeze_epoch")
         self.freeze_bn_epoch: int | None = record.origin.get("freeze_bn_epoch")
         self._borrowed: list[tuple[_BatchNormBase, Any]] = []

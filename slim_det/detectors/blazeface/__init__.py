@@ -1,4 +1,4 @@
-"""BlazeFace detectors, which ppdet lacks or has wrong: backbones, head, loss, crops of training."""
+"""Parts of BlazeFace detectors that ppdet lacks or has wrong."""
 
 # First, because importing it registers the modules of this folder.
 import ppdet  # noqa: F401

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import paddle
 import paddle.nn as nn
@@ -18,6 +19,9 @@ from slim_det.detectors.blazeface.blocks import (
     SingleBlock,
     check_act,
 )
+
+Row = tuple[tuple[int, ...], int]
+"""Widths of a block, and its stride."""
 
 FEATURE_STRIDES = (8, 16)
 
@@ -42,7 +46,7 @@ class BlazeFaceNet(nn.Layer):
 
     The outputs are the last tensor of stride 8 and the last of stride 16, found by stride: ppdet's
     ``BlazeNet`` takes the fourth from the end, which is the last of stride 8 at the default widths
-    only. Layers have the names of ``BlazeNet``'s, so that its weights can be loaded.
+    only. Layers have the same names as in ``BlazeNet``, so that its weights can be loaded.
 
     Args:
         blaze_filters: A single block each: [channels in, channels out] or [in, out, stride]. The
@@ -51,15 +55,14 @@ class BlazeFaceNet(nn.Layer):
         use_5x5kernel: Depthwise convolutions of 5x5, or two of 3x3 for each.
         dense_second_conv: Whether the second 5x5 convolution of a double block mixes all its
             channels, as in PaddleDetection until 0.5, whose published sizes and latencies include
-            it. It takes 41 % of the parameters and 27 % of the MACs of BlazeFace, and is not in
-            the paper, whose blocks are depthwise; so is PaddleDetection from 2.0 on, and so is
-            the default.
+            it. It takes 41 % of the parameters and 27 % of the MACs of BlazeFace. In the paper
+            and in PaddleDetection from 2.0 on it is depthwise, as by default here.
         lite_edition: The widths of BlazeFace-Lite, with blocks of one 3x3 depthwise and one
-            pointwise convolution; the other keys are not used.
+            pointwise convolution; of the other keys only ``conv_lr`` is used.
         act: Activation after the first pointwise convolution of a double block: relu, relu6,
             hard_swish or null. Every other is ReLU.
         conv_lr: Learning rate of the convolutions, as a share of the optimizer's. The published
-            trainings take a tenth; a short one from random weights needs the whole.
+            trainings take a tenth; a short one from random weights needs all of it.
 
     Raises:
         ConfigError: A list of widths does not fit the block before it, no tensor has stride 8 or
@@ -92,8 +95,9 @@ class BlazeFaceNet(nn.Layer):
             doubles = [_parsed("double_blaze_filters", row, 3) for row in double_blaze_filters]
             stem = (singles or doubles or [((LITE_STEM,), 1)])[0][0][0]
             self.conv1 = ConvNormAct(3, stem, 3, stride=2)
-            width = self._add_single_blocks(stem, singles, use_5x5kernel)
-            self._add_double_blocks(width, doubles, (use_5x5kernel, dense_second_conv, act))
+            width = self._add_blocks("blaze", SingleBlock, singles, stem, use_5x5kernel)
+            options = (use_5x5kernel, dense_second_conv, act)
+            self._add_blocks("double_blaze", DoubleBlock, doubles, width, *options)
         self.taps = self._last_of_each_stride()
         for parameter in self.parameters():
             if parameter.ndim == 4:
@@ -127,29 +131,20 @@ class BlazeFaceNet(nn.Layer):
             name = f"conv{number}"
             width_in = self._add(name, LiteBlock(name, width_in, width, stride))
 
-    def _add_single_blocks(
-        self, width_in: int, rows: list[tuple[tuple[int, ...], int]], use_5x5kernel: bool
-    ) -> int:
-        """Add a block for each row; the width that they end with."""
-        for index, (widths, stride) in enumerate(rows):
-            _check_joins("blaze_filters", index, width_in, widths, stride)
-            name = f"blaze_{index}"
-            block = SingleBlock(name, width_in, widths[1], stride, use_5x5kernel)
-            width_in = self._add(name, block)
-        return width_in
-
-    def _add_double_blocks(
+    def _add_blocks(
         self,
+        prefix: str,
+        kind: Callable[..., Residual],
+        rows: list[Row],
         width_in: int,
-        rows: list[tuple[tuple[int, ...], int]],
-        options: tuple[bool, bool, str | None],
-    ) -> None:
+        *options: Any,
+    ) -> int:
+        """Add a block for each row; returns the width of the last one."""
         for index, (widths, stride) in enumerate(rows):
-            _check_joins("double_blaze_filters", index, width_in, widths, stride)
-            name = f"double_blaze_{index}"
-            width_in, middle, width = widths
-            block = DoubleBlock(name, (width_in, middle, width), stride, *options)
-            width_in = self._add(name, block)
+            _check_joins(f"{prefix}_filters", index, width_in, widths, stride)
+            name = f"{prefix}_{index}"
+            width_in = self._add(name, kind(name, widths, stride, *options))
+        return width_in
 
     def _last_of_each_stride(self) -> list[str]:
         """Names of the blocks whose outputs are the backbone's, finest first."""
@@ -166,8 +161,8 @@ class BlazeFaceNet(nn.Layer):
         return [last[stride] for stride in FEATURE_STRIDES]
 
 
-def _parsed(key: str, row: Sequence[int], count: int) -> tuple[tuple[int, ...], int]:
-    """The widths of a block, and its stride, which may be left out."""
+def _parsed(key: str, row: Sequence[int], count: int) -> Row:
+    """Read the widths of a block and its stride, which may be left out."""
     valid = isinstance(row, (list, tuple)) and len(row) in (count, count + 1)
     if not valid or any(type(value) is not int or value < 1 for value in row):
         raise ConfigError(
@@ -180,7 +175,7 @@ def _parsed(key: str, row: Sequence[int], count: int) -> tuple[tuple[int, ...], 
 
 
 def _check_joins(key: str, index: int, width_in: int, widths: tuple[int, ...], stride: int) -> None:
-    """A block reads what the one before gives; at stride 1 its input is added to its output."""
+    """Check a block's input, and at stride 1 its output, to which the input is added."""
     if widths[0] != width_in:
         raise ConfigError(
             f"BlazeFaceNet: {key}: block {index} reads {widths[0]} channels, but {width_in} come "

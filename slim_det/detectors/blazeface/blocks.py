@@ -59,9 +59,9 @@ class ConvNormAct(nn.Layer):
 
 
 class Residual(nn.Layer):
-    """``relu(branch(x) + shortcut(x))``; what the branch is, subclasses say.
+    """``relu(branch(x) + shortcut(x))``, with a branch that subclasses define.
 
-    The shortcut is the input itself, or its 2x2 maximum at stride 2, through a 1x1 convolution
+    The shortcut is the input itself, or its 2x2 maximum at stride 2, followed by a 1x1 convolution
     where channels or stride change.
 
     Args:
@@ -112,15 +112,15 @@ class SingleBlock(Residual):
 
     Args:
         name: Prefix of the layers' names.
-        width_in: Channels of the input.
-        width: Channels of the output; at stride 1 those of the input.
+        widths: Channels of the input and of the output, equal at stride 1.
         stride: 1 or 2.
-        use_5x5kernel: Or two depthwise convolutions of 3x3.
+        use_5x5kernel: Whether the depthwise convolution is one of 5x5, or two of 3x3.
     """
 
     def __init__(
-        self, name: str, width_in: int, width: int, stride: int = 1, use_5x5kernel: bool = True
+        self, name: str, widths: tuple[int, int], stride: int, use_5x5kernel: bool
     ) -> None:
+        width_in, width = widths
         super().__init__(name, width_in, width, stride)
         self._append_depthwise(f"{name}1_dw", width_in, stride, use_5x5kernel)
         self._append(self._branch, "conv_pw", ConvNormAct(width_in, width, 1, act=None))
@@ -133,7 +133,7 @@ class DoubleBlock(Residual):
         name: Prefix of the layers' names.
         widths: Channels of the input, of the middle and of the output.
         stride: 1 or 2.
-        use_5x5kernel: Or two depthwise convolutions of 3x3 for each of 5x5.
+        use_5x5kernel: Whether a depthwise convolution is one of 5x5, or two of 3x3.
         dense_second_conv: Whether the second 5x5 convolution mixes channels.
         act: Activation after the first pointwise convolution, a name of `ACTIVATIONS` or None.
     """
@@ -142,10 +142,10 @@ class DoubleBlock(Residual):
         self,
         name: str,
         widths: tuple[int, int, int],
-        stride: int = 1,
-        use_5x5kernel: bool = True,
-        dense_second_conv: bool = False,
-        act: str | None = "relu",
+        stride: int,
+        use_5x5kernel: bool,
+        dense_second_conv: bool,
+        act: str | None,
     ) -> None:
         width_in, middle, width = widths
         super().__init__(name, width_in, width, stride)
@@ -159,16 +159,9 @@ class DoubleBlock(Residual):
 
 
 class LiteBlock(Residual):
-    """Depthwise 3x3, then pointwise with an activation, of BlazeFace-Lite.
+    """Depthwise 3x3, then pointwise with an activation, of BlazeFace-Lite."""
 
-    Args:
-        name: Prefix of the layers' names.
-        width_in: Channels of the input.
-        width: Channels of the output.
-        stride: 1 or 2.
-    """
-
-    def __init__(self, name: str, width_in: int, width: int, stride: int = 1) -> None:
+    def __init__(self, name: str, width_in: int, width: int, stride: int) -> None:
         super().__init__(name, width_in, width, stride)
         depthwise = ConvNormAct(width_in, width_in, 3, stride, groups=width_in)
         self._append(self._branch, f"{name}_dw", depthwise)
@@ -176,11 +169,7 @@ class LiteBlock(Residual):
 
 
 def check_act(act: Any) -> None:
-    """Make sure that an activation is None or a name of `ACTIVATIONS`.
-
-    Raises:
-        ConfigError: It is neither.
-    """
+    """Raise a `ConfigError` unless an activation is None or a name of `ACTIVATIONS`."""
     if act is not None and act not in ACTIVATIONS:
         raise ConfigError(
             f"BlazeFaceNet: act {act!r} is unknown; expected {', '.join(ACTIVATIONS)} or null"

@@ -1,4 +1,4 @@
-"""Random crops for small faces, which stand behind ppdet's operator of the same keys."""
+"""Random crops for small faces; they replace ppdet's operator of the same name and keys."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class CropWithDataAchorSampling(BaseOperator):
     """Crop a square in which some face has the size of an anchor, or a random part of the image.
 
     Data-anchor sampling of Tang et al. 2018 (PyramidBox, arXiv 1803.07737), section 3.3, and the
-    random crops of Liu et al. 2016 (SSD). ppdet 2.6 leaves boxes divided by the image's size where
-    no crop is found, and allocates the whole square where it is larger than the image: gigabytes
-    for a large face. Here such a sample stays as it is, and only pixels of the image are read.
+    random crops of Liu et al. 2016 (SSD). Where no crop is found, ppdet 2.6 leaves boxes divided by
+    the image's size; here the sample stays as it is. Where the square is larger than the image,
+    ppdet allocates all of it, gigabytes for a large face; here only pixels of the image are read.
 
     A row of a sampler is [crops, trials, min scale, max scale, min aspect, max aspect, min IoU,
     max IoU, min coverage, max coverage]: at most ``crops`` of ``trials`` random squares, each with
     a face whose IoU with it and whose covered share lie in the bounds (0: no bound). The scale is
-    a share of the image's shorter side, without meaning in ``anchor_sampler``; both aspects are 1.
+    a share of the image's shorter side, not used in ``anchor_sampler``; both aspects are 1.
 
     Args:
         batch_sampler: Rows for random shares of the image; their crops are not resized.
@@ -37,7 +37,7 @@ class CropWithDataAchorSampling(BaseOperator):
         target_size: Side of the network's input, in pixels.
         das_anchor_scales: Sides of faces to aim at, in pixels, increasing.
         sampling_prob: Probability of ``batch_sampler``.
-        min_size: A face whose area in the network's input is less than this squared is left out.
+        min_size: Faces with an area of less than this squared in the network's input are left out.
         avoid_no_bbox: Whether a crop without a face is refused.
 
     Raises:
@@ -125,7 +125,7 @@ class CropWithDataAchorSampling(BaseOperator):
         return crops
 
     def _wanted_width(self, side: float) -> float:
-        """A width for a face with this side: near an anchor, at most twice as large as it is."""
+        """A random width near an anchor for a face with this side, at most twice that side."""
         largest = min(int((self.scales < side).sum()), max(0, len(self.scales) - 2))
         chosen = np.random.randint(0, largest + 1)
         low, high = self.scales[chosen] / 2, self.scales[chosen] * 2
@@ -134,7 +134,7 @@ class CropWithDataAchorSampling(BaseOperator):
         return float(np.random.uniform(min(low, high), max(low, high)))
 
     def _boxes_inside(self, crop: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which faces have their centre in a crop and are large enough; all boxes, relative to it.
+        """Select the faces with their centre in a crop that are large enough, and move all boxes.
 
         Returns:
             bool [N], and xyxy as shares of the crop's side [N, 4].
@@ -159,10 +159,9 @@ def _with_a_face(row: Sequence[float], crops: np.ndarray, boxes: np.ndarray) -> 
     squares = (crops[:, 2] - crops[:, 0])[:, None] ** 2
     good = areas > 0
     iou = common / (areas + squares - common)
-    for (least, most), value in zip(
-        bounds.reshape(2, 2), (iou, common / np.where(areas > 0, areas, 1))
-    ):
-        good = good & (value >= least) & (value <= (most or np.inf))
+    covered = common / np.where(good, areas, 1)
+    for (low_bound, high_bound), value in zip(bounds.reshape(2, 2), (iou, covered)):
+        good = good & (value >= low_bound) & (value <= (high_bound or np.inf))
     found: np.ndarray = good.any(axis=1)
     return found
 

@@ -1,4 +1,4 @@
-"""ppdet's head of face detectors, which starts quiet."""
+"""ppdet's head of face detectors, with small initial weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FaceHead(FaceHeadOfPpdet):
 
     The weights start normally distributed with a deviation of 0.01, as Lin et al. 2017 (RetinaNet,
     arXiv 1708.02002), section 4.1, propose for a head without batch norm. BlazeFace's features are
-    sums of many blocks: with ppdet's initial weights they give a loss of 40 to 60, where boxes that
-    are the anchors and scores that know nothing give 5.5, and hundreds of steps are spent on that.
+    sums of many blocks. ppdet's initial weights map them to a loss of 40 to 60, and training needs
+    hundreds of steps to reach 5.5, the loss of equal scores for boxes that are the anchors.
 
     Args:
         num_classes: Classes without the background.

@@ -1,4 +1,4 @@
-"""ppdet's loss of single-shot detectors, which Paddle 3 refuses to compute."""
+"""ppdet's loss of single-shot detectors, in a form that Paddle 3 can compute."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ class SSDLoss(SSDLossOfPpdet):
     """Smooth L1 of matched anchors and cross-entropy with hard negatives, per matched anchor.
 
     Liu et al. 2016 (arXiv 1512.02325), section 2.2; keys and sums are ppdet's. ppdet 2.6 compares
-    ranks, which are integers, with counts, which are not, and one image at a time; Paddle 3 has no
-    comparison of the two.
+    integer ranks with float counts, which Paddle 3 refuses.
     """
 
     def forward(
@@ -24,7 +23,7 @@ class SSDLoss(SSDLossOfPpdet):
         gt_label: paddle.Tensor,
         prior_boxes: list[paddle.Tensor],
     ) -> paddle.Tensor:
-        """The loss of a batch; rows that only fill up ``gt_bbox`` are not matched.
+        """The loss of a batch; rows of ``gt_bbox`` that are padding are not matched.
 
         Args:
             boxes: Offsets of each feature map, [B, A_i, 4].
@@ -44,13 +43,13 @@ class SSDLoss(SSDLossOfPpdet):
         bg_index: int,
         mine_neg_ratio: float = 0.01,
     ) -> paddle.Tensor:
-        """Mark the anchors that count: matched ones, and the worst of the others.
+        """Mark the anchors that count: matched ones, and those of the others with the highest loss.
 
         Args:
             conf_loss: Cross-entropy, float [B, A].
             targets_label: Class of each anchor, int64 [B, A].
             bg_index: The class of anchors that match nothing.
-            mine_neg_ratio: Share of all anchors, of an image where none is matched.
+            mine_neg_ratio: Share of all anchors to mark in an image where none is matched.
 
         Returns:
             bool [B, A]; ``neg_pos_ratio`` negatives for each positive of the same image.

@@ -1,7 +1,8 @@
-"""A backbone of plain convolutions, for detectors that learn from nothing on a CPU."""
+"""A backbone of plain convolutions, for detectors that train from random weights on a CPU."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import paddle
@@ -17,7 +18,7 @@ DETECTION_STRIDES = (8, 16, 32)
 
 @serializable
 class PlainBackbone(nn.Layer):
-    """Five stages, each a convolution of stride 2 and one of stride 1 (the first lacks it).
+    """Five stages, each a convolution of stride 2 and, but for the first, one of stride 1.
 
     Args:
         widths: Channels of the five stages, strides 2, 4, 8, 16 and 32.
@@ -37,10 +38,11 @@ class PlainBackbone(nn.Layer):
             raise ConfigError(f"PlainBackbone: widths {list(widths)}; expected five numbers >= 1")
         self.widths = list(widths)
         self.stages = nn.LayerList()
+        conv = functools.partial(ConvBNLayer, filter_size=3, padding=1, norm_type=norm_type)
         for index, (width_in, width) in enumerate(zip([3, *self.widths], self.widths)):
-            stage = [self._conv(width_in, width, 2, norm_type)]
+            stage = [conv(width_in, width, stride=2)]
             if index:
-                stage.append(self._conv(width, width, 1, norm_type))
+                stage.append(conv(width, width, stride=1))
             self.stages.append(nn.Sequential(*stage))
 
     def forward(self, inputs: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
@@ -59,9 +61,3 @@ class PlainBackbone(nn.Layer):
             ShapeSpec(channels=width, stride=stride)
             for width, stride in zip(self.widths[-len(DETECTION_STRIDES) :], DETECTION_STRIDES)
         ]
-
-    @staticmethod
-    def _conv(width_in: int, width: int, stride: int, norm_type: str) -> nn.Layer:
-        return ConvBNLayer(
-            width_in, width, filter_size=3, stride=stride, padding=1, norm_type=norm_type
-        )

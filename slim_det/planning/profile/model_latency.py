@@ -14,12 +14,11 @@ import yaml
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.plan import plan_of, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
-from slim_det.core.errors import LayerError
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
-from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
+from slim_det.detectors.yolov3_head import PRESETS, has_yolo_head
 from slim_det.graph.trace import save_detector, trace_detector
 from slim_det.planning.profile.grid import shapes_to_measure
 from slim_det.planning.profile.measure import counted, measure
@@ -80,7 +79,7 @@ def models_to_check(
         pruned = session.apply_strategies(model_to_profile(cfg, weights), cfg, slim)
         shapes = conv_shapes(trace_detector(pruned, image_size_hw(cfg)))
         models[Path(slim.path).stem] = (pruned, shapes)
-    elif plan_of(model) is None and _has_yolo_head(model):
+    elif plan_of(model) is None and has_yolo_head(LayerFinder(model).paths):
         groups = find_groups(model, trace)
         for preset in PRESETS:
             unpruned = model_to_profile(cfg, weights)
@@ -115,10 +114,3 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
     settings = {"Preprocess": [resize], "label_list": []}
     (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder
-
-
-def _has_yolo_head(model: paddle.nn.Layer) -> bool:
-    try:
-        return all(LayerFinder(model).find(name) for name in YOLO_HEAD_LAYERS)
-    except LayerError:
-        return False

@@ -13,7 +13,7 @@ from slim_det.compress.prune.pruner import Pruner, least_important
 from slim_det.compress.prune.requests import select_groups
 from slim_det.core.errors import LayerError
 from slim_det.detectors.layer_finder import LayerFinder
-from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
+from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS, has_yolo_head
 from slim_det.graph.cost import macs_by_parameter
 from slim_det.graph.operators import weight_of
 from slim_det.graph.trace import Trace
@@ -37,8 +37,7 @@ def choose_groups(
         LayerError: A name is unknown, or its layer cannot be cut.
     """
     if params is None:
-        is_yolo = all(name in groups.groups for name in YOLO_HEAD_LAYERS)
-        params = list(YOLO_HEAD_LAYERS) if is_yolo else ["all"]
+        params = ["yolo_head" if has_yolo_head(groups.groups) else "all"]
     spellings = [n for p in params for n in (YOLO_HEAD_LAYERS if p == "yolo_head" else (p,))]
     return list(select_groups([(s, 0.5) for s in spellings], LayerFinder(model), groups))
 

@@ -6,11 +6,23 @@ And the tensors to try them on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import paddle
+
+from slim_det.compress.distill.losses import LOSSES, Options
 
 CLASSES = 2
 HEAT = 2.0
+ANCHORS = 3
+YOLO_SHAPE = (2, ANCHORS * (5 + CLASSES), 2, 3)
+OPTIONS = Options(num_classes=CLASSES, temperature=HEAT)
+OF_ONE_TENSOR = [name for name, loss in LOSSES.items() if loss.reads == "output"]
+
+
+def tensor(array: Any, trains: bool = False) -> paddle.Tensor:
+    return paddle.to_tensor(np.asarray(array, np.float32), stop_gradient=not trains)
 
 
 def yolo(**logits: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import paddle
 import pytest
 from paddle.utils import unique_name
 
-from slim_det.compress.distill import auxiliary_modules as companions_module
+from slim_det.compress.distill import auxiliary_modules as modules_beside
 from slim_det.compress.distill.auxiliary_modules import (
     AuxiliaryModules,
     make_adaptor,
@@ -49,7 +49,7 @@ def steps(student: Any, distiller: Any, optimizer: Any, seeds: range, rate: floa
         distiller.auxiliary_modules.step(rate)
 
 
-def test_nothing_to_train_means_no_companions() -> None:
+def test_nothing_to_train_means_no_auxiliary_modules() -> None:
     distiller = distilled(tiny_detector(1), tiny_detector(2), "l2", pairs=[pair("feature_l2")])
     assert distiller.auxiliary_modules is None
 
@@ -332,8 +332,8 @@ def test_the_optimizer_is_the_configured_one(fresh_config: Any) -> None:
 
 def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two processes with gradients g and 2g, each takes a step with 1.5g."""
-    monkeypatch.setattr(companions_module.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(companions_module.dist, "all_reduce", lambda x: x.set_value(3.0 * x))
+    monkeypatch.setattr(modules_beside.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(modules_beside.dist, "all_reduce", lambda x: x.set_value(3.0 * x))
     adaptor = make_adaptor(0, 2, 3)
     auxiliary_modules = AuxiliaryModules(
         {"distill_a": adaptor},
@@ -350,7 +350,7 @@ def test_processes_start_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[int]] = []
     _, _, distiller = wide()
     distiller.auxiliary_modules.synchronize()
-    monkeypatch.setattr(companions_module.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(companions_module.dist, "broadcast", lambda x, src: sent.append(x.shape))
+    monkeypatch.setattr(modules_beside.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(modules_beside.dist, "broadcast", lambda x, src: sent.append(x.shape))
     distiller.auxiliary_modules.synchronize()
     assert sent == [[6, 4, 1, 1]]

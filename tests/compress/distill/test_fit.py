@@ -44,7 +44,7 @@ def normalized(**settings: Any) -> dict[str, Any]:
 
 def refused(ours: tuple[Any, Any], theirs: tuple[Any, Any], **options: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        check_fit(*ours, Teacher(*theirs, "weights"), **options)
+        check_fit(*ours, Teacher(*theirs), **options)
     line = str(caught.value)
     assert "\n" not in line
     return line.replace("the teacher does not fit the student: ", "")
@@ -52,12 +52,12 @@ def refused(ours: tuple[Any, Any], theirs: tuple[Any, Any], **options: Any) -> s
 
 def test_nothing_is_said_of_either() -> None:
     """Layers without a head, readers without transforms."""
-    check_fit(paddle.nn.Layer(), {}, Teacher(paddle.nn.Layer(), {}, ""))
+    check_fit(paddle.nn.Layer(), {}, Teacher(paddle.nn.Layer(), {}))
 
 
 def test_the_same_detector_fits() -> None:
     cfg = normalized(mean=MEAN, std=STD, is_scale=True)
-    check_fit(detector(), cfg, Teacher(detector(), cfg, ""))
+    check_fit(detector(), cfg, Teacher(detector(), cfg))
 
 
 def test_shipped_configuration_fits_itself(fresh_config: Any, tiny: Any, whole: Any) -> None:
@@ -109,7 +109,7 @@ def test_heads(changes: dict[str, Any], said: str) -> None:
 
 
 def test_strides_that_one_side_does_not_say() -> None:
-    check_fit(detector(), {}, Teacher(detector(strides=None), {}, ""))
+    check_fit(detector(), {}, Teacher(detector(strides=None), {}))
 
 
 def test_head_on_one_side_only() -> None:
@@ -140,8 +140,8 @@ def test_classes_without_heads_are_those_of_the_configuration() -> None:
 )
 def test_images_that_look_the_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """However the settings are written, and wherever they stand."""
-    check_fit(detector(), ours, Teacher(detector(), theirs, ""))
-    check_fit(detector(), theirs, Teacher(detector(), ours, ""))
+    check_fit(detector(), ours, Teacher(detector(), theirs))
+    check_fit(detector(), theirs, Teacher(detector(), ours))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,6 @@ def test_everything_in_one_line() -> None:
 
 def test_features_only_need_the_same_images() -> None:
     theirs = detector(5, SCALES[:1], [32])
-    check_fit(detector(), {}, Teacher(theirs, {}, ""), compare_outputs=False)
+    check_fit(detector(), {}, Teacher(theirs, {}), compare_outputs=False)
     line = refused((detector(), normalized()), (theirs, reader({})), compare_outputs=False)
     assert line.startswith("NormalizeImage: ")

@@ -45,7 +45,7 @@ def test_the_graph_and_the_gradients_stay() -> None:
     assert w.grad.item() == 6.0
 
 
-def test_pulls_are_of_the_full_weight() -> None:
+def test_norms_are_those_at_the_full_weight() -> None:
     """A term at a quarter of its weight is reported four times as strong as it enters."""
     w, b = parameters()
     detection, term = (w * w).sum(), 0.25 * 80.0 * b.sum()

@@ -103,7 +103,7 @@ def test_left_out_on_request(trainer: Any, measured: Measured, begin: Any) -> No
 def test_data_that_cannot_be_measured(
     measured: Measured, begin: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """No data, or a metric that is not supported: a line, and training goes on."""
+    """No data, or a metric that is not supported: one line, and training continues."""
     error = DataError("no data") if where == "check_dataset" else ConfigError("no metric")
 
     def fail(*arguments: Any, **settings: Any) -> Any:

@@ -123,7 +123,7 @@ def test_changes_of_weight_are_said_once(tmp_path: Path, caplog: pytest.LogCaptu
     ]
 
 
-def test_companions_learn_and_are_saved(tmp_path: Path) -> None:
+def test_auxiliary_modules_learn_and_are_saved(tmp_path: Path) -> None:
     """Under the checkpoints' names: every second epoch, and the last one."""
     student, teacher = tiny_detector(1), tiny_detector(2, width=6)
     distiller = distilled(student, teacher, None, pairs=[pair("feature_l2")])
@@ -152,19 +152,19 @@ def test_a_resumed_training_ends_at_the_same_weights(tmp_path: Path) -> None:
         distilled(student, tiny_detector(2), "dml", start_epoch=0, ramp_epochs=2)
         return FakeTrainer(tmp_path / folder, student, epochs=4)
 
-    whole, first, second = start("a"), start("b"), start("c")
-    whole.train()
+    straight, first, second = start("a"), start("b"), start("c")
+    straight.train()
     first.cfg.epoch = 2
     first.train()
     second.model.set_state_dict(arrays(first.model))
     second.optimizer.set_state_dict(first.optimizer.state_dict())
     second.hook.distiller.resume(tmp_path / "b" / "run" / "model_final")
     second.train(start=2)
-    assert same(arrays(whole.model), arrays(second.model))
-    assert same(arrays(whole.hook.distiller.teacher), arrays(second.hook.distiller.teacher))
+    assert same(arrays(straight.model), arrays(second.model))
+    assert same(arrays(straight.hook.distiller.teacher), arrays(second.hook.distiller.teacher))
 
 
-def test_mixed_precision_with_companions(tmp_path: Path) -> None:
+def test_mixed_precision_with_auxiliary_modules(tmp_path: Path) -> None:
     """Only where ppdet scales the loss, on a GPU."""
     student, teacher = tiny_detector(1), tiny_detector(2, width=6)
     distilled(student, teacher, None, pairs=[pair("feature_l2")])

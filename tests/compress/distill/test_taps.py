@@ -7,16 +7,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from slim_det.compress.distill.taps import (
-    Place,
-    Taps,
-    dry_run,
-    find_layer,
-    forward_without_boxes,
-    yolo_outputs,
-)
+from slim_det.compress.distill.taps import Place, Taps, dry_run, find_layer
 from slim_det.core.errors import LayerError, TrainingError
-from tests.compress.distill.tiny_detectors import arrays, make_batch, same, tiny_detector
+from tests.compress.distill.tiny_detectors import arrays, same, tiny_detector
 
 
 class Chain(nn.Layer):
@@ -144,7 +137,7 @@ def test_a_layer_by_any_name(spelling: str, path: str) -> None:
 
 
 def test_a_convolution_means_its_block_too() -> None:
-    """The path of a weight stands for the shortest path with this weight alone."""
+    """The path of a weight gives the shortest path with this weight alone."""
     block = nn.Sequential(("conv", nn.Conv2D(1, 1, 1)), ("bn", nn.BatchNorm2D(1)))
     model = nn.Sequential(("block", block), ("last", nn.Conv2D(1, 1, 1)))
     assert find_layer(model, "block.conv.weight") == "block"
@@ -159,21 +152,6 @@ def test_a_convolution_means_its_block_too() -> None:
 def test_names_of_no_single_layer(spelling: str, message: str) -> None:
     with pytest.raises(LayerError, match=message):
         find_layer(tiny_detector(0), spelling)
-
-
-def test_raw_yolo_outputs_in_order_of_scales() -> None:
-    assert yolo_outputs(Chain()) == []
-    assert yolo_outputs(tiny_detector(0)) == ["yolo_head.yolo_output.0", "yolo_head.yolo_output.1"]
-
-
-def test_a_yolo_detector_runs_without_boxes() -> None:
-    model, batch = tiny_detector(0), make_batch()
-    model.eval()
-    raw = forward_without_boxes(model, batch)
-    assert [x.shape for x in raw] == [[2, 6, 2, 2], [2, 6, 4, 4]]
-    assert model.runs == {"backbone": 1, "boxes": 0}
-    chain = Chain()
-    assert forward_without_boxes(chain, number(1.0)).item() == 12.0
 
 
 def test_a_dry_run_changes_nothing() -> None:

@@ -150,7 +150,7 @@ def test_landmarks_are_refused():
         by_scale(FREE)({**sample_with([]), "gt_keypoint": np.zeros((0, 10))})
 
 
-def test_it_stands_behind_the_name_of_ppdet(ppdet_registered: None):
+def test_it_is_registered_under_the_name_of_ppdet(ppdet_registered: None):
     import ppdet.data.transform as transforms
 
     assert transforms.CropWithDataAchorSampling is CropWithDataAchorSampling

@@ -17,12 +17,12 @@ ANCHORS = [[0.0, 0.0, 0.1, 0.1], [0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7], [0.
 def loss_of(scores, faces, offsets=None, **keys) -> float:
     """Of one image with four anchors; classes are face and background."""
     boxes = paddle.zeros([1, 4, 4]) if offsets is None else paddle.to_tensor([offsets], "float32")
-    truth = paddle.to_tensor([faces], "float32").reshape([1, -1, 4])
-    labels = paddle.zeros(truth.shape[:2], "int32")
+    faces_xyxy = paddle.to_tensor([faces], "float32").reshape([1, -1, 4])
+    labels = paddle.zeros(faces_xyxy.shape[:2], "int32")
     scores = paddle.to_tensor([scores], "float32")
     loss = SSDLoss(overlap_threshold=0.35, **keys)
     anchors = paddle.to_tensor(ANCHORS, "float32")
-    return float(loss([boxes], [scores], truth, labels, [anchors]))
+    return float(loss([boxes], [scores], faces_xyxy, labels, [anchors]))
 
 
 def test_no_face_counts_the_hardest_hundredth_of_the_anchors():

@@ -44,10 +44,10 @@ def test_every_layer_is_scaled(width: float, out: list[int]) -> None:
     assert [shape.channels for shape in neck.out_shape] == out
     maps = neck(features((8, 16, 32)))
     assert [m.shape for m in maps] == [[1, c, s, s] for c, s in zip(out, (2, 4, 8))]
-    shapes, whole = tensor_shapes(neck), tensor_shapes(ScaledYOLOv3FPN((8, 16, 32)))
-    assert shapes.keys() == whole.keys()
+    shapes, full = tensor_shapes(neck), tensor_shapes(ScaledYOLOv3FPN((8, 16, 32)))
+    assert shapes.keys() == full.keys()
     name = "yolo_block.1.conv_module.conv1.conv.weight"
-    assert shapes[name] == tuple(int(width * n) if n > 3 else n for n in whole[name])
+    assert shapes[name] == tuple(int(width * n) if n > 3 else n for n in full[name])
 
 
 @pytest.mark.parametrize("width", [0.3, 0.01, 0.0, -1.0])
