@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -90,17 +89,6 @@ def image_indices(
             f"images {chosen.min()} to {chosen.max()} requested; valid: 0 to {num_images - 1}"
         )
     return chosen
-
-
-def known_image(truth: Sequence[Any], index: int) -> Any:
-    """The ground truth of an image.
-
-    Raises:
-        ValueError: The image has not been added.
-    """
-    if not 0 <= index < len(truth):
-        raise ValueError(f"image {index} requested; {len(truth)} images were added")
-    return truth[index]
 
 
 def pool_by_class(

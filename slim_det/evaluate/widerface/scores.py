@@ -14,13 +14,7 @@ import numpy as np
 from slim_det.core.errors import DataError, nearest
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.widerface.files import read_predictions
-from slim_det.evaluate.widerface.matching import (
-    count_faces,
-    match_faces,
-    notes_on,
-    require_finite,
-    score_settings,
-)
+from slim_det.evaluate.widerface.matching import FaceScorer
 from slim_det.evaluate.widerface.scoring import SETTINGS
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth
 
@@ -75,28 +69,27 @@ def score_predictions(
     Raises:
         DataError: An image is unknown or occurs twice, or a number is not finite.
     """
-    annotated = dict(zip(truth.names, zip(truth.faces, truth.counted)))
+    scorer = FaceScorer(truth.names, truth)
+    known = frozenset(truth.names)
     matches: dict[str, ImageMatches] = {}
     seconds = 0.0
     for name, rows in found:
         start = time.perf_counter()
-        if name not in annotated:
+        if name not in known:
             raise DataError(
                 f"image '{name}' is not in the ground truth{nearest(name, truth.names)}"
             )
         if name in matches:
             raise DataError(f"image '{name}' is given twice; expected each image once")
-        require_finite(name, rows)
-        matches[name] = match_faces(rows[:, :4], rows[:, 4].copy(), *annotated[name])
+        matches[name] = scorer.add_rows(name, rows)
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    faces = count_faces(truth.counted).tolist()
-    for note in notes_on(faces):
-        logger.warning("%s", note)
-    values = score_settings(list(matches.values()), faces)
+    scores = scorer.scores(list(matches.values()))
     seconds += time.perf_counter() - start
+    for note in scores.notes:
+        logger.warning("%s", note)
     return WiderFaceResult(
-        **values, num_images=len(truth.names), seconds=seconds, bands=truth.bands
+        **scores.per_class, num_images=len(truth.names), seconds=seconds, bands=truth.bands
     )
 
 

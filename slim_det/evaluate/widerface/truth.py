@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.widerface.files import image_key, image_name, parse_rows, read_lines
+from slim_det.evaluate.widerface.files import image_name, image_names, parse_rows, read_lines
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
 logger = logging.getLogger("slim_det")
@@ -91,12 +91,6 @@ def faces_of(dataset: Any, ground_truth: str | None = None) -> tuple[list[str], 
             "%d of the %d images of the ground truth are evaluated", len(names), len(truth.names)
         )
     return names, truth
-
-
-def image_names(dataset: Any) -> list[str]:
-    """``event/name`` of every image of a parsed ``WIDERFaceDataSet``, indexed by ``im_id``."""
-    folder = os.path.join(dataset.dataset_dir, dataset.image_dir)
-    return [image_key(record["im_file"], folder) for record in dataset.roidbs]
 
 
 def require_known(names: Collection[str], truth: GroundTruth, source: str | Path) -> None:

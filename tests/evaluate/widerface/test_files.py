@@ -33,13 +33,13 @@ def file_of(folder: Path, *lines: str, name: str = "0--Parade/a") -> Path:
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    path = write_prediction(tmp_path, "0--Parade", "a", np.zeros((0, 5)))
+    path = write_prediction(tmp_path, "0--Parade/a", np.zeros((0, 5)))
     assert path.read_text() == "0--Parade/a\n0\n"
     assert read_prediction(path).shape == (0, 5)
 
 
 def test_one_row(tmp_path: Path) -> None:
-    path = write_prediction(tmp_path, "0--Parade", "a", np.array([[10.5, 20, 30, 40, 0.75]]))
+    path = write_prediction(tmp_path, "0--Parade/a", np.array([[10.5, 20, 30, 40, 0.75]]))
     assert path == tmp_path / "0--Parade" / "a.txt"
     assert path.read_text() == f"0--Parade/a\n1\n{ROW}\n"
     assert read_prediction(path).tolist() == [[10.5, 20.0, 30.0, 40.0, 0.75]]
@@ -59,7 +59,7 @@ def test_rows_keep_their_order(tmp_path: Path) -> None:
     )
 )
 def test_float32_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> None:
-    path = write_prediction(tmp_path_factory.mktemp("there"), "event", "a", rows)
+    path = write_prediction(tmp_path_factory.mktemp("there"), "event/a", rows)
     assert np.array_equal(read_prediction(path).astype(np.float32), rows)
 
 
