@@ -154,7 +154,7 @@ def export_model(
             **found,
         )
         measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
-        write_manifest(model, staging, measured, metric.as_dict() if metric else None)
+        write_manifest(model, staging, measured, asdict(metric) if metric else None)
     logger.info("%s", result)
     return result
 

@@ -303,6 +303,16 @@ def test_half_a_point(
         metric_check.check_metric(model, cfg, quantized.artifact, (96, 96))
 
 
+def test_gap_on_a_cpu_without_int8_is_explained(
+    loaded: tuple[Any, paddle.nn.Layer], quantized: Exported, monkeypatch: Any
+) -> None:
+    cfg, model = loaded
+    monkeypatch.setattr(predictor, "cpu_has_int8", lambda: False)
+    with pytest.raises(ExportError, match="int8 instructions.* add --no_eval to exp") as error:
+        metric_check.check_metric(model, cfg, quantized.artifact, (96, 96), max_gap=-1.0)
+    assert "\n" not in str(error.value)
+
+
 def test_record_is_what_decides(loaded: tuple[Any, paddle.nn.Layer], tmp_path: Path) -> None:
     """A record of more layers than the model simulates is an error, not a float artifact."""
     cfg, model = loaded
