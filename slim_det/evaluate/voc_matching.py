@@ -129,11 +129,7 @@ class VocScorer(ApScorer):
 
 
 def metric_name(map_type: str) -> str:
-    """Name of the metric.
-
-    Raises:
-        ConfigError: ``map_type`` is unknown.
-    """
+    """Name of the metric; ConfigError if ``map_type`` is unknown."""
     if map_type not in MAP_TYPES:
         raise ConfigError(f"map_type: '{map_type}' is unknown{nearest(map_type, MAP_TYPES)}")
     return f"voc_map_{map_type}"
@@ -167,7 +163,7 @@ def ppdet_overlaps(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
 
     Args:
         objects: float [n, 4], xyxy in pixels.
-        found: float32 [n, 4], likewise.
+        found: float32 [n, 4], in the same form.
 
     Returns:
         float64 [n]; 0 for pairs that do not touch, and where ppdet's value is negative because

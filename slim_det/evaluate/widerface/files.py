@@ -31,11 +31,7 @@ def image_name(path: str | Path) -> str:
 
 
 def image_key(path: str | Path, image_dir: str | Path) -> str:
-    """``event/name`` of an image, derived from its path.
-
-    Args:
-        path: Path of the image, from ppdet's reader.
-        image_dir: Folder that contains the events, such as `WIDER_val/images`.
+    """``event/name`` of an image inside ``image_dir``, such as `WIDER_val/images`.
 
     Raises:
         DataError: The image is not inside that folder.
@@ -86,18 +82,11 @@ def read_predictions(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Read the detections of a data set, one image at a time.
 
-    An image without a file has no detections; a warning says how many such images there are.
-
-    Args:
-        folder: Folder of all predictions; only its `.txt` files are read.
-        names: ``event/name`` of every image.
+    An image without a file has no detections; a warning says how many such images there are. See
+    `find_predictions` for arguments and errors; the iterator raises those of `read_prediction`.
 
     Returns:
         For each image that has a file, its name and the array from `read_prediction`.
-
-    Raises:
-        DataError: The folder is missing or has no predictions, or a file belongs to no image.
-            From the iterator: a file is malformed.
     """
     found = find_predictions(folder, names)
     if len(found) < len(names):
@@ -112,6 +101,10 @@ def read_predictions(
 
 def find_predictions(folder: str | Path, names: Collection[str]) -> dict[str, Path]:
     """Map each image that has a prediction file to it, sorted by path.
+
+    Args:
+        folder: Folder of all predictions; only its `.txt` files are read.
+        names: ``event/name`` of every image.
 
     Raises:
         DataError: The folder is missing or has no predictions, or a file belongs to no image.

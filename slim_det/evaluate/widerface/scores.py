@@ -59,12 +59,11 @@ def score_predictions(
 ) -> WiderFaceResult:
     """Compute the AP of detections that are given image by image, in any order.
 
+    A setting in which no face counts has AP 0 and is logged as a warning.
+
     Args:
         truth: Ground truth; images missing from ``found`` count as images without detections.
         found: ``event/name`` of an image, and float [n, 5]: x y w h in pixels, score.
-
-    Returns:
-        The result. A setting in which no face counts has AP 0 and is logged as a warning.
 
     Raises:
         DataError: An image is unknown or occurs twice, or a number is not finite.
@@ -94,14 +93,6 @@ def score_predictions(
 
 
 def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderFaceResult:
-    """Compute the AP of detections that are stored in files.
-
-    Args:
-        predictions: Folder with `EVENT/NAME.txt`; see `read_predictions`.
-        ground_truth: The official folder of `.mat` files, or a text file.
-
-    Raises:
-        DataError: Either is missing or malformed.
-    """
+    """Compute the AP of stored detections; see `read_predictions` and `read_ground_truth`."""
     truth = read_ground_truth(ground_truth)
     return score_predictions(truth, read_predictions(predictions, truth.names))
