@@ -91,7 +91,7 @@ def test_artifact_runs_in_int8(folder: Path) -> None:
 
 
 def test_latency_of_the_network_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is timed gives the raw outputs, in int8 where the whole runs so; no raw, no time."""
+    """The engine gives the raw outputs, in int8 like the artifact; without any there is no time."""
     (written,) = folder.iterdir()
     program = DeployProgram.load(written / "model")
     engine = network_engine(program, int8=cpu_has_int8())

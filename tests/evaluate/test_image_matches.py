@@ -1,4 +1,4 @@
-"""Stored matches: bytes there and back, damage noticed, and the order of pooled boxes."""
+"""Stored matches: a round trip through bytes, damage noticed, and the order of pooled boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of detections: there and back, what names they have, and what is said of broken ones."""
+"""Files of detections: written and read back, their names, and the messages about broken ones."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "phrase"),
     [
         ([], "line 1: expected the name of the image"),
         (["a.jpg"], "line 2: expected the name of the image, then the number"),
@@ -130,13 +130,13 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
         (["a.jpg", "2", "1_0 2 3 4 0.5", ROW], "line 3: expected 5 finite numbers"),
     ],
 )
-def test_broken_file(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_broken_file(tmp_path: Path, lines: list[str], phrase: str) -> None:
     path = file_of(tmp_path, *lines)
     if not lines:
         path.write_text("")
     with pytest.raises(DataError) as refused:
         read_prediction(path)
-    assert said in str(refused.value) and str(path) in str(refused.value)
+    assert phrase in str(refused.value) and str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -94,12 +94,12 @@ def test_scores_are_stretched_over_the_complete_set() -> None:
 
 def test_refused() -> None:
     bad = scored((HIT, 0.9), (HIT, np.nan))
-    for image, rows, said in (
+    for image, rows, phrase in (
         ("e/00", NONE, "image 'e/00' is not in the ground truth; did you mean 'e/0'"),
         ("e/0", NONE, "image 'e/0' is given twice"),
         ("e/1", bad, "image 'e/1': detection 1 has a box or score that is not finite"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=phrase):
             score_predictions(truth_of([FACE], [FACE]), [("e/0", NONE), (image, rows)])
 
 
