@@ -96,7 +96,7 @@ def through_files(truth: GroundTruth, found: list[np.ndarray]) -> tuple[list[np.
     """The detections as they come back from text, and the seconds of the reading."""
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in zip(truth.names, found):
-            write_prediction(folder, *name.split("/"), rows)
+            write_prediction(folder, name, rows)
         read, seconds = timed(dict, read_predictions(folder, truth.names))
     return [read[name] for name in truth.names], seconds
 

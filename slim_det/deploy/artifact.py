@@ -154,7 +154,7 @@ def export_model(
             **found,
         )
         measured = {k: v for k, v in result.as_dict().items() if k != "artifact"}
-        write_manifest(model, staging, measured, metric.as_dict() if metric else None)
+        write_manifest(model, staging, measured, asdict(metric) if metric else None)
     logger.info("%s", result)
     return result
 
@@ -196,7 +196,7 @@ def _write(
     cfg: Any,
     folder: Path,
     size_hw: tuple[int, int],
-    scales: Mapping[str, LayerScales] | None = None,
+    scales: Mapping[str, LayerScales] | None,
 ) -> None:
     model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
     if scales is None:
@@ -214,9 +214,8 @@ def _write(
     try:
         export_utils.logger.setLevel(logging.WARNING)  # its messages name the temporary folder
         with quiet_stdout():
-            export_utils._dump_infer_config(
-                cfg, str(folder / INFER_CFG), [None, 3, *size_hw], model
-            )
+            path = str(folder / INFER_CFG)
+            export_utils._dump_infer_config(cfg, path, [None, 3, *size_hw], model)
     finally:
         export_utils.logger.setLevel(level)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,7 @@ def check_parameters(model: paddle.nn.Layer, folder: Path) -> None:
     Raises:
         ExportError: A parameter is missing or has another shape, or the file size is wrong.
     """
-    program = DeployProgram.load(folder / _STEM)
-    found = {name: tuple(program.block.var(name).shape) for name in program.parameters}
-    expected = {param.name: tuple(param.shape) for param in model.parameters()}
-    for name in expected:
-        if found.get(name) != expected[name]:
-            raise ExportError(
-                f"the exported model differs: parameter {name} is {found.get(name)} in the file "
-                f"and {expected[name]} in the model"
-            )
-    _check_size(program, folder)
+    _check_tensors(DeployProgram.load(folder / _STEM), model.parameters(), folder)
 
 
 def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[str]) -> None:
@@ -52,39 +43,38 @@ def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[s
             shape, or the file size is wrong.
     """
     program = DeployProgram.load(folder / _STEM)
-    integers, floats = set(int8_layers(program)), set(float_layers(program))
-    names = {param.name: name for name, param in model.named_parameters()}
-    for weight, wrong, found in (
-        *((w, w not in integers, "float") for w in quantized),
-        *((w, w in quantized, "float") for w in floats),
-        *((w, w not in quantized, "int8") for w in integers),
+    integers, floats = int8_layers(program), float_layers(program)
+    wrong_floats = [name for name in quantized if name in floats or name not in integers]
+    wrong_integers = [name for name in integers if name not in quantized]
+    paths = {param.name: path for path, param in model.named_parameters()}
+    for wrong, found, expected in (
+        (wrong_floats, "float", "int8"),
+        (wrong_integers, "int8", "float"),
     ):
         if wrong:
-            other = "int8" if found == "float" else "float"
             raise ExportError(
-                f"the exported model differs: '{names.get(weight, weight)}' is {found} in the "
-                f"file and {other} in the model"
+                f"the exported model differs: '{paths.get(wrong[0], wrong[0])}' is {found} in the "
+                f"file and {expected} in the model"
             )
-    for param in model.parameters():
-        if param.name in integers | floats:
-            shape = tuple(program.block.var(param.name).shape)
-            if shape != tuple(param.shape):
-                raise ExportError(
-                    f"the exported model differs: parameter {param.name} is {shape} in the file "
-                    f"and {tuple(param.shape)} in the model"
-                )
-    _check_size(program, folder)
+    weights = {*integers, *floats}
+    _check_tensors(program, [p for p in model.parameters() if p.name in weights], folder)
 
 
-def _check_size(program: DeployProgram, folder: Path) -> None:
-    """Check that the parameters file holds the program's tensors and nothing else."""
+def _check_tensors(program: DeployProgram, expected: Iterable[Any], folder: Path) -> None:
+    """Check the shapes of parameters, and that the file holds the program's tensors only."""
+    found = {name: tuple(program.block.var(name).shape) for name in program.parameters}
+    for param in expected:
+        if found.get(param.name) != tuple(param.shape):
+            raise ExportError(
+                f"the exported model differs: parameter {param.name} is {found.get(param.name)} "
+                f"in the file and {tuple(param.shape)} in the model"
+            )
     arrays = [program.value(name) for name in program.parameters]
-    expected = sum(array.nbytes for array in arrays)
+    least = sum(array.nbytes for array in arrays)
     size = (folder / PARAMS_FILE).stat().st_size
-    if not expected <= size <= expected + _HEADER_BYTES * len(arrays):
+    if not least <= size <= least + _HEADER_BYTES * len(arrays):
         raise ExportError(
-            f"the exported parameters take {size} bytes, expected {expected} "
-            f"for {len(arrays)} tensors"
+            f"the exported parameters take {size} bytes, expected {least} for {len(arrays)} tensors"
         )
 
 

@@ -43,21 +43,16 @@ class Divergence:
 
     def __str__(self) -> str:
         """A human-readable clause."""
+        begin = "errors grow slowly from layer to layer, the largest is that of"
         if self.jump:
-            return (
-                f"the first layer that differs is '{self.name}' (relative error {self.error:.2f})"
-            )
-        return (
-            f"errors grow slowly from layer to layer, the largest is that of '{self.name}' "
-            f"(relative error {self.error:.2f})"
-        )
+            begin = "the first layer that differs is"
+        return f"{begin} '{self.name}' (relative error {self.error:.2f})"
 
 
 def pick_layer(errors: Mapping[str, float]) -> Divergence:
     """Pick the first layer whose error jumps, otherwise the layer with the largest error.
 
-    Args:
-        errors: Module path -> relative error, in execution order; not empty.
+    ``errors`` maps module paths to relative errors in execution order; it is not empty.
     """
     largest = 0.0
     for name, error in errors.items():
@@ -73,14 +68,10 @@ def first_divergence(
 ) -> Divergence:
     """Compare every convolution's output in Paddle Inference with the model's.
 
-    Args:
-        model: A quantized model.
-        p: Its int8 program, batch norm folded.
-        cfg: ppdet's configuration.
-        images: Paths of image files.
+    See `layer_errors` for the model and its program; ``images`` are paths of image files.
 
     Raises:
-        ExportError: No convolution of the model is in the program, or there is no image.
+        ExportError: No convolution of the model is in the program.
     """
     errors = layer_errors(model, p, (batch for _, batch in image_batches(cfg, images)))
     if not errors:

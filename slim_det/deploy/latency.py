@@ -73,17 +73,12 @@ def compare_latency(
             call(batch)
             row[i] = (time.perf_counter() - start) * 1e3
     times = times[WARM_UP_RUNS:]
-    ratios = np.median(times[:, :1] / times, axis=0)
+    medians = np.median(times, axis=0).tolist()
+    p10, p90 = np.percentile(times, (10, 90), axis=0).tolist()
+    speedups = np.median(times[:, :1] / times, axis=0).tolist()
     return [
-        Latency(
-            str(folder),
-            float(np.median(column)),
-            float(np.percentile(column, 10)),
-            float(np.percentile(column, 90)),
-            float(ratio),
-            predictor.precision,
-        )
-        for folder, column, ratio, predictor in zip(artifacts, times.T, ratios, predictors)
+        Latency(str(folder), medians[i], p10[i], p90[i], speedups[i], predictors[i].precision)
+        for i, folder in enumerate(artifacts)
     ]
 
 

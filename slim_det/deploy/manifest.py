@@ -30,10 +30,10 @@ def write_manifest(
     measured: Mapping[str, Any] | None = None,
     metric: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``slim_det.json``.
+    """Write ``slim_det.json`` of an exported model.
 
     Args:
-        model: The model that was exported.
+        model: The model.
         folder: Folder of the artifact.
         measured: Measurements of the artifact.
         metric: AP of an int8 artifact and of its model; None if not measured.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from slim_det.deploy.divergence import first_divergence
 from slim_det.deploy.predictor import MODEL_FILE, Predictor
 from slim_det.evaluate.evaluation import POINTS, dygraph_predictor, evaluate
 from slim_det.evaluate.images import eval_at, eval_images
+from slim_det.graph.engine import INT8_INSTRUCTIONS, NO_INT8
 from slim_det.graph.program import DeployProgram
 
 logger = logging.getLogger("slim_det")
@@ -22,6 +23,11 @@ MAX_GAP = 0.5
 """Largest AP difference in points between an int8 artifact and its model."""
 
 NO_EVAL = "add --no_eval to export without measuring AP"
+
+_FLOAT_HINT = (
+    f"; {NO_INT8}, so the artifact ran in float, without rounding its inputs: export on a CPU with "
+    f"{', '.join(INT8_INSTRUCTIONS)}, or {NO_EVAL}"
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,6 @@ class MetricCheck:
     artifact: float
     num_images: int
     per_class: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as a dict with its JSON keys."""
-        return asdict(self)
 
     def of_artifact(self) -> dict[str, Any]:
         """The artifact's values, by field of `ExportResult`."""
@@ -94,7 +96,9 @@ def check_metric(
     if not gap <= max_gap:
         program = DeployProgram.load(folder / Path(MODEL_FILE).stem)
         layer = first_divergence(model, program, cfg, images)
+        hint = _FLOAT_HINT if deployed.precision == "float32" else ""
         raise ExportError(
-            f"{found}: {gap:.2f} points apart, expected at most {max_gap:g} (--max_gap); {layer}"
+            f"{found}: {gap:.2f} points apart, expected at most {max_gap:g} (--max_gap); "
+            f"{layer}{hint}"
         )
     return found

@@ -24,8 +24,6 @@ INFER_CFG = "infer_cfg.yml"
 MANIFEST_FILE = "slim_det.json"
 PREDICTOR_FILES = (MODEL_FILE, PARAMS_FILE, INFER_CFG)
 
-_STEM = "model"
-
 
 class Predictor:
     """An exported detector.
@@ -52,14 +50,13 @@ class Predictor:
                 raise ExportError(
                     f"artifact '{folder}' has no {name}; expected a folder written by export"
                 )
-        wanted = _runs_int8(self.folder)
-        int8 = wanted and cpu_has_int8()
-        self.precision = "int8" if int8 else "float32"
-        stem = self.folder / _STEM
-        if wanted and not int8:
+        is_int8 = _is_int8(self.folder)
+        self.precision = "int8" if is_int8 and cpu_has_int8() else "float32"
+        stem = self.folder / Path(MODEL_FILE).stem
+        if is_int8 and self.precision == "float32":
             self._engine = _float_engine(stem, threads)
         else:
-            self._engine = Engine(stem, threads, int8)
+            self._engine = Engine(stem, threads, is_int8)
         self.settings = infer_settings(self.folder)
 
     @property
@@ -72,14 +69,10 @@ class Predictor:
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
     def __call__(self, batch: dict[str, Any]) -> list[Detections]:
-        """Detect on one batch.
+        """Detections of each image of a batch from a ppdet reader.
 
         Args:
-            batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32
-                [B, 2], from a ppdet reader.
-
-        Returns:
-            The detections of each image.
+            batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [B, 2].
 
         Raises:
             ExportError: The model outputs no boxes.
@@ -90,21 +83,15 @@ class Predictor:
 def network_engine(program: DeployProgram, int8: bool, threads: int | None = None) -> Engine | None:
     """Create an engine that computes only a detector's raw outputs, without decoding and NMS.
 
-    Args:
-        program: The program of an artifact.
-        int8: Whether to use int8 kernels.
-        threads: Number of CPU threads; by default all cores.
-
-    Returns:
-        The engine, whose input is ``image``; None if the program has no raw outputs.
+    Its input is ``image``. None if the program has no raw outputs. See `Engine` for the settings.
     """
     if not program.raw_outputs:
         return None
     return program.engine(["image"], program.raw_outputs, threads=threads, int8=int8)
 
 
-def _runs_int8(folder: Path) -> bool:
-    """Whether the model runs with int8 kernels, after checking that its files are unchanged.
+def _is_int8(folder: Path) -> bool:
+    """Whether the model is made for int8 kernels, after checking that its files are unchanged.
 
     Paddle may crash on a damaged file, so the checksums are compared first.
     """
@@ -113,9 +100,8 @@ def _runs_int8(folder: Path) -> bool:
         return False
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        checksums = manifest["sha256"]
+        checksums, int8 = manifest["sha256"], manifest.get("engine", {}).get("int8", False)
         changed = [n for n in (MODEL_FILE, PARAMS_FILE) if sha256_of(folder / n) != checksums[n]]
-        int8 = manifest.get("engine", {}).get("int8", False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"'{path}' cannot be read: {error!r}") from error
     if changed:
@@ -138,11 +124,7 @@ def _float_engine(stem: Path, threads: int | None) -> Engine:
 
 
 def infer_settings(folder: str | Path) -> dict[str, Any]:
-    """Read ``infer_cfg.yml`` of an exported model.
-
-    Raises:
-        ExportError: It is missing or malformed.
-    """
+    """Read ``infer_cfg.yml`` of an exported model; ExportError if it is missing or malformed."""
     path = Path(folder) / INFER_CFG
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -12,12 +12,7 @@ from pycocotools.cocoeval import Params
 
 from slim_det.core.errors import DataError
 from slim_det.evaluate.detections import Detections
-from slim_det.evaluate.image_matches import (
-    ImageMatches,
-    image_indices,
-    known_image,
-    pool_by_class,
-)
+from slim_det.evaluate.image_matches import ImageMatches, pool_by_class
 from slim_det.evaluate.scorer import ApScorer, ApScores
 
 _PARAMS = Params("bbox")
@@ -45,6 +40,13 @@ class _Objects:
 
 class CocoScorer(ApScorer):
     """Reproduces pycocotools' ``COCOeval``: 10 IoU thresholds, all areas, 100 boxes per class.
+
+    In order of descending score, each box takes the unmatched object of its class with the highest
+    IoU (the last of ties). Ignored objects come after all others, and a crowd can be matched any
+    number of times. Boxes of a negative class are dropped, as are those after the 100 best of a
+    class; NaN overlaps nothing. Matches have ten bits and are sorted by descending score. Equal
+    scores are taken in the order of the image ids. AP is the mean over the classes that have
+    objects, 0 if none has.
 
     Args:
         truth: pycocotools' ``COCO`` of the annotation file.
@@ -76,14 +78,7 @@ class CocoScorer(ApScorer):
         self._expect(sum(map(self._count, self._annotated.values()), nothing))
 
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Add the objects of the next images.
-
-        Args:
-            batch: Batch of ``EvalReader``; ``im_id`` int [batch, 1].
-
-        Raises:
-            DataError: An image is not in the annotation file, or occurs twice.
-        """
+        """Add the objects of the images ``im_id`` of a batch; see `ApScorer.add_batch`."""
         for image in np.asarray(batch["im_id"]).reshape(-1).tolist():
             if self._is_full:
                 return
@@ -94,26 +89,7 @@ class CocoScorer(ApScorer):
             self._ids.append(image)
             self._add(objects, self._count(objects))
 
-    def match(self, index: int, found: Detections) -> ImageMatches:
-        """Match the detections of one image with its objects at 10 IoU thresholds.
-
-        In order of descending score, each box takes the unmatched object of its class with the
-        highest IoU (the last of ties). Ignored objects come after all others, and a crowd can be
-        matched any number of times. Boxes of a negative class are dropped, as are those after the
-        100 best of a class.
-
-        Args:
-            index: Position of the image in the order in which images were added.
-            found: Its detections. NaN overlaps nothing.
-
-        Returns:
-            Matches with ten bits, by descending score.
-
-        Raises:
-            DataError: A box has a class that the annotation file does not have.
-            ValueError: The image was not added.
-        """
-        objects: _Objects = known_image(self._truth, index)
+    def _match(self, objects: _Objects, found: Detections) -> ImageMatches:
         found = self._best(found)
         classes = found.class_ids.astype(np.int16)
         sides = found.boxes_xyxy.astype(np.float64)
@@ -124,21 +100,15 @@ class CocoScorer(ApScorer):
         ignored[outside] |= _ALL & ~hits[outside]
         return ImageMatches(classes, found.scores, hits, ignored)
 
-    def scores(
-        self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
+    def _score(
+        self, matches: Sequence[ImageMatches], images: np.ndarray, num_objects: list[int]
     ) -> ApScores:
-        """Mean AP at IoU 0.50:0.95 over the classes that have objects; 0 if none has.
-
-        The order of the matches does not matter: equal scores are taken in the order of the image
-        ids, as in pycocotools. See `ApScorer.scores` for the arguments.
-        """
-        chosen = image_indices(matches, images, self.num_images)
-        ids = np.asarray(self._ids, np.int64)[chosen]
+        ids = np.asarray(self._ids, np.int64)[images]
         ordered = [matches[i] for i in np.argsort(ids, kind="stable")]
         pooled = pool_by_class(ordered, self._num_kinds)
         precisions = {
             clsid: recalled_precision(hits, ignored, count)
-            for clsid, ((hits, ignored), count) in enumerate(zip(pooled, self._num_objects(chosen)))
+            for clsid, ((hits, ignored), count) in enumerate(zip(pooled, num_objects))
             if count
         }
         values = {clsid: float(np.mean(table)) for clsid, table in precisions.items()}

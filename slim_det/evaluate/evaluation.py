@@ -17,7 +17,7 @@ from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.detections import Detections, Predict, parse_detections
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import make_scorer
-from slim_det.evaluate.widerface.predictions import PredictionFolder
+from slim_det.evaluate.widerface.files import PredictionFolder
 
 logger = logging.getLogger("slim_det")
 

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -74,13 +73,7 @@ def image_indices(
 ) -> np.ndarray:
     """Image index of each element of ``matches``, as int [len(matches)].
 
-    Args:
-        matches: Matches of one model.
-        images: The indices, 0 to ``num_images - 1``; None for all images in order.
-        num_images: Number of known images.
-
-    Raises:
-        ValueError: ``images`` and ``matches`` differ in length, or an image is unknown.
+    See `ApScorer.scores` for ``images``; valid indices are 0 to ``num_images - 1``.
     """
     chosen = np.arange(num_images) if images is None else np.asarray(images, dtype=np.int64)
     if len(chosen) != len(matches):
@@ -92,25 +85,10 @@ def image_indices(
     return chosen
 
 
-def known_image(truth: Sequence[Any], index: int) -> Any:
-    """The ground truth of an image.
-
-    Raises:
-        ValueError: The image has not been added.
-    """
-    if not 0 <= index < len(truth):
-        raise ValueError(f"image {index} requested; {len(truth)} images were added")
-    return truth[index]
-
-
 def pool_by_class(
     matches: Sequence[ImageMatches], num_classes: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pool the matches of many images by class.
-
-    Args:
-        matches: Matches of one model.
-        num_classes: Number of classes; boxes of other classes are left out.
+    """Pool the matches of many images by class; boxes of other classes are left out.
 
     Returns:
         For every class hits and ignored, uint16 [boxes of the class] each, by descending score.

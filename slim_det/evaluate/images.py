@@ -18,11 +18,7 @@ CHECKED_IMAGES = 8
 
 
 def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read images one at a time, preprocessed by ``TestReader``.
-
-    Yields:
-        (path, batch of one image).
-    """
+    """Read images one at a time, preprocessed by ``TestReader``; yields path and batch."""
     from ppdet.core.workspace import create
 
     dataset = create("TestDataset")()
@@ -60,10 +56,6 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     """Make ``EvalReader`` resize to the input size of an exported model inside the context.
 
     A reader without ``Resize`` gets that of ``TestReader``.
-
-    Args:
-        cfg: ppdet's configuration.
-        image_size_hw: Height and width in pixels.
     """
     reader = cfg["EvalReader"]
     steps = reader.get("sample_transforms") or []

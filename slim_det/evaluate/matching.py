@@ -17,11 +17,8 @@ from slim_det.evaluate.widerface.truth import faces_of
 def metric_name(cfg: Any) -> str:
     """Metric name: ``coco_ap``, ``voc_map_11point``, ``voc_map_integral`` or ``widerface_ap``.
 
-    Args:
-        cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.
-
     Raises:
-        ConfigError: The metric or ``map_type`` is unknown.
+        ConfigError: ``metric`` or ``map_type`` of the configuration is unknown.
     """
     if cfg.metric == "VOC":
         return voc_matching.metric_name(cfg.get("map_type", "11point"))
@@ -34,16 +31,7 @@ def metric_name(cfg: Any) -> str:
 
 
 def make_scorer(cfg: Any, dataset: Any, num_images: int | None = None) -> ApScorer:
-    """Create the scorer of the configured metric.
-
-    It starts without images. Add every batch of the loader, in order, before matching::
-
-        dataset, loader = eval_reader(cfg)
-        scorer = make_scorer(cfg, dataset)
-        for batch in loader:
-            scorer.add_batch(batch)
-        matches = [scorer.match(i, found) for i, found in enumerate(found_by_a_model)]
-        scorer.ap(matches)
+    """Create the scorer of the configured metric; batches of the loader are then added in order.
 
     Args:
         cfg: ppdet's configuration; ``metric`` is COCO, VOC or WiderFace.

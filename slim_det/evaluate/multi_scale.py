@@ -57,33 +57,23 @@ class View:
 
 
 def max_scale(height: int, width: int) -> float:
-    """The largest scale of an image; below 1 for a very large image.
+    """The largest scale of an image of this size in pixels; below 1 for a very large image.
 
     The square root of `MAX_PIXELS` over the area, truncated to hundredths, minus 0.3 and minus the
     allowance of `ALLOWANCES`; at least 0.1. Computed in integer hundredths, so that rounding does
     not decide at a limit.
-
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
     """
     largest = Decimal(repr(math.sqrt(MAX_PIXELS / (height * width))))
     hundredths = int(largest * 100) - 30
-    for least, taken in ALLOWANCES:
-        if hundredths >= 100 * least:
-            hundredths -= taken
-            break
-    return max(hundredths, 10) / 100
+    allowance = next((taken for least, taken in ALLOWANCES if hundredths >= 100 * least), 0)
+    return max(hundredths - allowance, 10) / 100
 
 
 def views(limit: float) -> tuple[View, ...]:
-    """The views of an image.
+    """The views of an image whose `max_scale` is ``limit``.
 
     The image and its mirror image, half the size, doublings up to the limit, and the scales of the
     pyramid that do not exceed the limit; one quarter is always included.
-
-    Args:
-        limit: Largest scale, from `max_scale`.
     """
     base = min(limit, 1.0)
     half = 0.5 if limit >= 0.75 else 0.5 * limit
@@ -110,12 +100,7 @@ def keep_by_size(boxes: np.ndarray, scale: float) -> np.ndarray:
 
 
 def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Map boxes of the mirrored image to the coordinates of the original.
-
-    Args:
-        boxes: float [n, 5]: xyxy in pixels, score.
-        width: Width of the image, in the same pixels.
-    """
+    """Map boxes [n, 5] (xyxy, score) of the mirrored image to coordinates of the original."""
     flipped = boxes.copy()
     flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
     return flipped
@@ -181,14 +166,7 @@ class MultiScale:
         ]
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        """Boxes of one image after voting.
-
-        Args:
-            image: uint8 [height, width, 3], RGB.
-
-        Returns:
-            float64 [n, 5]: xyxy in pixels, score; best first.
-        """
+        """Boxes of one image, uint8 [height, width, 3] RGB, as returned by `vote`."""
         limit = max_scale(*image.shape[:2])
         return vote(np.concatenate([self._detect_view(image, view) for view in views(limit)]))
 
@@ -217,11 +195,7 @@ class MultiScale:
 
 
 def require_any_size(cfg: Any) -> None:
-    """Make sure that a detector can be evaluated at several scales.
-
-    Raises:
-        ConfigError: The metric is not WiderFace, or the detector needs a fixed image size.
-    """
+    """Raise ConfigError if the metric is not WiderFace or the detector has a fixed image size."""
     if cfg.metric != "WiderFace":
         raise ConfigError(
             f"--multi_scale needs metric: WiderFace; the configuration has metric: {cfg.metric}"
@@ -235,16 +209,12 @@ def require_any_size(cfg: Any) -> None:
 
 
 def normalization(cfg: Any) -> NormalizeImage:
-    """The ``NormalizeImage`` operator of ``EvalReader``.
-
-    Raises:
-        ConfigError: It has none.
-    """
+    """The ``NormalizeImage`` operator of ``EvalReader``; ConfigError if it has none."""
     reader = cfg["EvalReader"]
-    for key in ("sample_transforms", "batch_transforms"):
-        for step in reader.get(key) or []:
-            if "NormalizeImage" in step:
-                return NormalizeImage(**step["NormalizeImage"])
+    steps = [*(reader.get("sample_transforms") or []), *(reader.get("batch_transforms") or [])]
+    for step in steps:
+        if "NormalizeImage" in step:
+            return NormalizeImage(**step["NormalizeImage"])
     raise ConfigError("EvalReader has no NormalizeImage; --multi_scale needs its mean and std")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.evaluate.detections import Detections
-from slim_det.evaluate.image_matches import ImageMatches
+from slim_det.evaluate.image_matches import ImageMatches, image_indices
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,32 @@ class ApScorer(ABC):
 
     @abstractmethod
     def add_batch(self, batch: dict[str, Any]) -> None:
-        """Add the ground truth of the images in a batch of ``EvalReader``."""
+        """Add the ground truth of the images in a batch of ``EvalReader``.
 
-    @abstractmethod
+        Raises:
+            DataError: An image occurs twice or has no ground truth, or an object's class is
+                unknown.
+        """
+
     def match(self, index: int, found: Detections) -> ImageMatches:
         """Match the detections of one image with its objects.
 
-        ``index`` is the position of the image in the order in which images were added.
-        """
+        Args:
+            index: Position of the image in the order in which images were added.
+            found: Its detections.
 
-    @abstractmethod
+        Raises:
+            DataError: A box has an unknown class.
+            ValueError: The image was not added.
+        """
+        if not 0 <= index < self.num_images:
+            raise ValueError(f"image {index} requested; {self.num_images} images were added")
+        return self._match(self._truth[index], found)
+
     def scores(
         self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
     ) -> ApScores:
-        """Compute the metric values of one model.
+        """Compute the metric values of one model; the order of its matches does not matter.
 
         Args:
             matches: Matches of one model.
@@ -89,6 +101,12 @@ class ApScorer(ABC):
         Raises:
             ValueError: ``images`` and ``matches`` differ in length, or an image is unknown.
         """
+        chosen = image_indices(matches, images, self.num_images)
+        times = np.bincount(chosen, minlength=self.num_images)
+        counts: np.ndarray = times @ np.reshape(self._counts, (-1, self._num_kinds))
+        if self._missed is not None:
+            counts = counts + self._missed
+        return self._score(matches, chosen, counts.astype(int).tolist())
 
     def ap(self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None) -> float:
         """The metric alone; see `scores`."""
@@ -99,6 +117,16 @@ class ApScorer(ABC):
         start = self.num_images
         self.add_batch(batch)
         return [self.match(index, boxes) for index, boxes in enumerate(found, start)]
+
+    @abstractmethod
+    def _match(self, objects: Any, found: Detections) -> ImageMatches:
+        """Match detections with the objects of their image, as given to `_add`."""
+
+    @abstractmethod
+    def _score(
+        self, matches: Sequence[ImageMatches], images: np.ndarray, num_objects: list[int]
+    ) -> ApScores:
+        """Score matches, given the image index of each and the number of objects of each kind."""
 
     @property
     def _is_full(self) -> bool:
@@ -115,9 +143,3 @@ class ApScorer(ABC):
         self._counts.append(counts)
         if self._missed is not None:
             self._missed = self._missed - counts
-
-    def _num_objects(self, images: np.ndarray) -> list[int]:
-        """Number of objects of each kind in these images, plus the missed ones."""
-        times = np.bincount(images, minlength=self.num_images)
-        counts: np.ndarray = times @ np.reshape(self._counts, (-1, self._num_kinds))
-        return [int(n) for n in (counts if self._missed is None else counts + self._missed)]

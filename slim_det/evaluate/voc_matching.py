@@ -10,12 +10,7 @@ import numpy as np
 
 from slim_det.core.errors import ConfigError, DataError, nearest
 from slim_det.evaluate.detections import Detections
-from slim_det.evaluate.image_matches import (
-    ImageMatches,
-    image_indices,
-    known_image,
-    pool_by_class,
-)
+from slim_det.evaluate.image_matches import ImageMatches, pool_by_class
 from slim_det.evaluate.scorer import ApScorer, ApScores
 
 OVERLAP = 0.5
@@ -35,6 +30,12 @@ class _Objects:
 
 class VocScorer(ApScorer):
     """Reproduces ppdet's ``VOCMetric`` with ``DetectionMAP``, excluding difficult objects.
+
+    A box is assigned to the object of its class with the highest IoU (the first of ties). The
+    first box assigned to an object with an IoU above `OVERLAP` is a true positive, later ones are
+    false positives; boxes assigned to difficult objects are ignored. Matches have one bit and keep
+    the order of the boxes. Equal scores are taken in image order. AP is the mean over the classes
+    that have objects, 0 if none has.
 
     Args:
         num_classes: Number of classes of the detector.
@@ -65,9 +66,6 @@ class VocScorer(ApScorer):
             batch: Batch of ``EvalReader`` with ``collate_batch: false``: ``gt_bbox``,
                 ``gt_class`` and ``difficult`` with one array per image, and ``scale_factor``
                 float [batch, 2] (height, width), by which the reader has scaled the objects.
-
-        Raises:
-            DataError: An object has a class that the detector does not have.
         """
         scales = np.asarray(batch["scale_factor"])
         columns = (batch["gt_bbox"], batch["gt_class"], batch["difficult"])
@@ -87,25 +85,7 @@ class VocScorer(ApScorer):
             counted = objects.classes[~objects.difficult]
             self._add(objects, np.bincount(counted, minlength=self._num_kinds))
 
-    def match(self, index: int, found: Detections) -> ImageMatches:
-        """Match the detections of one image with its objects.
-
-        A box is assigned to the object of its class with the highest IoU (the first of ties).
-        The first box assigned to an object with an IoU above `OVERLAP` is a true positive, later
-        ones are false positives; boxes assigned to difficult objects are ignored.
-
-        Args:
-            index: Position of the image in the order in which images were added.
-            found: Its detections.
-
-        Returns:
-            Matches with one bit, in the order of the boxes.
-
-        Raises:
-            DataError: A box has a class that the detector does not have.
-            ValueError: The image was not added.
-        """
-        objects: _Objects = known_image(self._truth, index)
+    def _match(self, objects: _Objects, found: Detections) -> ImageMatches:
         classes = found.class_ids
         self._require_known(classes, "the detector: a box", -self._num_kinds)
         hits = np.zeros(len(found), np.uint16)
@@ -126,20 +106,14 @@ class VocScorer(ApScorer):
         classes = np.where(classes < 0, classes + self._num_kinds, classes).astype(np.int16)
         return ImageMatches(classes, found.scores.copy(), hits, ignored)
 
-    def scores(
-        self, matches: Sequence[ImageMatches], images: Sequence[int] | None = None
+    def _score(
+        self, matches: Sequence[ImageMatches], images: np.ndarray, num_objects: list[int]
     ) -> ApScores:
-        """Mean AP at IoU 0.5 over the classes that have objects; 0 if none has.
-
-        The order of the matches does not matter: equal scores are taken in image order. See
-        `ApScorer.scores` for the arguments.
-        """
-        chosen = image_indices(matches, images, self.num_images)
-        ordered = [matches[i] for i in np.argsort(chosen, kind="stable")]
+        ordered = [matches[i] for i in np.argsort(images, kind="stable")]
         pooled = pool_by_class(ordered, self._num_kinds)
         values = {
             clsid: average_precision(hits[ignored == 0], count, self._map_type)
-            for clsid, ((hits, ignored), count) in enumerate(zip(pooled, self._num_objects(chosen)))
+            for clsid, ((hits, ignored), count) in enumerate(zip(pooled, num_objects))
             if count
         }
         ap = sum(values.values()) / len(values) if values else 0.0
@@ -155,11 +129,7 @@ class VocScorer(ApScorer):
 
 
 def metric_name(map_type: str) -> str:
-    """Name of the metric.
-
-    Raises:
-        ConfigError: ``map_type`` is unknown.
-    """
+    """Name of the metric; ConfigError if ``map_type`` is unknown."""
     if map_type not in MAP_TYPES:
         raise ConfigError(f"map_type: '{map_type}' is unknown{nearest(map_type, MAP_TYPES)}")
     return f"voc_map_{map_type}"
@@ -193,7 +163,7 @@ def ppdet_overlaps(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
 
     Args:
         objects: float [n, 4], xyxy in pixels.
-        found: float32 [n, 4], likewise.
+        found: float32 [n, 4], in the same form.
 
     Returns:
         float64 [n]; 0 for pairs that do not touch, and where ppdet's value is negative because

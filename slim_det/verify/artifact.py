@@ -103,7 +103,7 @@ def _evaluate(
     dataset, loader = eval_reader(cfg)
     count = min(limit or len(dataset), len(dataset))
     scorer = make_scorer(cfg, dataset, count)
-    running = [c for c in backends if c.shown and c.can_run]
+    running = [backend for backend in backends if backend.shown and backend.can_run]
     with tqdm(total=count, desc="verify", unit="image", disable=None, leave=False) as bar:
         for batch in loader:
             start = scorer.num_images
@@ -118,7 +118,7 @@ def _evaluate(
             bar.update(len(places))
             if scorer.num_images >= count:
                 break
-    return {c.name: scorer.ap(c.matches) for c in running if c.can_run}
+    return {backend.name: scorer.ap(backend.matches) for backend in running if backend.can_run}
 
 
 def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
@@ -153,7 +153,7 @@ def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
     """The stage of each backend that is shown, in order."""
     by_name = {backend.name: backend for backend in backends}
     stages = []
-    for backend in filter(lambda c: c.shown, backends):
+    for backend in [backend for backend in backends if backend.shown]:
         name, reference = backend.name, by_name[backend.reference]
         if backend.skipped:
             stages.append(Stage(name, note=f"skipped: {backend.skipped}"))
@@ -161,21 +161,8 @@ def _stages(backends: list[Backend], aps: dict[str, float]) -> list[Stage]:
             stages.append(Stage(name, passed=False, note=backend.error or reference.error))
         else:
             pair = (aps.get(name), aps.get(REFERENCE))
-            stages.append(
-                judge(
-                    name,
-                    backend.found,
-                    reference.found,
-                    backend.limits,
-                    pair,
-                    backend.note,
-                    _noise(backend, by_name),
-                )
-            )
+            noisy = by_name.get(backend.noise)
+            noise = distances(noisy.found, by_name[noisy.reference].found) if noisy else []
+            found, expected = backend.found, reference.found
+            stages.append(judge(name, found, expected, backend.limits, pair, backend.note, noise))
     return stages
-
-
-def _noise(backend: Backend, by_name: dict[str, Backend]) -> list[float]:
-    """The model's rounding noise that a backend is judged by; [] if none is measured."""
-    noisy = by_name.get(backend.noise)
-    return distances(noisy.found, by_name[noisy.reference].found) if noisy else []

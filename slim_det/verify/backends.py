@@ -53,9 +53,8 @@ _NOISY = "dygraph, signed, rounding noise"
 _SIGNED_NOTE = "compared with the model with signed inputs, as Paddle and Paddle-Lite round"
 _SURROGATE = "surrogate"
 _SURROGATE_NOTE = (
-    "7-bit x86 surrogate at {}x{}, compared with the same surrogate in "
-    "Paddle Inference without oneDNN: "
-    "Paddle-Lite's x86 kernels compute 8 bits and odd sizes incorrectly"
+    "7-bit x86 surrogate at {}x{}, compared with the same surrogate in Paddle Inference without "
+    "oneDNN: Paddle-Lite's x86 kernels compute 8 bits and odd sizes incorrectly"
 )
 
 
@@ -124,7 +123,7 @@ def make_backends(
         cfg: ppdet's configuration.
         folder: Folder of the artifact.
         predictor: Predictor of the artifact.
-        work: An existing folder for temporary files.
+        work: Existing folder for temporary files.
     """
     program = DeployProgram.load(folder / "model")
     reference = Backend(
@@ -146,22 +145,16 @@ def _float_backends(
     program: DeployProgram, folder: Path, predictor: Predictor, work: Path
 ) -> list[Backend]:
     engine = functools.partial(engine_runner, predictor, program, int8=False)
-    found = [
+    return [
         Backend("exported program", lambda: program_runner(program), FLOAT_LIMITS),
         Backend("paddle inference", engine, FLOAT_LIMITS, note="float, oneDNN"),
-    ]
-    return [
-        *found,
         *_lite_program(folder, FLOAT_LIMITS),
         Backend(LITE_STAGE, lambda: lite_runner(program, work / "lite"), FLOAT_LIMITS),
     ]
 
 
 def _int8_backends(
-    model: paddle.nn.Layer,
-    program: DeployProgram,
-    folder: Path,
-    predictor: Predictor,
+    model: paddle.nn.Layer, program: DeployProgram, folder: Path, predictor: Predictor
 ) -> list[Backend]:
     """Backends of a quantized model.
 
@@ -171,24 +164,29 @@ def _int8_backends(
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
     int8 = predictor.precision == "int8"
-    signed = Backend(_SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False)
-    noisy = Backend(
-        _NOISY, lambda: noisy_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
-    )
-    written = Backend(
-        "exported program", lambda: program_runner(program), INT8_PROGRAM_LIMITS, _SIGNED, _NOISY
-    )
-    written.note = _SIGNED_NOTE
-    written.error = _other_layers(model, program)
     engine = functools.partial(engine_runner, predictor, for_kernels(program, int8), int8=int8)
-    deployed = Backend(
-        "paddle inference",
-        engine,
-        INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
-    )
-    deployed.note = "int8, oneDNN" if int8 else f"float: {NO_INT8}"
-    converted = _lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY, _SIGNED_NOTE)
-    return [signed, noisy, written, deployed, *converted]
+    return [
+        Backend(_SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False),
+        Backend(
+            _NOISY, lambda: noisy_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
+        ),
+        Backend(
+            "exported program",
+            lambda: program_runner(program),
+            INT8_PROGRAM_LIMITS,
+            _SIGNED,
+            _NOISY,
+            _SIGNED_NOTE,
+            error=_other_layers(model, program),
+        ),
+        Backend(
+            "paddle inference",
+            engine,
+            INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
+            note="int8, oneDNN" if int8 else f"float: {NO_INT8}",
+        ),
+        *_lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY, _SIGNED_NOTE),
+    ]
 
 
 def _lite_program(
@@ -212,8 +210,8 @@ def _lite_program(
 
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
     """Describe the int8 layers in which an artifact and the model differ; '' if there are none."""
-    expected, found = set(program_scales(model)), set(int8_layers(program))
-    wrong = sorted(expected ^ found)
+    found = set(int8_layers(program))
+    wrong = sorted(found ^ set(program_scales(model)))
     if not wrong:
         return ""
     is_int8 = "int8" if wrong[0] in found else "float"
@@ -235,19 +233,22 @@ def _surrogate_backends(
         finally:
             model.fuse_norm = fused
 
-    inference = Backend(
-        _SURROGATE,
-        lambda: surrogate_runner(surrogate()),
-        SURROGATE_LIMITS,
-        shown=False,
-    )
-    lite = Backend(
-        LITE_STAGE,
-        lambda: lite_runner(surrogate(), work / "lite"),
-        SURROGATE_LIMITS,
-        _SURROGATE,
-        _NOISY,
-    )
-    lite.note = _SURROGATE_NOTE.format(*size_hw)
-    inference.reader = lite.reader = ArtifactReader(at_size(settings, size_hw))
-    return [inference, lite]
+    reader = ArtifactReader(at_size(settings, size_hw))
+    return [
+        Backend(
+            _SURROGATE,
+            lambda: surrogate_runner(surrogate()),
+            SURROGATE_LIMITS,
+            reader=reader,
+            shown=False,
+        ),
+        Backend(
+            LITE_STAGE,
+            lambda: lite_runner(surrogate(), work / "lite"),
+            SURROGATE_LIMITS,
+            _SURROGATE,
+            _NOISY,
+            _SURROGATE_NOTE.format(*size_hw),
+            reader=reader,
+        ),
+    ]

@@ -12,12 +12,8 @@ from slim_det.core.errors import ExportError, nearest
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
-_STEPS = {
-    "Resize": "Resize",
-    "NormalizeImage": "NormalizeImage",
-    "Permute": "Permute",
-    "Pad": "Pad",
-}
+_OPERATORS = ("Resize", "NormalizeImage", "Permute", "Pad")
+"""Steps that are ppdet's operators of the same name."""
 
 
 class ArtifactReader:
@@ -65,12 +61,12 @@ def _step(entry: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     if kind == "PadStride":
         stride = settings.get("stride", 0)
         return lambda sample: {**sample, "image": pad_to_stride(sample["image"], stride)}
-    if kind not in _STEPS:
+    if kind not in _OPERATORS:
         raise ExportError(
-            f"infer_cfg.yml: unknown step '{kind}'{nearest(str(kind), [*_STEPS, 'PadStride'])}"
+            f"infer_cfg.yml: unknown step '{kind}'{nearest(str(kind), [*_OPERATORS, 'PadStride'])}"
         )
     try:
-        operator = getattr(operators, _STEPS[kind])(**settings)
+        operator = getattr(operators, kind)(**settings)
     except (TypeError, ValueError) as error:
         raise ExportError(f"infer_cfg.yml: step '{kind}' has invalid settings: {error}") from error
     return lambda sample: operator.apply(sample)

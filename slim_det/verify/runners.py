@@ -80,15 +80,11 @@ def noisy_runner(model: paddle.nn.Layer) -> Runner:
     def run(batches: Sequence[Batch]) -> list[Found]:
         generator = np.random.default_rng(0)
 
-        def perturb(
-            layer: Any, received: tuple[paddle.Tensor, ...]
-        ) -> tuple[paddle.Tensor, ...] | None:
+        def perturb(layer: Any, inputs: tuple[paddle.Tensor]) -> tuple[paddle.Tensor] | None:
             if not paddle.in_dynamic_mode():  # traced to find the head's layers
                 return None
-            changes = generator.uniform(-NOISE_STEP, NOISE_STEP, received[0].shape).astype(
-                np.float32
-            )
-            return (received[0] * (1.0 + paddle.to_tensor(changes)),)
+            changes = generator.uniform(-NOISE_STEP, NOISE_STEP, inputs[0].shape)
+            return (inputs[0] * (1.0 + paddle.to_tensor(changes.astype(np.float32))),)
 
         layers = quantized_layers(model).values()
         handles = [layer.register_forward_pre_hook(perturb) for layer in layers]
@@ -107,21 +103,14 @@ def program_runner(program: DeployProgram) -> Runner:
     names = list(dict.fromkeys([*raw, *program.fetches]))
 
     def run(batches: Sequence[Batch]) -> list[Found]:
+        found = []
         with deployment_program(), paddle.static.scope_guard(program.scope):
             executor = paddle.static.Executor(paddle.CPUPlace())
-            return [
-                _found(
-                    executor.run(
-                        program.program,
-                        feed={name: batch[name] for name in program.feeds},
-                        fetch_list=names,
-                        return_numpy=False,
-                    ),
-                    names,
-                    raw,
-                )
-                for batch in batches
-            ]
+            for batch in batches:
+                feed = {name: batch[name] for name in program.feeds}
+                values = executor.run(program.program, feed, names, return_numpy=False)
+                found.append(_found(values, names, raw))
+        return found
 
     return run
 
@@ -182,16 +171,9 @@ def lite_runner(program: DeployProgram, stem: Path) -> Runner:
 def surrogate_runner(program: DeployProgram) -> Runner:
     """Paddle Inference without oneDNN, for a program in Paddle-Lite's form."""
     raw = program.raw_outputs
-    engine = program.engine(program.feeds, [*raw, *program.fetches], onednn=False)
-
-    def run(batches: Sequence[Batch]) -> list[Found]:
-        outputs = [list(engine(batch).values()) for batch in batches]
-        return [
-            Found(values[: len(raw)], *parse_arrays(values[len(raw) :], "the program"))
-            for values in outputs
-        ]
-
-    return run
+    names = list(dict.fromkeys([*raw, *program.fetches]))
+    engine = program.engine(program.feeds, names, onednn=False)
+    return lambda batches: [_found(list(engine(batch).values()), names, raw) for batch in batches]
 
 
 def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:

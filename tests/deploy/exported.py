@@ -44,7 +44,7 @@ class Exported:
     artifact: Path
 
     def load(self) -> tuple[Any, paddle.nn.Layer]:
-        """Configuration and model; to be called where the configuration is given back."""
+        """Configuration and model; call it where the configuration is restored."""
         cfg = load_config(self.config)
         return cfg, session.model_with_weights(cfg, str(self.weights))
 
@@ -55,13 +55,13 @@ class _NoOptimizer:
 
 
 def record_for(config: Path) -> QuantRecord:
-    """What is quantized in a detector, cut or not."""
+    """What is quantized in a detector, pruned or not."""
     with restored_config():
         cfg = load_config(config)
         model = session.build_model(cfg)
         settings = QuantSettings()
-        sites = find_quantizable_layers(model, trace_detector(model, image_size_hw(cfg)), settings)
-        return QuantRecord(settings, sites.layers, sites.kept_float)
+        found = find_quantizable_layers(model, trace_detector(model, image_size_hw(cfg)), settings)
+        return QuantRecord(settings, found.layers, found.kept_float)
 
 
 def export_pair(
@@ -73,7 +73,7 @@ def export_pair(
         folder: A new folder.
         config: Names the weights.
         record: Which layers are quantized.
-        slim: Slim file that cuts first.
+        slim: Slim file to prune by first.
     """
     with restored_config():
         cfg = load_config(config)

@@ -1,4 +1,4 @@
-"""The policy of the search on made-up drops, the ranking of layers, and one whole search."""
+"""The policy of the search on made-up drops, the ranking of layers, and one complete search."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from tests.trained import Detector, thin_detector
 def test_the_fewest_of_falling_drops(data: st.DataObject, most: int) -> None:
     drops = sorted(data.draw(st.lists(st.floats(0, 9), min_size=61, max_size=61)), reverse=True)
     limit = data.draw(st.floats(0, 9))
-    asked: list[int] = []
+    measured: list[int] = []
 
     def drop_of(count: int) -> float:
-        asked.append(count)
+        measured.append(count)
         return drops[count]
 
     expected = next((k for k in range(most + 1) if drops[k] <= limit), None)
     assert fewest(drop_of, most, limit) == expected
-    assert len(asked) == len(set(asked)) and max(asked) <= most
+    assert len(measured) == len(set(measured)) and max(measured) <= most
 
 
 @pytest.mark.parametrize(
-    ("needed", "asked"),
+    ("needed", "measured"),
     [
         (0, [0]),
         (1, [0, 1]),
@@ -63,7 +63,7 @@ def test_the_fewest_of_falling_drops(data: st.DataObject, most: int) -> None:
         (47, [0, 1, 2, 4, 8, 16, 32, 46]),
     ],
 )
-def test_what_is_measured(needed: int, asked: list[int]) -> None:
+def test_what_is_measured(needed: int, measured: list[int]) -> None:
     seen: list[int] = []
 
     def drop_of(count: int) -> float:
@@ -71,7 +71,7 @@ def test_what_is_measured(needed: int, asked: list[int]) -> None:
         return 0.0 if count >= needed else 9.0
 
     assert fewest(drop_of, 46, 1.0) == (needed if needed <= 46 else None)
-    assert seen == asked
+    assert seen == measured
 
 
 def test_nothing_can_be_put_back_from_a_single_layer() -> None:
@@ -92,15 +92,15 @@ def test_output_errors_are_those_of_one_layer_alone(tiny_cfg: Any) -> None:
     found = output_errors(net, post.trace, tiny_cfg, post.images)
     batches = [{"image": paddle.to_tensor(x)} for x in net.inputs_seen[: len(post.images)]]
     assert set(found) == {"first", "left", "right"}
-    whole = small_net()
+    in_float = small_net()
     expected = 0.0
     for output in ("left", "right"):
         signal = noise = 0.0
         for batch in batches:
-            hidden = paddle.nn.functional.relu(whole.norm(whole.first(batch["image"])))
+            hidden = paddle.nn.functional.relu(in_float.norm(in_float.first(batch["image"])))
             with only_quantized(net, ("first",)):
                 rounded = paddle.nn.functional.relu(net.norm(net.first(batch["image"])))
-            layer = getattr(whole, output)
+            layer = getattr(in_float, output)
             exact, other = layer(hidden).numpy(), layer(rounded).numpy()
             signal += np.square(exact, dtype=np.float64).sum()
             noise += np.square(exact - other, dtype=np.float64).sum()
@@ -167,7 +167,7 @@ def result(ap: float) -> EvalResult:
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_a_search_puts_the_ruined_layer_back(tiny_cfg: Any, corrected: bool) -> None:
-    net, whole = small_net(), small_net()
+    net, in_float = small_net(), small_net()
     post = quantized(tiny_cfg, net, bias_correction=corrected)
     mean = net.norm._mean.numpy()
     quantized_layers(net)["first"].activation.limit.set_value(np.array([1e-3], "float32"))
@@ -183,8 +183,8 @@ def test_a_search_puts_the_ruined_layer_back(tiny_cfg: Any, corrected: bool) -> 
     assert record is not None
     assert record.kept_float == {"first": "in float so that the metric drops by at most 1.5 points"}
     # A layer in float has no error of rounding to be corrected.
-    assert np.array_equal(mean, whole.norm._mean.numpy()) != corrected
-    assert net.norm._mean.numpy() == pytest.approx(whole.norm._mean.numpy(), abs=1e-6)
+    assert np.array_equal(mean, in_float.norm._mean.numpy()) != corrected
+    assert net.norm._mean.numpy() == pytest.approx(in_float.norm._mean.numpy(), abs=1e-6)
 
 
 def test_nothing_is_put_back_where_the_drop_is_small(tiny_cfg: Any) -> None:

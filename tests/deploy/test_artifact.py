@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_artifact_is_the_model(
     cfg: Any, model: paddle.nn.Layer, one: list[str], folder: Path
 ) -> None:
-    """Its size, cost, plan and checksums are those of the files and of the cut model."""
+    """Its size, cost, plan and checksums are those of the files and of the pruned model."""
     result = export_model(model, cfg, folder, one)
     written = folder / "tiny"
     assert result.artifact == str(written) and result.images_checked == 1

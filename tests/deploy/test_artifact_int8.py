@@ -91,7 +91,7 @@ def test_artifact_runs_in_int8(folder: Path) -> None:
 
 
 def test_latency_of_the_network_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is timed gives the raw outputs, in int8 where the whole runs so; no raw, no time."""
+    """The engine gives the raw outputs, in int8 like the artifact; without any there is no time."""
     (written,) = folder.iterdir()
     program = DeployProgram.load(written / "model")
     engine = network_engine(program, int8=cpu_has_int8())
@@ -301,6 +301,16 @@ def test_half_a_point(
         return
     with pytest.raises(ExportError, match=r"10.00 points apart.*errors grow slowly"):
         metric_check.check_metric(model, cfg, quantized.artifact, (96, 96))
+
+
+def test_gap_on_a_cpu_without_int8_is_explained(
+    loaded: tuple[Any, paddle.nn.Layer], quantized: Exported, monkeypatch: Any
+) -> None:
+    cfg, model = loaded
+    monkeypatch.setattr(predictor, "cpu_has_int8", lambda: False)
+    with pytest.raises(ExportError, match="int8 instructions.* add --no_eval to exp") as error:
+        metric_check.check_metric(model, cfg, quantized.artifact, (96, 96), max_gap=-1.0)
+    assert "\n" not in str(error.value)
 
 
 def test_record_is_what_decides(loaded: tuple[Any, paddle.nn.Layer], tmp_path: Path) -> None:

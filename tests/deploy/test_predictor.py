@@ -51,7 +51,7 @@ def test_checksums_that_are_damaged(tmp_path: Path, text: str) -> None:
 
 
 def test_empty_model_of_another_program(tmp_path: Path) -> None:
-    """Without checksums it is Paddle that refuses, in words of ours."""
+    """Without checksums Paddle refuses, with our message."""
     for name in PREDICTOR_FILES:
         (tmp_path / name).write_text("")
     with pytest.raises(ExportError, match="cannot be loaded"):

@@ -71,7 +71,7 @@ def test_no_images() -> None:
 
 
 def test_no_boxes() -> None:
-    """Said, because a detector that finds nothing at all is rarely what was meant."""
+    """Noted, because a detector that finds nothing at all is rarely intended."""
     scorer = scorer_of(annotated([CAT]))
     assert scorer.scores([scorer.match(0, boxes())]) == ApScores(
         0.0, 0.0, {"7": 0.0}, ("no boxes were found at all: AP is 0",)
@@ -167,7 +167,7 @@ def test_hundred_boxes_of_a_class_count() -> None:
 
 
 def test_objects_of_images_that_are_never_read() -> None:
-    """They are missed, as with pycocotools, unless only the first images are asked for."""
+    """They are missed, as with pycocotools, unless only the first images are used."""
     truth = annotated([CAT], [CAT])
     found = boxes((0, 0.9, *ON_CAT))
     scorer = scorer_of(truth, order=[1])

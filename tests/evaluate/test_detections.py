@@ -1,4 +1,4 @@
-"""Detections of an image, and the parser of what an NMS gives."""
+"""Detections of an image, and the parser of an NMS's output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.detections import found_in, rows_of
 
 ROWS = np.array([[2, 0.5, 1, 2, 3, 4], [0, 0.25, 5, 6, 7, 8], [-1, 0.75, 9, 8, 7, 6]], np.float32)
 NOTHING = np.array([[-1.0]], np.float32)
-"""What Paddle's NMS gives where a batch has no box."""
+"""Output of Paddle's NMS for a batch without boxes."""
 
 
 def test_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Stored matches: bytes there and back, damage noticed, and the order of pooled boxes."""
+"""Stored matches: a round trip through bytes, damage noticed, and the order of pooled boxes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slim_det.evaluate.image_matches import (
-    ImageMatches,
-    image_indices,
-    known_image,
-    pool_by_class,
-)
+from slim_det.evaluate.image_matches import ImageMatches, image_indices, pool_by_class
 
 COLUMNS = ("classes", "scores", "hits", "ignored")
 
@@ -111,10 +106,3 @@ def test_images_of_matches() -> None:
     for unknown in (-1, 2):
         with pytest.raises(ValueError, match="valid: 0 to 1"):
             image_indices([one], [unknown], 2)
-
-
-def test_image_that_was_not_added() -> None:
-    assert known_image(["a", "b"], 1) == "b"
-    for unknown in (-1, 2):
-        with pytest.raises(ValueError, match="2 images were added"):
-            known_image(["a", "b"], unknown)

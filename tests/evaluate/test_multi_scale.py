@@ -1,4 +1,4 @@
-"""The looks at an image, and the vote, worked out by hand."""
+"""The views of an image, and box voting, worked out by hand."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def scales(limit: float) -> list[float]:
         (0.75, [0.5, 0.625, 0.25, 0.75]),
     ],
 )
-def test_looks(limit: float, expected: list[float]) -> None:
+def test_views(limit: float, expected: list[float]) -> None:
     assert scales(limit) == pytest.approx(expected)
 
 
 @given(st.integers(1, 12000), st.integers(1, 12000))
 def test_no_copy_is_larger_than_the_limit(height: int, width: int) -> None:
-    """But a quarter, which is always looked at."""
+    """Except one quarter, which is always included."""
     limit = max_scale(height, width)
     assert max(view.scale for view in views(limit)) <= max(limit, 0.25)
 

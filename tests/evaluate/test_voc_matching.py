@@ -166,8 +166,9 @@ def test_classes_that_the_detector_lacks() -> None:
     scorer.add_batch(objects(CAT))
     with pytest.raises(DataError, match="box has class 4; expected 0 to 3"):
         scorer.match(0, boxes((4, 0.9, 1, 1, 2, 2)))
-    with pytest.raises(ValueError, match="image 1 requested; 1 images were added"):
-        scorer.match(1, boxes())
+    for unknown in (-1, 1):
+        with pytest.raises(ValueError, match=f"image {unknown} requested; 1 images were added"):
+            scorer.match(unknown, boxes())
 
 
 def test_unknown_map_type() -> None:

@@ -37,7 +37,7 @@ def write_every_second(folder: Path, truth: GroundTruth, setting: int) -> list[f
             chosen = counted[setting]
             found += (counted & chosen).sum(axis=1)
             rows = np.column_stack((faces[chosen], np.full(chosen.sum(), 0.5)))
-            write_prediction(folder, *name.split("/"), rows)
+            write_prediction(folder, name, rows)
     return (found / total).tolist()
 
 

@@ -43,7 +43,7 @@ def weight_names(program: DeployProgram) -> list[str]:
 
 
 def change_nothing(program: DeployProgram) -> None:
-    """What only reads and writes must not be taken for a fault."""
+    """Reading and writing alone must not be reported as a fault."""
 
 
 def swap_output_channels(program: DeployProgram) -> None:
@@ -71,7 +71,7 @@ def swap_image_channels(program: DeployProgram) -> None:
 
 
 def double_weight_scale(program: DeployProgram) -> None:
-    """The integers of one weight stand for twice their values."""
+    """The integers of one weight mean twice their values."""
     name = next(n for n in weight_names(program)[3:] if f"{n}.scale" in program.block.vars)
     program.set_value(f"{name}.scale", 2 * program.value(f"{name}.scale"))
 

@@ -41,17 +41,17 @@ def detector(
 def exported(
     tmp_path_factory: pytest.TempPathFactory, detector: Detector, r578: Path
 ) -> Callable[[str], Exported]:
-    """Artifacts by kind, made when first asked for."""
+    """Artifacts by kind, made when first requested."""
     made: dict[str, Exported] = {}
     records = []
 
     def get(kind: str) -> Exported:
         if kind not in made:
             records.append(records[0] if records else record_for(detector.config))
-            cut = "pruned " if kind.startswith("pruned") else ""
+            prefix = "pruned " if kind.startswith("pruned") else ""
             folder = tmp_path_factory.mktemp("exported")
-            pair = export_pair(folder, detector.config, records[0], r578 if cut else None)
-            made[f"{cut}float"], made[f"{cut}int8"] = pair
+            pair = export_pair(folder, detector.config, records[0], r578 if prefix else None)
+            made[f"{prefix}float"], made[f"{prefix}int8"] = pair
         return made[kind]
 
     return get

@@ -1,4 +1,4 @@
-"""The proof of a cut finds what is wrong with a cut."""
+"""Verification of a pruned model finds what is wrong with it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def build(tiny: Path, ppdet_registered: None) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def plan(build: Any) -> Plan:
-    """A cut of head and backbone, depthwise convolutions included."""
+    """Prunes head and backbone, depthwise convolutions included."""
     ratios = {"neck.yolo_block.*": 0.5, "backbone.conv1": 0.5, "neck.yolo_transition.0": 0.25}
     return plan_of(Pruner(pruned_ratios=ratios)(build(), Context({}, SIZE_HW)))
 
 
-def cut(build: Any, plan: Plan) -> paddle.nn.Layer:
+def pruned(build: Any, plan: Plan) -> paddle.nn.Layer:
     model = build()
     apply_plan(model, plan)
     return model
@@ -55,9 +55,9 @@ def parameters(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return dict(model.named_parameters())
 
 
-def test_right_cut_passes(build: Any, plan: Plan) -> None:
+def test_correctly_pruned_model_passes(build: Any, plan: Plan) -> None:
     """Each output of the head is compared, at values that are not zero."""
-    stages = compare_with_masked(cut(build, plan), build(), plan, SIZE_HW)
+    stages = compare_with_masked(pruned(build, plan), build(), plan, SIZE_HW)
     assert [s.name for s in stages] == [f"yolo_head.yolo_output.{i}" for i in range(3)]
     assert all(stage.passed and stage.cosine > 0.999999 for stage in stages)
     assert "[1, 27, 2, 3]" in stages[0].note
@@ -69,30 +69,30 @@ def test_wrong_consumer_is_found(build: Any, plan: Plan) -> None:
     kept = np.sort((plan.slices[name][1] + 1) % plan.tensors[name][1])
     slices = {**plan.slices, name: {**plan.slices[name], 1: kept}}
     wrong = dataclasses.replace(plan, slices=slices)
-    stages = compare_with_masked(cut(build, plan), build(), wrong, SIZE_HW)
+    stages = compare_with_masked(pruned(build, plan), build(), wrong, SIZE_HW)
     assert [stage.passed for stage in stages] == [True, False, False]
 
 
 def test_wrong_value_is_found_where_it_matters(build: Any, plan: Plan) -> None:
-    """A cut model that was changed in its last block differs in that block's output only."""
-    model, whole = cut(build, plan), build()
-    expand_weights(whole, model, plan)
+    """A pruned model that was changed in its last block differs in that block's output only."""
+    model, unpruned = pruned(build, plan), build()
+    expand_weights(unpruned, model, plan)
     weight = parameters(model)["neck.yolo_block.2.tip.conv.weight"]
     resize_parameter(weight, weight.numpy()[:, ::-1])
-    trace = trace_detector(whole, SIZE_HW)
-    zero_removed_channels(whole, plan, trace)
+    trace = trace_detector(unpruned, SIZE_HW)
+    zero_removed_channels(unpruned, plan, trace)
     image = np.random.default_rng(0).normal(size=(1, 3, *SIZE_HW)).astype("float32")
     names = [f"yolo_head.yolo_output.{i}" for i in range(3)]
-    left, right = (_outputs(net, names, image) for net in (model, whole))
+    left, right = (_outputs(net, names, image) for net in (model, unpruned))
     assert [_stage(n, left[n], right[n]).passed for n in names] == [True, True, False]
 
 
 def test_expanded_weights_keep_their_places(build: Any, plan: Plan) -> None:
-    """Kept channels get the cut model's values, the others keep their own."""
-    model, whole = cut(build, plan), build()
-    before = parameters(whole)[TIP].numpy().copy()
-    expand_weights(whole, model, plan)
-    after, small = parameters(whole)[TIP].numpy(), parameters(model)[TIP].numpy()
+    """Kept channels get the pruned model's values, the others keep their own."""
+    model, unpruned = pruned(build, plan), build()
+    before = parameters(unpruned)[TIP].numpy().copy()
+    expand_weights(unpruned, model, plan)
+    after, small = parameters(unpruned)[TIP].numpy(), parameters(model)[TIP].numpy()
     rows, columns = plan.slices[TIP][0], plan.slices[TIP][1]
     assert np.array_equal(after[np.ix_(rows, columns)], small)
     removed = np.setdiff1d(np.arange(len(before)), rows)
@@ -100,11 +100,11 @@ def test_expanded_weights_keep_their_places(build: Any, plan: Plan) -> None:
 
 
 def test_zeroed_channels_are_those_that_the_plan_removes(build: Any, plan: Plan) -> None:
-    """Filters, scale and shift; what reads the channels stays as it is."""
-    whole = build()
-    before = {name: value.numpy().copy() for name, value in parameters(whole).items()}
-    zero_removed_channels(whole, plan, trace_detector(whole, SIZE_HW))
-    after = {name: value.numpy() for name, value in parameters(whole).items()}
+    """Filters, scale and shift; the layers that read the channels are unchanged."""
+    unpruned = build()
+    before = {name: value.numpy().copy() for name, value in parameters(unpruned).items()}
+    zero_removed_channels(unpruned, plan, trace_detector(unpruned, SIZE_HW))
+    after = {name: value.numpy() for name, value in parameters(unpruned).items()}
     kept = plan.slices[TIP][0]
     removed = np.setdiff1d(np.arange(len(before[TIP])), kept)
     assert len(removed) and not after[TIP][removed].any()
@@ -116,12 +116,12 @@ def test_zeroed_channels_are_those_that_the_plan_removes(build: Any, plan: Plan)
 
 
 @pytest.mark.parametrize(
-    ("cut_by", "passed"), [(0.0, True), (0.9e-4, True), (1.1e-4, False), (np.nan, False)]
+    ("error", "passed"), [(0.0, True), (0.9e-4, True), (1.1e-4, False), (np.nan, False)]
 )
-def test_limit_of_a_stage(cut_by: float, passed: bool) -> None:
-    """Relative to the largest value of the whole model's output."""
-    whole = np.array([[1.0, -10.0]])
-    stage = _stage("x", whole + [[cut_by * 10, 0.0]], whole)
+def test_limit_of_a_stage(error: float, passed: bool) -> None:
+    """Relative to the largest value of the unpruned model's output."""
+    unpruned = np.array([[1.0, -10.0]])
+    stage = _stage("x", unpruned + [[error * 10, 0.0]], unpruned)
     assert stage.passed is passed
     assert str(stage).startswith("pass" if passed else "FAIL")
     assert stage.as_dict()["name"] == "x"

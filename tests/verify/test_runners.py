@@ -24,7 +24,7 @@ needs_lite = pytest.mark.skipif(not has_paddlelite(), reason="paddlelite is not 
 
 
 class Net(paddle.nn.Layer):
-    """Two convolutions; the mean over the map stands for two boxes."""
+    """Two convolutions; the mean over the map is read as two boxes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,9 +119,9 @@ def test_seven_bit_surrogate(net: Net, program: DeployProgram, tmp_path: Path) -
     write_out_leaky_relu(program)
     inference = surrogate_runner(program)(batches)
     lite = lite_runner(program, tmp_path / "lite")(batches)
-    for left, right, whole in zip(lite, inference, exact):
+    for left, right, in_float in zip(lite, inference, exact):
         assert cosine(left.raw[0], right.raw[0]) > 0.9999
-        assert 0.99 < cosine(right.raw[0], whole.raw[0]) < 1.0
+        assert 0.99 < cosine(right.raw[0], in_float.raw[0]) < 1.0
 
 
 @needs_lite

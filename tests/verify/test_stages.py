@@ -60,7 +60,7 @@ def test_distances_are_of_all_images_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "passed"), [(0.49, False), (0.51, True), (2.0, True)])
 def test_below_the_cosine_noise_decides(share: float, passed: bool) -> None:
-    """Twice the model's own rounding noise is allowed, and said."""
+    """Twice the model's own rounding noise is allowed, and the note says so."""
     reference, other = [found(1, 0)], [found(3, 1)]
     (distance,) = distances(other, reference)
     stage = judge("engine", other, reference, LIMITS, noise=[share * distance])

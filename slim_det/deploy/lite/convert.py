@@ -211,14 +211,11 @@ def _read_manifest(artifact: Path) -> dict[str, Any]:
 
 
 def run_quietly(command: list[str], what: str) -> str:
-    """Run a program without showing its output.
+    """Run a program without showing its output, and return its stdout.
 
     Args:
         command: Program and arguments.
         what: Name of the program, for error messages.
-
-    Returns:
-        Its stdout.
 
     Raises:
         ExportError: It cannot be started, fails, or takes more than half an hour.
@@ -234,10 +231,9 @@ def run_quietly(command: list[str], what: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ExportError(f"{what} cannot be run: {error}") from error
-    if done.returncode:
-        how = f"exit code {done.returncode}"
-        if done.returncode < 0:
-            how = f"signal {-done.returncode}"
+    code = done.returncode
+    if code:
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
         reason = _last_line(done.stderr) or _last_line(done.stdout) or "it printed nothing"
         raise ExportError(f"{what} failed ({how}): {reason}")
     return done.stdout

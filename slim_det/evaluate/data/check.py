@@ -66,11 +66,7 @@ def check_dataset(cfg: Any, name: str) -> int:
 
 
 def check_image(path: str | Path) -> None:
-    """Check that a file is an image; only its header is read.
-
-    Raises:
-        DataError: The file is missing or is not a readable image.
-    """
+    """Check that a file is an image, by its header; DataError if it is missing or is none."""
     try:
         with Image.open(path):
             pass

@@ -21,7 +21,7 @@ logger = logging.getLogger("slim_det")
 def check_faces(
     name: str, annotations: Path, images: Path, limit: int = -1, ground_truth: str | None = None
 ) -> list[Path]:
-    """Check face annotations and the ground truth of their evaluation.
+    """Check face annotations and the ground truth of their evaluation; returns the image paths.
 
     Args:
         name: ``TrainDataset`` or ``EvalDataset``, for error messages.
@@ -29,9 +29,6 @@ def check_faces(
         images: Folder that its image names are relative to.
         limit: ``sample_num`` of the data set: number of images to read, -1 for all.
         ground_truth: See `slim_det.evaluate.widerface.truth.faces_of`.
-
-    Returns:
-        Paths of the images.
 
     Raises:
         DataError: The file is malformed or truncated, has no faces, or names an image that ppdet

@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from slim_det.core.errors import DataError, nearest
+from slim_det.core.errors import ConfigError, DataError, nearest
 from slim_det.core.files import IMAGE_SUFFIXES, write_text
+from slim_det.evaluate.detections import Detections
 
 logger = logging.getLogger("slim_det")
 
@@ -29,11 +31,7 @@ def image_name(path: str | Path) -> str:
 
 
 def image_key(path: str | Path, image_dir: str | Path) -> str:
-    """``event/name`` of an image, derived from its path.
-
-    Args:
-        path: Path of the image, from ppdet's reader.
-        image_dir: Folder that contains the events, such as `WIDER_val/images`.
+    """``event/name`` of an image inside ``image_dir``, such as `WIDER_val/images`.
 
     Raises:
         DataError: The image is not inside that folder.
@@ -44,6 +42,12 @@ def image_key(path: str | Path, image_dir: str | Path) -> str:
     return image_name(Path(relative).as_posix())
 
 
+def image_names(dataset: Any) -> list[str]:
+    """``event/name`` of every image of a parsed ``WIDERFaceDataSet``, indexed by ``im_id``."""
+    folder = os.path.join(dataset.dataset_dir, dataset.image_dir)
+    return [image_key(record["im_file"], folder) for record in dataset.roidbs]
+
+
 def xywh_of(boxes_xyxy_score: np.ndarray) -> np.ndarray:
     """Convert corners to ``x y w h score`` with ppdet's ``w = xmax - xmin + 1``; float64 [n, 5]."""
     rows = np.array(boxes_xyxy_score, np.float64).reshape(-1, ROW_LENGTH)
@@ -51,15 +55,12 @@ def xywh_of(boxes_xyxy_score: np.ndarray) -> np.ndarray:
     return rows
 
 
-def write_prediction(
-    folder: str | Path, event: str, stem: str, boxes_xywh_score: np.ndarray
-) -> Path:
+def write_prediction(folder: str | Path, name: str, boxes_xywh_score: np.ndarray) -> Path:
     """Write the detections of one image, with nine digits so that float32 values round-trip.
 
     Args:
         folder: Folder of all predictions; created if missing.
-        event: Folder of the image, such as ``0--Parade``; may be empty.
-        stem: Image name without suffix.
+        name: ``event/name`` of the image.
         boxes_xywh_score: float [n, 5], xywh in pixels; best first if other tools will read it.
 
     Returns:
@@ -69,9 +70,9 @@ def write_prediction(
         ConfigError: The folder cannot be written to.
     """
     rows = np.asarray(boxes_xywh_score).reshape(-1, ROW_LENGTH).tolist()
-    lines = [str(PurePosixPath(event, stem)), str(len(rows))]
+    lines = [name, str(len(rows))]
     lines += ["{:.9g} {:.9g} {:.9g} {:.9g} {:.9g}".format(*row) for row in rows]
-    path = Path(folder, event, f"{stem}.txt")
+    path = Path(folder, f"{name}.txt")
     write_text(path, "\n".join(lines) + "\n")
     return path
 
@@ -81,18 +82,11 @@ def read_predictions(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Read the detections of a data set, one image at a time.
 
-    An image without a file has no detections; a warning says how many such images there are.
-
-    Args:
-        folder: Folder of all predictions; only its `.txt` files are read.
-        names: ``event/name`` of every image.
+    An image without a file has no detections; a warning says how many such images there are. See
+    `find_predictions` for arguments and errors; the iterator raises those of `read_prediction`.
 
     Returns:
         For each image that has a file, its name and the array from `read_prediction`.
-
-    Raises:
-        DataError: The folder is missing or has no predictions, or a file belongs to no image.
-            From the iterator: a file is malformed.
     """
     found = find_predictions(folder, names)
     if len(found) < len(names):
@@ -107,6 +101,10 @@ def read_predictions(
 
 def find_predictions(folder: str | Path, names: Collection[str]) -> dict[str, Path]:
     """Map each image that has a prediction file to it, sorted by path.
+
+    Args:
+        folder: Folder of all predictions; only its `.txt` files are read.
+        names: ``event/name`` of every image.
 
     Raises:
         DataError: The folder is missing or has no predictions, or a file belongs to no image.
@@ -160,12 +158,53 @@ def read_prediction(path: str | Path) -> np.ndarray:
     return parse_rows(path, lines, range(2, len(lines)), (ROW_LENGTH,))
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file.
+class PredictionFolder:
+    """Collects the detections of every image and writes them at the end.
+
+    Args:
+        folder: Folder to write to; created if missing.
+        dataset: A parsed ppdet ``WIDERFaceDataSet``.
 
     Raises:
-        DataError: The file cannot be read or is not text.
+        ConfigError: The folder holds anything other than predictions of these images.
     """
+
+    def __init__(self, folder: str | Path, dataset: Any) -> None:
+        self._folder = folder
+        self._names = image_names(dataset)
+        self._found: dict[str, Detections] = {}
+        _require_own_folder(Path(folder), self._names)
+
+    def update(self, batch: dict[str, Any], found: Sequence[Detections]) -> None:
+        """Add the detections of one batch; ``im_id`` identifies the images."""
+        for image, boxes in zip(np.asarray(batch["im_id"]).ravel(), found):
+            self._found[self._names[int(image)]] = boxes
+
+    def write(self) -> None:
+        """Write one text file per image, best box first."""
+        for name, boxes in self._found.items():
+            best_first = boxes[np.argsort(-boxes.scores, kind="stable")]
+            rows = xywh_of(np.column_stack((best_first.boxes_xyxy, best_first.scores)))
+            write_prediction(self._folder, name, rows)
+        logger.info("predictions of %d images are in '%s'", len(self._found), self._folder)
+
+
+def _require_own_folder(folder: Path, names: Collection[str]) -> None:
+    """Check that a folder, if it exists, holds nothing but predictions of these images."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--save_pred '{folder}' is a file; expected a folder")
+    own = {f"{name}.txt" for name in names}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name not in own:
+            raise ConfigError(
+                f"--save_pred '{folder}' holds '{name}', not a prediction of these images; "
+                "expected an empty or new folder"
+            )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -177,7 +216,7 @@ def read_lines(path: Path) -> list[str]:
 def parse_rows(
     path: Path, lines: Sequence[str], numbers: Sequence[int], lengths: tuple[int, ...]
 ) -> np.ndarray:
-    """Parse lines of numbers that all have the same length.
+    """Parse rows of finite numbers that all have the same length.
 
     Args:
         path: Path of the file, for error messages.
@@ -187,9 +226,6 @@ def parse_rows(
 
     Returns:
         float64 [n, length]; without rows, length is the first of ``lengths``.
-
-    Raises:
-        DataError: A row has another length or a value that is not a finite number.
     """
     if not len(numbers):
         return np.zeros((0, lengths[0]))
@@ -205,7 +241,6 @@ def parse_rows(
 def _bad_row(
     path: Path, lines: Sequence[str], numbers: Sequence[int], lengths: tuple[int, ...]
 ) -> DataError:
-    """The error for the first malformed row."""
     first = len(lines[numbers[0]].split())
     length = first if first in lengths else lengths[0]
     expected = str(length) if first in lengths else " or ".join(map(str, lengths))

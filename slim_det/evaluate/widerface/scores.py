@@ -14,13 +14,7 @@ import numpy as np
 from slim_det.core.errors import DataError, nearest
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.widerface.files import read_predictions
-from slim_det.evaluate.widerface.matching import (
-    count_faces,
-    match_faces,
-    notes_on,
-    require_finite,
-    score_settings,
-)
+from slim_det.evaluate.widerface.matching import FaceScorer
 from slim_det.evaluate.widerface.scoring import SETTINGS
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth
 
@@ -65,50 +59,40 @@ def score_predictions(
 ) -> WiderFaceResult:
     """Compute the AP of detections that are given image by image, in any order.
 
+    A setting in which no face counts has AP 0 and is logged as a warning.
+
     Args:
         truth: Ground truth; images missing from ``found`` count as images without detections.
         found: ``event/name`` of an image, and float [n, 5]: x y w h in pixels, score.
 
-    Returns:
-        The result. A setting in which no face counts has AP 0 and is logged as a warning.
-
     Raises:
         DataError: An image is unknown or occurs twice, or a number is not finite.
     """
-    annotated = dict(zip(truth.names, zip(truth.faces, truth.counted)))
+    scorer = FaceScorer(truth.names, truth)
+    known = frozenset(truth.names)
     matches: dict[str, ImageMatches] = {}
     seconds = 0.0
     for name, rows in found:
         start = time.perf_counter()
-        if name not in annotated:
+        if name not in known:
             raise DataError(
                 f"image '{name}' is not in the ground truth{nearest(name, truth.names)}"
             )
         if name in matches:
             raise DataError(f"image '{name}' is given twice; expected each image once")
-        require_finite(name, rows)
-        matches[name] = match_faces(rows[:, :4], rows[:, 4].copy(), *annotated[name])
+        matches[name] = scorer.add_rows(name, rows)
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    faces = count_faces(truth.counted).tolist()
-    for note in notes_on(faces):
-        logger.warning("%s", note)
-    values = score_settings(list(matches.values()), faces)
+    scores = scorer.scores(list(matches.values()))
     seconds += time.perf_counter() - start
+    for note in scores.notes:
+        logger.warning("%s", note)
     return WiderFaceResult(
-        **values, num_images=len(truth.names), seconds=seconds, bands=truth.bands
+        **scores.per_class, num_images=len(truth.names), seconds=seconds, bands=truth.bands
     )
 
 
 def evaluate_folder(predictions: str | Path, ground_truth: str | Path) -> WiderFaceResult:
-    """Compute the AP of detections that are stored in files.
-
-    Args:
-        predictions: Folder with `EVENT/NAME.txt`; see `read_predictions`.
-        ground_truth: The official folder of `.mat` files, or a text file.
-
-    Raises:
-        DataError: Either is missing or malformed.
-    """
+    """Compute the AP of stored detections; see `read_predictions` and `read_ground_truth`."""
     truth = read_ground_truth(ground_truth)
     return score_predictions(truth, read_predictions(predictions, truth.names))

@@ -40,7 +40,7 @@ def overlaps(boxes: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
     Args:
         boxes: float [n, 4], x y w h in pixels.
-        faces: float [m, 4], likewise.
+        faces: float [m, 4], in the same form.
 
     Returns:
         float64 [n, m]; 0 for boxes that do not touch.
@@ -99,7 +99,7 @@ def average_precision(
     Args:
         scores: float [n], of all images together.
         hits: bool [n], from `judge`.
-        proposals: bool [n], likewise.
+        proposals: bool [n], from `judge`.
         num_faces: Number of faces that count.
 
     Returns:
@@ -119,11 +119,7 @@ def average_precision(
 def first_threshold(scores: np.ndarray) -> np.ndarray:
     """Index of the highest of `THRESHOLDS` that each score passes after rescaling to 0 ... 1.
 
-    Args:
-        scores: float [n], of the complete set, n at least 1.
-
-    Returns:
-        int64 [n], 0 to 999.
+    ``scores`` are float [n], of the complete set; the result is int64 [n], 0 to 999.
     """
     scores = np.asarray(scores, np.float64)
     low, high = scores.min(), scores.max()

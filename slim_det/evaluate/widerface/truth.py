@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.widerface.files import image_key, image_name, parse_rows, read_lines
+from slim_det.evaluate.widerface.files import image_name, image_names, parse_rows, read_lines
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
 logger = logging.getLogger("slim_det")
@@ -50,10 +51,7 @@ class GroundTruth:
 
 
 def read_ground_truth(path: str | Path) -> GroundTruth:
-    """Read the official folder of `.mat` files, or a text file like `wider_face_val_bbx_gt.txt`.
-
-    Args:
-        path: A folder is read by `read_mat`, a file by `read_text`.
+    """Read the official folder by `read_mat`, or a text file by `read_text`.
 
     Raises:
         DataError: The path does not exist or its content is malformed.
@@ -93,19 +91,8 @@ def faces_of(dataset: Any, ground_truth: str | None = None) -> tuple[list[str], 
     return names, truth
 
 
-def image_names(dataset: Any) -> list[str]:
-    """``event/name`` of every image of a parsed ``WIDERFaceDataSet``, indexed by ``im_id``."""
-    folder = os.path.join(dataset.dataset_dir, dataset.image_dir)
-    return [image_key(record["im_file"], folder) for record in dataset.roidbs]
-
-
 def require_known(names: Collection[str], truth: GroundTruth, source: str | Path) -> None:
-    """Check that a ground truth contains all images.
-
-    Args:
-        names: ``event/name`` of the images.
-        truth: The ground truth.
-        source: Its path, for the error message.
+    """Check that a ground truth, read from ``source``, contains all images by ``event/name``.
 
     Raises:
         DataError: An image is not in it; the message names the first.
@@ -244,16 +231,10 @@ def _shown(lines: Sequence[str], index: int) -> str:
 
 def _is_row(line: str) -> bool:
     """Whether a line is the row of a face, possibly malformed: it begins with two numbers."""
-    parts = line.split()
-    return len(parts) > 1 and all(_is_number(part) for part in parts[:2])
-
-
-def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return len([float(part) for part in line.split()[:2]]) == 2
     except ValueError:
         return False
-    return True
 
 
 def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -287,22 +268,18 @@ def _only(cell: Any) -> Any:
 def _chosen(indices: Any, count: int, where: str) -> np.ndarray:
     """The faces listed by 1-based indices, as bool [count]."""
     chosen = np.asarray(indices).astype(np.int64).ravel()
-    if len(chosen) and (chosen.min() < 1 or chosen.max() > count):
-        raise DataError(
-            f"ground truth {where} names face {chosen.max() if chosen.min() > 0 else chosen.min()};"
-            f" expected 1 to {count}"
-        )
+    wrong = chosen[(chosen < 1) | (chosen > count)]
+    if len(wrong):
+        raise DataError(f"ground truth {where} names face {wrong[0]}; expected 1 to {count}")
     mask = np.zeros(count, bool)
     mask[chosen - 1] = True
     return mask
 
 
 def _require_distinct(names: Sequence[str], source: Path) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(
-                f"ground truth '{source}' has the image '{name}' twice; expected distinct names, "
-                "ignoring suffixes"
-            )
-        seen.add(name)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"ground truth '{source}' has the image '{repeated[0]}' twice; expected distinct "
+            "names, ignoring suffixes"
+        )

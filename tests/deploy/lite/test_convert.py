@@ -1,4 +1,4 @@
-"""The folder for Paddle-Lite: whole or not there, whatever converts."""
+"""The folder for Paddle-Lite is complete or absent, with any converter."""
 
 from __future__ import annotations
 

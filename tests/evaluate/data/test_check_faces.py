@@ -62,7 +62,7 @@ def test_metric_and_classes(own: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "phrase"),
     [
         ("", "train.txt' is empty"),
         ("0--train/face_0.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n", "train.txt' has no faces"),
@@ -79,10 +79,10 @@ def test_metric_and_classes(own: Path) -> None:
         ("0--train/face_0.Jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "line 1: ppdet does not read"),
     ],
 )
-def test_annotations(own: Path, content: str, said: str) -> None:
+def test_annotations(own: Path, content: str, phrase: str) -> None:
     (own / "train.txt").write_text(content)
     line = refusal(faces(own))
-    assert line.startswith("TrainDataset: ") and said in line
+    assert line.startswith("TrainDataset: ") and phrase in line
 
 
 def test_name_that_is_overlooked_among_others(own: Path) -> None:
@@ -114,7 +114,7 @@ def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_ground_truth(own: Path) -> None:
-    """For evaluation only, and looked at before anything is run."""
+    """For evaluation only, and checked before anything is run."""
     cfg = faces(own, "EvalDataset", anno_path="val.txt")
     cfg["widerface_ground_truth"] = str(own / "val.txt")
     assert check_dataset(cfg, "EvalDataset") == 2

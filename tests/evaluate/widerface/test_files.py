@@ -1,4 +1,4 @@
-"""Files of detections: there and back, what names they have, and what is said of broken ones."""
+"""Files of detections: written and read back, their names, and the messages about broken ones."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def file_of(folder: Path, *lines: str, name: str = "0--Parade/a") -> Path:
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    path = write_prediction(tmp_path, "0--Parade", "a", np.zeros((0, 5)))
+    path = write_prediction(tmp_path, "0--Parade/a", np.zeros((0, 5)))
     assert path.read_text() == "0--Parade/a\n0\n"
     assert read_prediction(path).shape == (0, 5)
 
 
 def test_one_row(tmp_path: Path) -> None:
-    path = write_prediction(tmp_path, "0--Parade", "a", np.array([[10.5, 20, 30, 40, 0.75]]))
+    path = write_prediction(tmp_path, "0--Parade/a", np.array([[10.5, 20, 30, 40, 0.75]]))
     assert path == tmp_path / "0--Parade" / "a.txt"
     assert path.read_text() == f"0--Parade/a\n1\n{ROW}\n"
     assert read_prediction(path).tolist() == [[10.5, 20.0, 30.0, 40.0, 0.75]]
@@ -59,7 +59,7 @@ def test_rows_keep_their_order(tmp_path: Path) -> None:
     )
 )
 def test_float32_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> None:
-    path = write_prediction(tmp_path_factory.mktemp("there"), "event", "a", rows)
+    path = write_prediction(tmp_path_factory.mktemp("there"), "event/a", rows)
     assert np.array_equal(read_prediction(path).astype(np.float32), rows)
 
 
@@ -110,7 +110,7 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "phrase"),
     [
         ([], "line 1: expected the name of the image"),
         (["a.jpg"], "line 2: expected the name of the image, then the number"),
@@ -130,13 +130,13 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
         (["a.jpg", "2", "1_0 2 3 4 0.5", ROW], "line 3: expected 5 finite numbers"),
     ],
 )
-def test_broken_file(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_broken_file(tmp_path: Path, lines: list[str], phrase: str) -> None:
     path = file_of(tmp_path, *lines)
     if not lines:
         path.write_text("")
     with pytest.raises(DataError) as refused:
         read_prediction(path)
-    assert said in str(refused.value) and str(path) in str(refused.value)
+    assert phrase in str(refused.value) and str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

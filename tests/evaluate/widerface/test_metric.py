@@ -14,11 +14,10 @@ from slim_det.core.errors import ConfigError, DataError
 from slim_det.evaluate.detections import parse_detections
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.scorer import ApScores
-from slim_det.evaluate.widerface.files import read_prediction
+from slim_det.evaluate.widerface.files import PredictionFolder, image_names, read_prediction
 from slim_det.evaluate.widerface.matching import FaceScorer
 from slim_det.evaluate.widerface.metric import FaceMetric
-from slim_det.evaluate.widerface.predictions import PredictionFolder
-from slim_det.evaluate.widerface.truth import faces_of, image_names, read_ground_truth
+from slim_det.evaluate.widerface.truth import faces_of, read_ground_truth
 from slim_det.training.checkpoint_saver import metric_value
 
 # Two images with faces of 60, 40 and 20 pixels; one without any.

@@ -94,12 +94,12 @@ def test_scores_are_stretched_over_the_complete_set() -> None:
 
 def test_refused() -> None:
     bad = scored((HIT, 0.9), (HIT, np.nan))
-    for image, rows, said in (
+    for image, rows, phrase in (
         ("e/00", NONE, "image 'e/00' is not in the ground truth; did you mean 'e/0'"),
         ("e/0", NONE, "image 'e/0' is given twice"),
         ("e/1", bad, "image 'e/1': detection 1 has a box or score that is not finite"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=phrase):
             score_predictions(truth_of([FACE], [FACE]), [("e/0", NONE), (image, rows)])
 
 
@@ -130,7 +130,7 @@ def test_folder_gives_what_the_arrays_give(
     for i, rows in enumerate(drawn):
         found = np.array(rows, np.float32).reshape(-1, 5)
         # Rounded as the files have them, so that a value at a bound falls to one side in both.
-        write_prediction(folder / "pred", "e", str(i), xywh_of(found).astype(np.float32))
+        write_prediction(folder / "pred", f"e/{i}", xywh_of(found).astype(np.float32))
         direct.append((f"e/{i}", xywh_of(found).astype(np.float32)))
     result = evaluate_folder(folder / "pred", truth)
     assert values(result) == values(score_predictions(read_text(truth), direct))
@@ -141,7 +141,7 @@ def test_empty_files_and_a_missing_one(tmp_path: Path, caplog: pytest.LogCapture
     truth = tmp_path / "truth.text"
     truth.write_text("".join(f"e/{i}.jpg\n1\n10 10 19 59\n" for i in range(4)))
     for i in range(3):
-        write_prediction(tmp_path / "pred", "e", str(i), NONE if i else np.array([[*FACE, 0.9]]))
+        write_prediction(tmp_path / "pred", f"e/{i}", NONE if i else np.array([[*FACE, 0.9]]))
     with caplog.at_level(logging.WARNING, logger="slim_det"):
         result = evaluate_folder(tmp_path / "pred", truth)
     assert values(result) == (0.25, 0.25, 0.25) and result.num_images == 4

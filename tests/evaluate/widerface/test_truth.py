@@ -40,12 +40,12 @@ def write_mat(folder: Path, events: dict = TWO_EVENTS, lists: tuple = LISTS) -> 
         cell([np.array(rows, np.int32).reshape(-1, 4) for rows in images.values()])
         for images in events.values()
     ]
-    whole = {
+    content = {
         "event_list": cell(list(events)),
         "file_list": cell([cell(list(images)) for images in events.values()]),
         "face_bbx_list": cell(faces),
     }
-    savemat(folder / FACES_FILE, whole)
+    savemat(folder / FACES_FILE, content)
     for name, numbers in zip(LIST_FILES, lists):
         left = iter(numbers)
         cells = [
@@ -184,7 +184,7 @@ A = "1 2 3 4 " + FLAGS
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "phrase"),
     [
         ([], "is empty"),
         (["a.jpg"], "line 2: expected the number of faces of 'a.jpg', found the end of the file"),
@@ -207,9 +207,9 @@ A = "1 2 3 4 " + FLAGS
         (["e/a.jpg", "0", "e/a.png", "0"], "has the image 'e/a' twice"),
     ],
 )
-def test_broken_text(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_broken_text(tmp_path: Path, lines: list[str], phrase: str) -> None:
     path = text_file(tmp_path, *lines)
     with pytest.raises(DataError) as refused:
         read_ground_truth(path)
-    assert said in str(refused.value) and str(path) in str(refused.value)
+    assert phrase in str(refused.value) and str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
