@@ -7,14 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_gap_arguments,
-    add_json_argument,
-    read_configs,
-    save_json,
-    table_console,
-)
+from slim_det.cli import common
 from slim_det.core.errors import ConfigError, QuantError
 
 if TYPE_CHECKING:
@@ -29,7 +22,7 @@ CHECKPOINT = "quantized"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
+    common.add_config_arguments(parser)
     parser.add_argument(
         "--observer", metavar="NAME",
         help="observer of ranges: abs_max, avg, moving_average, kl, hist (default), mse, emd",
@@ -52,18 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put layers back to float until the metric drops by at most P points (WIDER FACE: "
         "in each of easy, medium and hard)",
     )  # fmt: skip
-    add_gap_arguments(parser)
+    common.add_export_arguments(parser)
     parser.add_argument("--report", action="store_true", help="print a table of all layers")
-    parser.add_argument(
-        "--output_dir", default="output_inference", metavar="DIR",
-        help="the artifact goes to DIR/<configuration's name>",
-    )  # fmt: skip
     parser.add_argument(
         "--save_dir", metavar="DIR",
         help=f"the weights go to DIR/<configuration's name>/{CHECKPOINT}.pdparams (default: "
         "save_dir of the configuration)",
     )  # fmt: skip
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.evaluate.data.check import check_dataset
 
     _check_flags(args)
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     if not args.no_eval:
         check_dataset(cfg, "EvalDataset")
     model, settings, options = _prepare(args, cfg, slim)
@@ -81,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with output_folders(stem.parent, args.output_dir):
         figures = _quantize(args, cfg, model, settings, options, stem)
     print(_summary(figures))
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0
 
 
@@ -111,7 +100,7 @@ def _quantize(
         search_float_layers(metric, post, in_float, args.max_drop)
     rows = layer_rows(model, post.quantization_errors)
     if args.report:
-        table_console().print(report_table(rows))
+        common.print_table(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
     exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
     checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
@@ -133,11 +122,7 @@ def _quantize(
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Check the flags before anything is read.
-
-    Raises:
-        ConfigError: A flag is invalid.
-    """
+    """Check the flags before anything is read."""
     if args.max_drop is not None and not 0 <= args.max_drop <= 100:
         raise ConfigError(f"--max_drop {args.max_drop:g}: expected points of the metric, 0 to 100")
     if args.max_drop is not None and args.no_eval:
@@ -158,15 +143,10 @@ def _prepare(
 
     if slim is not None and "PTQ" not in slim.strategies:
         raise ConfigError(f"--slim_config '{slim.path}': expected slim: PTQ")
-    flags = {
-        key: value
-        for key, value in (
-            ("observer", args.observer),
-            ("images", args.images),
-            ("bias_correction", args.bias_correction or None),
-        )
-        if value is not None
-    }
+    given = {"observer": args.observer, "images": args.images}
+    flags = {name: value for name, value in given.items() if value is not None}
+    if args.bias_correction:
+        flags["bias_correction"] = True
     replace(PostOptions(), **flags).check("--")
     if args.weight_type:
         validated(QuantSettings, {"weight_type": args.weight_type}, "--")
