@@ -20,13 +20,14 @@ def add_config_arguments(
 ) -> None:
     """``-c``, ``-o`` and ``--slim_config``, as in PaddleDetection."""
     parser.add_argument(
-        "-c", "--config", required=required, help="configuration file of the detector"
+        "-c", "--config", required=required, metavar="FILE", help="PaddleDetection configuration"
     )
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
-    )
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE",
+        help="override settings of the configuration, e.g. weights=PATH",
+    )  # fmt: skip
     if slim_config:
-        parser.add_argument("--slim_config", help="slim file: what to compress and how")
+        parser.add_argument("--slim_config", metavar="FILE", help="slim file: how to compress")
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +39,15 @@ def add_artifact_arguments(parser: argparse.ArgumentParser) -> None:
     """``--artifact DIR`` and ``--threads N``."""
     parser.add_argument("--artifact", metavar="DIR", help="run this exported model instead")
     parser.add_argument(
-        "--threads", type=positive, help="CPU threads for the exported model (default: all)"
-    )
+        "--threads", type=positive, metavar="N",
+        help="CPU threads for the exported model (default: all)",
+    )  # fmt: skip
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """``--infer_img`` and ``--infer_dir``."""
     parser.add_argument("--infer_img", metavar="FILE", help="one image (overrides --infer_dir)")
-    parser.add_argument("--infer_dir", metavar="DIR", help="every image of a folder")
+    parser.add_argument("--infer_dir", metavar="DIR", help="all images in a folder")
 
 
 def add_image_size_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest AP difference in points between an int8 artifact and its model (default 0.5)",
     )  # fmt: skip
     parser.add_argument(
-        "--no_eval", action="store_true", help="skip measuring AP of an int8 model on EvalDataset"
+        "--no_eval", action="store_true", help="do not measure AP of an int8 model on EvalDataset"
     )
 
 

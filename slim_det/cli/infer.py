@@ -21,10 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_image_arguments(parser)
     common.add_artifact_arguments(parser)
     parser.add_argument(
-        "--beside", metavar="DIR", help="draw the boxes of this exported model on the right"
+        "--beside", metavar="DIR", help="also draw the boxes of this exported model, on the right"
     )
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="image folder")
-    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score to draw")
+    parser.add_argument(
+        "--output_dir", default="output", metavar="DIR",
+        help="folder for the images with boxes (default output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draw_threshold", type=float, default=0.5, metavar="S",
+        help="smallest score to draw (default 0.5)",
+    )  # fmt: skip
     common.add_json_argument(parser)
 
 
@@ -70,12 +76,9 @@ def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]
 
 
 def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes and labels on an image, one colour per class.
+    """Draw boxes from `named_boxes` and their labels on an image, one colour per class.
 
-    Args:
-        path: Path of the image file.
-        boxes: Boxes from `named_boxes`.
-        labels: All class names, so that a class has the same colour on every image.
+    With all class names as ``labels``, a class has the same colour on every image.
     """
     from PIL import Image, ImageDraw, ImageOps
     from ppdet.utils.colormap import colormap

@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     common.add_config_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file of the table")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file for the table (JSON)")
     parser.add_argument(
-        "--threads", type=common.positive, default=1, help="CPU threads (default 1)"
+        "--threads", type=common.positive, default=1, metavar="N", help="CPU threads (default 1)"
     )
     parser.add_argument(
-        "--repeats",
-        type=common.positive,
-        default=20,
+        "--repeats", type=common.positive, default=20, metavar="N",
         help="timed runs of each program (default 20)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--widths", metavar="SHARES",
         help="widths to measure, as shares of a layer's width (default 0.1,0.25,0.5,0.75,1.0)",

@@ -1,4 +1,4 @@
-"""`slim-det quantize`: makes an int8 detector from trained float weights and a few images."""
+"""`slim-det quantize`: converts a trained float detector to int8 with a few images."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_config_arguments(parser)
     parser.add_argument(
         "--observer", metavar="NAME",
-        help="observer of ranges: abs_max, avg, moving_average, kl, hist (default), mse, emd",
+        help="how ranges are chosen: abs_max, avg, moving_average, kl, hist (default), mse, emd",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=int, metavar="N",
         help="calibrate on the first N images of TrainDataset (default 32)",
     )  # fmt: skip
     parser.add_argument(
-        "--weight_type", metavar="TYPE", help="channel_wise_abs_max (default) or abs_max"
-    )
+        "--weight_type", metavar="TYPE",
+        help="ranges of weights: channel_wise_abs_max (default) or abs_max",
+    )  # fmt: skip
     parser.add_argument(
         "--skip", nargs="+", metavar="LAYER", help="names or globs of layers to keep in float"
     )
     parser.add_argument(
-        "--bias_correction", action="store_true", help="remove the mean error of every channel"
-    )
+        "--bias_correction", action="store_true",
+        help="correct biases by the mean quantization error of each channel",
+    )  # fmt: skip
     parser.add_argument(
         "--max_drop", type=float, metavar="P",
-        help="put layers back to float until the metric drops by at most P points (WIDER FACE: "
-        "in each of easy, medium and hard)",
+        help="put layers back to float until at most P points of the metric are lost (WIDER "
+        "FACE: in each of easy, medium and hard)",
     )  # fmt: skip
     common.add_export_arguments(parser)
     parser.add_argument("--report", action="store_true", help="print a table of all layers")

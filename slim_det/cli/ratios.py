@@ -35,21 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         targets.add_argument(f"--{name}", type=float, metavar="X", help=text)
     parser.add_argument("--table", metavar="FILE", help="latency table from `profile`")
     parser.add_argument("--output", required=True, metavar="FILE", help="slim file to write")
-    parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric over budget")
+    parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric by budget")
     parser.add_argument(
-        "--align", type=common.positive, default=1, help="widths are multiples of this (default: 1)"
+        "--align",
+        type=common.positive,
+        default=1,
+        metavar="N",
+        help="keep a multiple of N channels in each layer (default 1)",
     )
     parser.add_argument(
         "--max_ratio", type=float, default=0.9, metavar="R",
-        help="largest share of a layer's channels to remove (default: 0.9)",
+        help="largest share of a layer's channels to remove (default 0.9)",
     )  # fmt: skip
     parser.add_argument(
         "--min_channels", type=common.positive, default=1, metavar="N",
-        help="least number of channels to keep in a layer (default: 1)",
+        help="least number of channels to keep in a layer (default 1)",
     )  # fmt: skip
     common.add_image_size_argument(parser)
     parser.add_argument(
-        "--no_measure", action="store_true", help="do not evaluate the pruned model; seconds only"
+        "--no_measure", action="store_true", help="do not evaluate the pruned model (takes seconds)"
     )
     common.add_json_argument(parser)
 

@@ -15,10 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     common.add_config_arguments(parser)
     common.add_image_size_argument(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random image")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the random image (default 0)"
+    )
     parser.add_argument(
         "--artifact", metavar="DIR",
-        help="compare this exported model, in every engine, with the model it came from",
+        help="compare this exported model in every engine with the model it came from",
     )  # fmt: skip
     common.add_image_arguments(parser)
     parser.add_argument(
