@@ -37,12 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="slim file to write")
     parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric by budget")
     parser.add_argument(
-        "--align",
-        type=common.positive,
-        default=1,
-        metavar="N",
+        "--align", type=common.positive, default=1, metavar="N",
         help="keep a multiple of N channels in each layer (default 1)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--max_ratio", type=float, default=0.9, metavar="R",
         help="largest share of a layer's channels to remove (default 0.9)",
@@ -53,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     common.add_image_size_argument(parser)
     parser.add_argument(
-        "--no_measure", action="store_true", help="do not evaluate the pruned model (takes seconds)"
+        "--no_measure", action="store_true", help="do not evaluate the pruned model (much faster)"
     )
     common.add_json_argument(parser)
 

@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--enable_ce", action="store_true", help="the same as --seed 0, as in PaddleDetection"
     )
     parser.add_argument(
-        "--skip_teacher_eval",
-        action="store_true",
-        help="do not evaluate the teacher of a distillation",
+        "--skip_teacher_eval", action="store_true", help="do not evaluate the teacher first"
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
     parser.add_argument("--fleet", action="store_true", help="train with Paddle's fleet")
