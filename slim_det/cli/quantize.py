@@ -104,18 +104,18 @@ def _quantize(
     if args.report:
         common.print_table(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
-    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
+    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap)
     checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
-    ap = exported.get("ap")
+    drop = None
+    if in_float is not None and exported.ap is not None:
+        drop = POINTS * (in_float.ap - exported.ap)
     return {
-        **exported,
+        **exported.as_dict(),
         "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
-        "ap": ap,
         "ap_float": in_float.ap if in_float else None,
         "per_class_float": in_float.per_class if in_float else None,
-        "drop": POINTS * (in_float.ap - ap) if in_float and ap is not None else None,
-        "latency_ms": exported.get("latency_ms"),
+        "drop": drop,
         "latency_ms_float": in_float.latency_ms if in_float else None,
         "observer": options.observer,
         "images": options.images,
