@@ -18,15 +18,15 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	echo "PYTHON=/path/to/python after 'make' builds .venv with that one (3.9 to 3.11)."
 
-venv: $(STAMP)  ## make .venv and install slim_det in it, once
+venv: $(STAMP)  ## create .venv and install slim_det in it, once
 
-demo: $(STAMP)  ## train, prune and verify a small detector on drawn images
+demo: $(STAMP)  ## train, prune and evaluate a small detector on drawn images
 	@$(VENV)/bin/slim-det demo
 
 test: lint  ## lint, then every test that is not slow
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
-slow: $(STAMP)  ## the slow tests: whole trainings, conversions
+slow: $(STAMP)  ## run the slow tests: complete trainings, conversions
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest -m slow
 
 lint: $(STAMP)  ## check style, types and spelling; changes nothing

@@ -1,10 +1,10 @@
-"""Seconds that `ratios` takes to solve a budget, for the head and for all layers of a YOLOv3.
+"""Time that `ratios` takes to solve a budget, for the head and for all layers of a YOLOv3.
 
     python benchmarks/bm_budget.py
 
-The head has the losses that were measured on BCCD, all 41 groups of the ResNet-34 model have
-losses that are made up. Costs are counted for each problem, so that a row holds the front of all
-budgets and one plan. A plan must keep at least what the front promises for its budget.
+The head has losses measured on BCCD; the 41 groups of the ResNet-34 model have invented losses.
+Costs are counted for each problem, so the time of a row includes the front of all budgets and one
+plan. A plan must keep at least as much of the metric as the front predicts for its budget.
 """
 
 import logging

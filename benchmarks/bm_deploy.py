@@ -1,9 +1,9 @@
-"""Latency of exported models on one CPU thread, in turns:
+"""Latency of exported models on one CPU thread, measured in turns:
 
     python benchmarks/bm_deploy.py FLOAT_DIR INT8_DIR PRUNED_INT8_DIR
 
-The first folder is the one that the others are compared to. A model is exported for the size of
-``TestReader``; one override changes it, and the size that the artifact's reader resizes to:
+The others are compared with the first one. A model is exported for the image size of
+``TestReader``; this override changes it, also in the artifact's reader:
 
     slim-det export -c CONFIG -o weights=PATH 'TestReader.inputs_def.image_shape=[3,320,320]'
 """
@@ -19,7 +19,7 @@ from slim_det.core.process import prepare_process
 
 
 def main() -> None:
-    """Measure and print one row a model."""
+    """Measure and print one row per model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument(
         "--network_only",
         action="store_true",
-        help="without decoding and NMS, whose time is that of the boxes an image has",
+        help="without decoding and NMS, whose time depends on the number of boxes",
     )
     args = parser.parse_args()
     if not args.artifacts:
-        print("bm_deploy: name the folders of exported models to compare; nothing measured")
+        print("bm_deploy: nothing measured; give the folders of exported models to compare")
         return
     prepare_process()
 

@@ -2,9 +2,9 @@
 
     python benchmarks/bm_distill.py [--steps 10] [-c CONFIG] [--slim_config FILE]
 
-One process; on each batch, in turns: a step of the student alone (forward, backward, optimizer),
-the forward pass of the teacher up to its raw outputs in evaluation mode without autograd, and a
-distilled step. The ratio is the distilled step to the sum of the first two.
+In one process, each batch is used for three things: a step of the student alone (forward, backward,
+optimizer), the teacher's forward pass up to its raw outputs in evaluation mode without autograd,
+and a distilled step. The ratio is that of the distilled step to the sum of the other two.
 """
 
 from __future__ import annotations

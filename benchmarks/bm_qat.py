@@ -2,9 +2,8 @@
 
     python benchmarks/bm_qat.py [--steps 10] [-c CONFIG] [--slim_config FILE]
 
-One process; on each batch, in turns: a step (forward, backward, optimizer) of the float model and
-one of a second model that was quantized as the slim file asks. The ratio is the median of the
-second to that of the first.
+In one process, each batch is used for a step (forward, backward, optimizer) of the float model and
+for one of a second model, quantized as in the slim file. The ratio is that of the medians.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
     python benchmarks/bm_sensitivity.py [--sample 20] [--workers 2]
 
-Both run here, one after the other. For each point the plain loop prunes the trained model and
-evaluates it in dygraph on one thread, PaddleSlim's default. Only a sample of its points is timed
-and extrapolated. The start-up time counts for the command and not for the loop. Every sampled point
-is also compared: the model that was really pruned, evaluated from scratch, must have the AP that
-the command found.
+Both run one after the other. For each point the plain loop prunes the trained model and evaluates
+it in dygraph on one thread, PaddleSlim's default. Only a sample of its points is timed and
+extrapolated. The start-up time counts for the command but not for the loop. For every sampled
+point, the AP of the pruned model must be the AP that the command found.
 """
 
 import argparse
@@ -94,7 +93,7 @@ def time_plain(config: str, sample: list[tuple[str, float]]) -> list[dict]:
 
 
 def run_plain(config: str, points: list[tuple[str, float]]) -> None:
-    """Cut the model for real and evaluate it, point after point."""
+    """Prune the model and evaluate it, point after point."""
     from slim_det.core.process import prepare_process
 
     prepare_process()

@@ -2,11 +2,11 @@
 
     python benchmarks/bm_widerface.py [--ground_truth DIR] [--images 400] [--seed 0]
 
-Noisy detections are made from the official faces of all 3,226 images, about 200 an image: faces
-moved and left out, duplicates, false ones. The whole set is written as text, read and scored. The
-loop goes image by image, setting by setting, threshold by threshold, as the definition reads, on
-the first `--images` images (0: all); slim_det scores the same ones in the same process, and both
-must find the same AP. Both sides have the detections in memory then, and one thread.
+Noisy detections are made from the official faces of all 3,226 images, about 200 per image: moved
+and missing faces, duplicates, false ones. They are written as text, read and scored. The loop over
+images, settings and thresholds, as in the official definition, runs on the first `--images` images
+(0: all). slim_det scores the same images in the same process, and both must find the same AP. Both
+have the detections in memory and use one thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ground_truth", default=GROUND_TRUTH, metavar="DIR")
     parser.add_argument("--images", type=int, default=400, help="images of the loop; 0: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     args = parser.parse_args()
     print(
         f"slim_det {__version__}, python {platform.python_version()}, numpy {np.__version__}, "
@@ -55,7 +55,7 @@ def main() -> None:
     found = [noisy(rng, faces) for faces in truth.faces]
     total = sum(map(len, found))
     found, seconds = through_files(truth, found)
-    print(f"{total} detections, {total / len(found):.0f} an image, read from text: {seconds:.2f} s")
+    print(f"{total} detections, {total / len(found):.0f} per image, read in {seconds:.2f} s")
     result, _ = timed(score, truth, found)
     print(result)
     count = args.images or len(found)
@@ -109,7 +109,7 @@ def score(truth: GroundTruth, found: list[np.ndarray]):
 
 
 def loop(truth: GroundTruth, found: list[np.ndarray]) -> list[float]:
-    """The definition as it reads: AP of the three settings."""
+    """AP of the three settings, literally as defined."""
     every = np.concatenate([rows[:, 4] for rows in found])
     low, spread = every.min(), every.max() - every.min()
     values = []

@@ -3,10 +3,10 @@
     python docs/check_docs.py README.md            # compare; exit code 1 where something differs
     python docs/check_docs.py README.md --write    # put today's figures into the document
 
-A block of code that is marked ``console`` holds commands (lines that begin with ``$ ``) and what
-they print. Every shown line has to be printed, in this order; ``...`` stands for lines that are
-left out. Whole numbers of four digits and more (MACs, parameters) have to be equal, other numbers
-may differ by a tenth, and times, ratios of times and numbers like 1.2e-06 are not compared.
+A code block marked ``console`` contains commands (lines that begin with ``$ ``) and what they
+print. Every shown line must be printed, in this order; ``...`` means that lines are left out.
+Integers of four digits and more (MACs, parameters) must be equal, other numbers may differ by a
+tenth, and times, ratios of times and numbers like 1.2e-06 are not compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANY_NUMBER = re.compile(_NUMBER)
 
 
 def blocks(text: str) -> list[tuple[str, list[str]]]:
-    """The commands of a document with the lines that are shown behind each, in order."""
+    """The commands of a document, in order, each with the lines shown after it."""
     found: list[tuple[str, list[str]]] = []
     for block in re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -35,7 +35,7 @@ def blocks(text: str) -> list[tuple[str, list[str]]]:
 
 
 def agree(shown: str, printed: str) -> bool:
-    """Whether a printed line is the shown one, but for what may differ."""
+    """Whether a printed line matches a shown one, apart from what may differ."""
     sides = [_TIME.sub("T", " ".join(line.split())) for line in (shown, printed)]
     if _ANY_NUMBER.sub("N", sides[0]) != _ANY_NUMBER.sub("N", sides[1]):
         return False
@@ -51,7 +51,7 @@ def _close(left: str, right: str) -> bool:
 
 
 def compare(shown: list[str], printed: list[str]) -> list[tuple[str, str]]:
-    """Each shown line with the printed one that it stands for; '' where there is none."""
+    """Each shown line with the printed line that matches it; '' if there is none."""
     pairs, place = [], 0
     for line in shown:
         if line == "...":
@@ -63,7 +63,7 @@ def compare(shown: list[str], printed: list[str]) -> list[tuple[str, str]]:
 
 
 def run(command: str) -> list[str]:
-    """What a command prints, its errors included; it has to go well."""
+    """Run a command that must succeed and return what it prints, including errors."""
     done = subprocess.run(
         ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -20,7 +20,7 @@ IMAGE_SIDE = 96
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind: exit code and both streams."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ def command(
 
 
 def done(run: Outcome) -> Outcome:
-    """The same, if the command went well."""
+    """The outcome itself; fails unless the exit code is 0."""
     assert run.code == 0, run.err + run.out
     return run
 

@@ -1,4 +1,4 @@
-"""Fixtures for every test: ppdet's configuration given back, a tiny detector, the command line."""
+"""Fixtures for all tests: ppdet's configuration, a tiny detector, the command line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def ppdet_registered() -> None:
-    """Import ppdet with slim_det behind it, while its loggers still find the real stdout."""
+    """Import ppdet with slim_det registered, while its loggers still find the real stdout."""
     import slim_det  # noqa: F401, I001  (before ppdet, as in every command)
     import ppdet  # noqa: F401
 
 
 @pytest.fixture
 def fresh_config(ppdet_registered: None) -> Iterator[Any]:
-    """ppdet's process-wide configuration, given back as it was after the test."""
+    """ppdet's process-wide configuration, restored after the test."""
     from ppdet.core.workspace import global_config
 
     with restored_config():
@@ -71,7 +71,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """A configuration of the shapes detector that trains an epoch in a second."""
+    """A configuration of the shapes detector whose epoch takes a second."""
     return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.yml", shapes)
 
 
@@ -85,7 +85,7 @@ def tiny_cfg(fresh_config: Any, tiny: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_voc(tiny: Path, shapes: Path) -> Path:
-    """The same detector on the same images, read and measured in the VOC way."""
+    """The same detector and images, with VOC's annotations and metric."""
     names = {"Train": "train.txt", "Eval": "val.txt", "Test": "label_list.txt"}
     parts: dict[str, Any] = {
         f"{part}Dataset": {"dataset_dir": str(shapes), "anno_path": name, "image_dir": ""}
@@ -106,13 +106,13 @@ def tiny_voc(tiny: Path, shapes: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def r578() -> Path:
-    """The slim file that cuts 50, 70 and 80 % of the three blocks of a YOLOv3 head."""
+    """The slim file that prunes 50, 70 and 80 % of the three blocks of a YOLOv3 head."""
     return CONFIGS / "prune_r578.yml"
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path, r578: Path) -> Path:
-    """Stem of the checkpoint that one pruned epoch has left; no test changes it."""
+    """Path, without suffix, of a pruned checkpoint after one epoch; no test changes it."""
     folder = tmp_path_factory.mktemp("trained")
     run = command(
         *("train", "-c", tiny, "--slim_config", r578, "--eval", "--seed", 0),
@@ -126,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path, r578: Path) ->
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered: None) -> Path:
-    """Stem of untrained weights of the tiny detector, nothing cut."""
+    """Path, without suffix, of untrained weights of the unpruned tiny detector."""
     import paddle
 
     from slim_det.training import session
@@ -144,7 +144,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered
 def cli(
     ppdet_registered: None, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Outcome]]:
-    """Run a command in this process; what it sets on the process is put back each time."""
+    """Run a command in this process and return its outcome; the process is restored afterwards."""
     from paddle.utils import unique_name
 
     from slim_det.cli import main

@@ -18,8 +18,9 @@ from slim_det.graph.engine import NO_INT8, cpu_has_int8
 from slim_det.graph.trace import Trace, trace_layer
 
 SUM_TOLERANCE = 4e-6
-"""Of the largest value: ten times what Paddle, its engines and numpy differ by at most, with oneDNN
-limited to SSE4.1, AVX2 or AVX-512 and MKL to its most compatible kernels."""
+"""Allowed difference as a share of the largest value: ten times the largest that was found between
+Paddle, its engines and numpy, with oneDNN limited to SSE4.1, AVX2 or AVX-512 and MKL to its most
+compatible kernels."""
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -27,7 +28,7 @@ CONFIGS = ROOT / "configs"
 
 @contextlib.contextmanager
 def restored_config() -> Iterator[None]:
-    """Give ppdet's process-wide configuration back as it was, whatever is loaded meanwhile."""
+    """Restore ppdet's process-wide configuration afterwards, whatever is loaded meanwhile."""
     import ppdet.modeling  # noqa: F401  (registers its components)
     from ppdet.core.config.schema import SchemaDict
     from ppdet.core.workspace import global_config
@@ -76,12 +77,11 @@ def fill_with(layer: paddle.nn.Layer, values: dict[str, Any]) -> None:
 
 
 def assert_same_sums(found: Any, expected: Any, what: object = "") -> None:
-    """Two results are the same sums of products in float32, added up in different orders.
+    """Check that two results are the same float32 sums of products, added up in different orders.
 
-    Engines, kernels for different processors, batches of different sizes and numpy all have orders
-    of their own, and every addition rounds by up to 6e-8 of the sum so far. The error therefore has
-    the size of the terms, for which the largest expected value stands, and not that of the single
-    result, which is near zero where its terms cancel each other out.
+    Engines, kernels for different processors, batches of different sizes and numpy use different
+    orders, and every addition rounds by up to 6e-8 of the sum so far. So the error is compared with
+    the largest expected value, not with each result, which is near zero if its terms cancel out.
 
     Args:
         found: Array or number.
@@ -96,7 +96,7 @@ def assert_same_sums(found: Any, expected: Any, what: object = "") -> None:
 
 
 def require_int8() -> None:
-    """Skip the rest of a test, which compares the integers of int8 kernels, where there are none.
+    """Skip the rest of a test that compares results of int8 kernels if the CPU has none.
 
     Older kernels add pairs of products in 16 bits, which overflows, so their results differ.
     """
@@ -105,7 +105,7 @@ def require_int8() -> None:
 
 
 def _copied(value: Any) -> Any:
-    """A copy that shares no list or mapping, of settings that hold modules and classes."""
+    """A copy of settings that shares no list or mapping; modules and classes are not copied."""
     if isinstance(value, list):
         return [_copied(item) for item in value]
     if not isinstance(value, dict):

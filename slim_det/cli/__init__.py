@@ -1,4 +1,4 @@
-"""The command line `slim-det COMMAND`. Heavy modules are imported only when a command runs."""
+"""The command line `slim-det COMMAND`. Heavy modules are only imported when a command runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.version import __version__
 
 COMMANDS = {
-    "train": "train a detector, with the compression that --slim_config describes",
-    "eval": "measure AP of a checkpoint or an exported model",
+    "train": "train a detector, compressed as --slim_config says",
+    "eval": "measure the AP of a checkpoint or an exported model",
     "infer": "draw detected boxes on images",
-    "export": "export a model for Paddle Inference, and check it",
-    "quantize": "make an int8 detector from trained float weights and a few images",
-    "inspect": "list what can be pruned and what it would save",
+    "export": "export a model for Paddle Inference and check the exported file",
+    "quantize": "convert a trained float detector to int8 with a few images",
+    "inspect": "list what can be pruned and how much that saves",
     "verify": "check that a pruned or exported model matches the model it came from",
     "sensitivity": "measure how much AP is lost when each layer is pruned at each ratio",
     "ratios": "choose the pruning ratio of each layer to meet a budget",
-    "profile": "measure a latency table of convolutions, and check it on complete models",
-    "widerface": "measure AP on WIDER FACE from files of detections",
+    "profile": "measure the latency of convolutions to predict that of pruned models",
+    "widerface": "measure the WIDER FACE AP of detection files",
     "demo": "run the complete workflow on a generated data set",
 }
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 for success, 1 if a check failed or an unexpected error occurred, 2 for an
-        error that the user can fix, reported in one line.
+        error that the user can fix (reported in one line), 130 if interrupted.
     """
     parser, arguments = _parse(sys.argv[1:] if argv is None else argv)
     if arguments.command is None:
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
-        prog="slim-det", description="Compression of PaddleDetection's detectors."
+        prog="slim-det", description="Compress detectors of PaddleDetection and verify the result."
     )
     parser.add_argument("--version", action="version", version=f"slim-det {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(
+    parser: argparse.ArgumentParser, required: bool = True, slim_config: bool = True
+) -> None:
     """``-c``, ``-o`` and ``--slim_config``, as in PaddleDetection."""
-    parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
     parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
+        "-c", "--config", required=required, metavar="FILE", help="PaddleDetection configuration"
     )
-    parser.add_argument("--slim_config", help="slim file: what to compress and how")
+    parser.add_argument(
+        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE",
+        help="override settings of the configuration, e.g. weights=PATH",
+    )  # fmt: skip
+    if slim_config:
+        parser.add_argument("--slim_config", metavar="FILE", help="slim file: how to compress")
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -33,27 +39,36 @@ def add_artifact_arguments(parser: argparse.ArgumentParser) -> None:
     """``--artifact DIR`` and ``--threads N``."""
     parser.add_argument("--artifact", metavar="DIR", help="run this exported model instead")
     parser.add_argument(
-        "--threads", type=positive, help="CPU threads for the exported model (default: all)"
-    )
+        "--threads", type=positive, metavar="N",
+        help="CPU threads for the exported model (default: all)",
+    )  # fmt: skip
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """``--infer_img`` and ``--infer_dir``."""
     parser.add_argument("--infer_img", metavar="FILE", help="one image (overrides --infer_dir)")
-    parser.add_argument("--infer_dir", metavar="DIR", help="every image of a folder")
+    parser.add_argument("--infer_dir", metavar="DIR", help="all images in a folder")
 
 
-def add_gap_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--max_gap`` and ``--no_eval``: how an int8 artifact is compared with its model."""
+def add_image_size_argument(parser: argparse.ArgumentParser) -> None:
+    """``--image_size N``."""
     parser.add_argument(
-        "--max_gap",
-        type=points,
-        default=0.5,
-        metavar="P",
-        help="largest AP difference in points between an int8 artifact and its model (default 0.5)",
+        "--image_size", type=positive, metavar="N", help="side of the square input in pixels"
     )
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--output_dir``, and how an int8 artifact is compared with its model."""
     parser.add_argument(
-        "--no_eval", action="store_true", help="skip measuring AP of an int8 model on EvalDataset"
+        "--output_dir", default="output_inference", metavar="DIR",
+        help="the artifact goes to DIR/<configuration's name>",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max_gap", type=points, default=0.5, metavar="P",
+        help="largest AP difference in points between an int8 artifact and its model (default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no_eval", action="store_true", help="do not measure AP of an int8 model on EvalDataset"
     )
 
 
@@ -87,11 +102,7 @@ def make_predictor(
 
 
 def check_json_target(args: argparse.Namespace) -> None:
-    """Check in advance that the ``--json`` file can be written.
-
-    Raises:
-        ConfigError: Its folder does not exist or is not writable.
-    """
+    """Check in advance that the ``--json`` file can be written."""
     target = getattr(args, "json", None)
     if target and not os.access(os.path.dirname(os.path.abspath(target)), os.W_OK):
         raise ConfigError(f"--json '{target}': expected a file in a writable folder")
@@ -105,12 +116,12 @@ def save_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
         write_json(args.json, figures)
 
 
-def table_console(width: int = 200) -> Console:
-    """Console for tables, as wide as the terminal; ``width`` if the output is not a terminal."""
+def print_table(table: Table, width: int = 200) -> None:
+    """Print a table as wide as the terminal; ``width`` if the output is not a terminal."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=width)
+    (console if console.is_terminal else Console(width=width)).print(table)
 
 
 def points(text: str) -> float:

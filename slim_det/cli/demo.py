@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from slim_det.cli.common import table_console
+from slim_det.cli import common
+from slim_det.report.tables import text_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--output_dir", default="output/demo", metavar="DIR")
+    parser.add_argument(
+        "--output_dir", default="output/demo", metavar="DIR",
+        help="checkpoints, exported models and results (default output/demo)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,12 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    columns = ("model", "MACs", "parameters", "file MB", "latency ms", "speed", "AP", "AP50")
-    table = Table(*columns, box=None)
-    for row in figures["rows"]:
-        table.add_row(
+    columns = ("model", "MACs", "parameters", "file MB", "ms per image", "speed", "AP", "AP50")
+    rows = [
+        (
             row["name"],
             str(row["macs"]),
             str(row["params"]),
@@ -40,8 +41,8 @@ def _print(figures: dict[str, Any]) -> None:
             f"{row['ap']:.3f}",
             f"{row['ap50']:.3f}",
         )
-    console = table_console(120)
-    console.print(table)
-    cut_only = figures["cut_only"]
-    print(f"pruned, before fine-tuning: AP {cut_only['ap']:.3f}, "
-          f"AP50 {cut_only['ap50']:.3f}")  # fmt: skip
+        for row in figures["rows"]
+    ]
+    common.print_table(text_table(columns, rows), 120)
+    pruned = figures["cut_only"]
+    print(f"pruned, before fine-tuning: AP {pruned['ap']:.3f}, AP50 {pruned['ap50']:.3f}")

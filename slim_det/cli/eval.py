@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_artifact_arguments,
-    add_config_arguments,
-    add_json_argument,
-    make_predictor,
-    read_configs,
-    save_json,
-)
+from slim_det.cli import common
 from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,21 +16,19 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
-    add_artifact_arguments(parser)
-    add_json_argument(parser)
+    common.add_config_arguments(parser)
+    common.add_artifact_arguments(parser)
+    common.add_json_argument(parser)
     faces = parser.add_argument_group("faces", "with metric: WiderFace")
     faces.add_argument(
-        "--ground_truth",
-        metavar="DIR",
+        "--ground_truth", metavar="DIR",
         help="folder of WIDER FACE's .mat files, for the official easy, medium and hard settings "
         "(default: the annotations, with height bands)",
-    )
+    )  # fmt: skip
     faces.add_argument(
-        "--multi_scale",
-        action="store_true",
+        "--multi_scale", action="store_true",
         help="also detect on mirrored, smaller and larger copies of each image, and vote (slow)",
-    )
+    )  # fmt: skip
     faces.add_argument(
         "--save_pred", metavar="DIR", help="write the detections in WIDER FACE's text format"
     )
@@ -51,24 +43,23 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.evaluate.images import eval_at
     from slim_det.evaluate.matching import metric_name
 
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     _check_face_flags(args, cfg)
     if args.ground_truth:
         cfg["widerface_ground_truth"] = args.ground_truth
     check_dataset(cfg, "EvalDataset")
     metric_name(cfg)  # raises for an unknown metric before anything is loaded
     predict, engine, latency_runs = _predictor(args, cfg, slim)
-    with output_folders(*filter(None, [args.save_pred])):
-        if not isinstance(predict, Predictor):
-            result = evaluate(cfg, predict, engine, None, latency_runs, args.save_pred)
-            figures = result.as_dict()
-        else:
-            # An artifact is evaluated at the size that it was exported for.
-            with eval_at(cfg, predict.image_size_hw):
-                result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred)
-            figures = {**result.as_dict(), "precision": predict.precision}
+    artifact = predict if isinstance(predict, Predictor) else None
+    # An artifact is evaluated at the size that it was exported for.
+    size = eval_at(cfg, artifact.image_size_hw) if artifact else contextlib.nullcontext()
+    with output_folders(*filter(None, [args.save_pred])), size:
+        result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred)
+    figures = result.as_dict()
+    if artifact:
+        figures["precision"] = artifact.precision
     print(result)
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0
 
 
@@ -99,7 +90,7 @@ def _predictor(
 ) -> tuple[Predict, str, int]:
     """The predictor, the name of its engine, and the number of latency runs."""
     if not _several_scales(args, cfg):
-        return (*make_predictor(args, cfg, slim), 10)
+        return (*common.make_predictor(args, cfg, slim), 10)
     from slim_det.evaluate.multi_scale import MultiScale
     from slim_det.training import session
 

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_gap_arguments,
-    add_image_arguments,
-    add_json_argument,
-    read_configs,
-    save_json,
-)
+from slim_det.cli import common
 from slim_det.cli.export_lite import add_lite_arguments, check_lite_arguments, export_lite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of PaddleDetection's export script, and those of int8 and Paddle-Lite."""
-    add_config_arguments(parser)
-    add_image_arguments(parser)
-    parser.add_argument(
-        "--output_dir",
-        default="output_inference",
-        metavar="DIR",
-        help="the artifact goes to DIR/<configuration's name>",
-    )
-    add_gap_arguments(parser)
+    common.add_config_arguments(parser)
+    common.add_image_arguments(parser)
+    common.add_export_arguments(parser)
     add_lite_arguments(parser)
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.evaluate.data.check import find_images
     from slim_det.training import session
 
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     images = None
     if args.infer_img or args.infer_dir:
         images = find_images(args.infer_img, args.infer_dir)
@@ -51,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
     lite = export_lite(args, model, cfg, result.artifact)
     if lite is not None:
         figures["lite"] = lite
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0

@@ -29,11 +29,7 @@ def add_lite_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_lite_arguments(args: argparse.Namespace, precision: str) -> None:
-    """Check the Paddle-Lite flags before the export.
-
-    Args:
-        args: Arguments, including those of `add_lite_arguments`.
-        precision: ``float32`` or ``int8``.
+    """Check the Paddle-Lite flags before a model of this precision is exported.
 
     Raises:
         ConfigError: Flags contradict each other or the model.
@@ -56,17 +52,7 @@ def check_lite_arguments(args: argparse.Namespace, precision: str) -> None:
 def export_lite(
     args: argparse.Namespace, model: paddle.nn.Layer, cfg: Any, artifact_dir: str | Path
 ) -> dict[str, Any] | None:
-    """Write ``<artifact_dir>/lite``; the exported model is unchanged.
-
-    Args:
-        args: Arguments, including those of `add_lite_arguments`.
-        model: The model that was exported.
-        cfg: ppdet's configuration.
-        artifact_dir: Folder of the artifact.
-
-    Returns:
-        The manifest entry from `write_lite`; None without ``--lite``.
-    """
+    """Write ``<artifact_dir>/lite`` and return its manifest entry; None without ``--lite``."""
     from slim_det.deploy.lite.convert import TARGETS, LiteRequest, find_converter, write_lite
     from slim_det.deploy.lite.forms import lite_form
 

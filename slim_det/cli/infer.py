@@ -7,15 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_artifact_arguments,
-    add_config_arguments,
-    add_image_arguments,
-    add_json_argument,
-    make_predictor,
-    read_configs,
-    save_json,
-)
+from slim_det.cli import common
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,15 +17,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of PaddleDetection's inference script."""
-    add_config_arguments(parser)
-    add_image_arguments(parser)
-    add_artifact_arguments(parser)
+    common.add_config_arguments(parser)
+    common.add_image_arguments(parser)
+    common.add_artifact_arguments(parser)
     parser.add_argument(
-        "--beside", metavar="DIR", help="draw the boxes of this exported model on the right"
+        "--beside", metavar="DIR", help="also draw the boxes of this exported model, on the right"
     )
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="image folder")
-    parser.add_argument("--draw_threshold", type=float, default=0.5, help="least score to draw")
-    add_json_argument(parser)
+    parser.add_argument(
+        "--output_dir", default="output", metavar="DIR",
+        help="folder for the images with boxes (default output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draw_threshold", type=float, default=0.5, metavar="S",
+        help="smallest score to draw (default 0.5)",
+    )  # fmt: skip
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.evaluate.evaluation import class_names
     from slim_det.evaluate.images import image_batches
 
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     if not 0.0 <= args.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold {args.draw_threshold} is not between 0 and 1")
     images = find_images(args.infer_img, args.infer_dir)
-    detectors = [make_predictor(args, cfg, slim)[0]]
+    detectors = [common.make_predictor(args, cfg, slim)[0]]
     if args.beside:
         detectors.append(Predictor(args.beside, args.threads))
     names = class_names(cfg)
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         counts = " and ".join(str(len(boxes)) for boxes in shown)
         print(f"{path}: {counts} boxes, drawn to {target}")
         figures["images"].append({"file": path, **dict(zip(("boxes", "beside"), found))})
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0
 
 
@@ -78,12 +76,9 @@ def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]
 
 
 def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes and labels on an image, one colour per class.
+    """Draw boxes from `named_boxes` and their labels on an image, one colour per class.
 
-    Args:
-        path: Path of the image file.
-        boxes: Boxes from `named_boxes`.
-        labels: All class names, so that a class has the same colour on every image.
+    With all class names as ``labels``, a class has the same colour on every image.
     """
     from PIL import Image, ImageDraw, ImageOps
     from ppdet.utils.colormap import colormap

@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_json_argument,
-    positive,
-    save_json,
-    table_console,
-)
+from slim_det.cli import common
+from slim_det.report.tables import text_table
 
 if TYPE_CHECKING:
     from slim_det.report.inspection import Inspection
@@ -19,11 +14,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
-    parser.add_argument(
-        "--image_size", type=positive, help="side of the square input in pixels, for the MACs"
-    )
-    add_json_argument(parser)
+    common.add_config_arguments(parser)
+    common.add_image_size_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,17 +37,14 @@ def run(args: argparse.Namespace) -> int:
     model = session.build_model(cfg)
     result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
     _print(result)
-    save_json(args, result.as_dict())
+    common.save_json(args, result.as_dict())
     return 0
 
 
 def _print(result: Inspection) -> None:
-    from rich.table import Table
-
-    columns = ("group", "channels", "kept", "ratio", "MACs", "parameters", "cannot be cut")
-    table = Table(*columns, box=None)
-    for group in result.groups:
-        table.add_row(
+    columns = ("group", "channels", "kept", "ratio", "MACs", "parameters", "cannot be pruned")
+    rows = [
+        (
             group.name,
             str(group.channels),
             str(group.kept),
@@ -63,8 +53,9 @@ def _print(result: Inspection) -> None:
             _change(group.params_before, group.params_after),
             group.reason,
         )
-    console = table_console()
-    console.print(table)
+        for group in result.groups
+    ]
+    common.print_table(text_table(columns, rows))
     print(result)
 
 

@@ -7,14 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_json_argument,
-    positive,
-    read_configs,
-    save_json,
-    table_console,
-)
+from slim_det.cli import common
+from slim_det.report.tables import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,24 +20,25 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file of the table")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    common.add_config_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="FILE", help="file for the table (JSON)")
     parser.add_argument(
-        "--repeats", type=positive, default=20, help="timed runs of each program (default 20)"
+        "--threads", type=common.positive, default=1, metavar="N", help="CPU threads (default 1)"
     )
     parser.add_argument(
-        "--widths",
-        metavar="SHARES",
+        "--repeats", type=common.positive, default=20, metavar="N",
+        help="timed runs of each program (default 20)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--widths", metavar="SHARES",
         help="widths to measure, as shares of a layer's width (default 0.1,0.25,0.5,0.75,1.0)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--check",
-        action="store_true",
+        "--check", action="store_true",
         help="compare with complete models: unpruned, and pruned as --slim_config says (default: "
         "by the presets sensity and r578)",
-    )
-    add_json_argument(parser)
+    )  # fmt: skip
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     shares = check_widths(args.widths) if args.widths else DEFAULT_WIDTHS
     _check_flags(args)
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     image_size_hw(cfg)
     weights = cfg.get("weights") if _weights_are_given(args) else None
     model = model_to_profile(cfg, weights)
@@ -72,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         "check": [row.as_dict() for row in rows],
         "passed": all(row.passed for row in rows) if rows else None,
     }
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0 if all(row.passed for row in rows) else 1
 
 
@@ -120,12 +115,9 @@ def _print_table(table: LatencyTable, path: str) -> None:
 
 
 def _print_check(rows: Sequence[CheckRow]) -> None:
-    from rich.table import Table
-
     columns = ("model", "convs ms", "predicted ms", "measured ms", "p10 - p90", "error")
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row.name,
             f"{row.convs_ms:.2f}",
             f"{row.predicted_ms:.2f}",
@@ -133,4 +125,6 @@ def _print_check(rows: Sequence[CheckRow]) -> None:
             f"{row.p10_ms:.2f} - {row.p90_ms:.2f}",
             f"{row.error:+.1%}{'' if row.passed else '  FAIL'}",
         )
-    table_console(120).print(table)
+        for row in rows
+    ]
+    common.print_table(text_table(columns, cells), 120)

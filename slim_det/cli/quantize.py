@@ -1,4 +1,4 @@
-"""`slim-det quantize`: makes an int8 detector from trained float weights and a few images."""
+"""`slim-det quantize`: converts a trained float detector to int8 with a few images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_gap_arguments,
-    add_json_argument,
-    read_configs,
-    save_json,
-    table_console,
-)
+from slim_det.cli import common
 from slim_det.core.errors import ConfigError, QuantError
 
 if TYPE_CHECKING:
@@ -29,41 +22,39 @@ CHECKPOINT = "quantized"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
+    common.add_config_arguments(parser)
     parser.add_argument(
         "--observer", metavar="NAME",
-        help="observer of ranges: abs_max, avg, moving_average, kl, hist (default), mse, emd",
+        help="how ranges are chosen: abs_max, avg, moving_average, kl, hist (default), mse, emd",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=int, metavar="N",
         help="calibrate on the first N images of TrainDataset (default 32)",
     )  # fmt: skip
     parser.add_argument(
-        "--weight_type", metavar="TYPE", help="channel_wise_abs_max (default) or abs_max"
-    )
+        "--weight_type", metavar="TYPE",
+        help="ranges of weights: channel_wise_abs_max (default) or abs_max",
+    )  # fmt: skip
     parser.add_argument(
         "--skip", nargs="+", metavar="LAYER", help="names or globs of layers to keep in float"
     )
     parser.add_argument(
-        "--bias_correction", action="store_true", help="remove the mean error of every channel"
-    )
+        "--bias_correction", action="store_true",
+        help="correct biases by the mean quantization error of each channel",
+    )  # fmt: skip
     parser.add_argument(
         "--max_drop", type=float, metavar="P",
-        help="put layers back to float until the metric drops by at most P points (WIDER FACE: "
-        "in each of easy, medium and hard)",
+        help="put layers back to float until at most P points of the metric are lost (WIDER "
+        "FACE: in each of easy, medium and hard)",
     )  # fmt: skip
-    add_gap_arguments(parser)
+    common.add_export_arguments(parser)
     parser.add_argument("--report", action="store_true", help="print a table of all layers")
-    parser.add_argument(
-        "--output_dir", default="output_inference", metavar="DIR",
-        help="the artifact goes to DIR/<configuration's name>",
-    )  # fmt: skip
     parser.add_argument(
         "--save_dir", metavar="DIR",
         help=f"the weights go to DIR/<configuration's name>/{CHECKPOINT}.pdparams (default: "
         "save_dir of the configuration)",
     )  # fmt: skip
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.evaluate.data.check import check_dataset
 
     _check_flags(args)
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     if not args.no_eval:
         check_dataset(cfg, "EvalDataset")
     model, settings, options = _prepare(args, cfg, slim)
@@ -81,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     with output_folders(stem.parent, args.output_dir):
         figures = _quantize(args, cfg, model, settings, options, stem)
     print(_summary(figures))
-    save_json(args, figures)
+    common.save_json(args, figures)
     return 0
 
 
@@ -111,20 +102,20 @@ def _quantize(
         search_float_layers(metric, post, in_float, args.max_drop)
     rows = layer_rows(model, post.quantization_errors)
     if args.report:
-        table_console().print(report_table(rows))
+        common.print_table(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
-    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap).as_dict()
+    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap)
     checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
-    ap = exported.get("ap")
+    drop = None
+    if in_float is not None and exported.ap is not None:
+        drop = POINTS * (in_float.ap - exported.ap)
     return {
-        **exported,
+        **exported.as_dict(),
         "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
-        "ap": ap,
         "ap_float": in_float.ap if in_float else None,
         "per_class_float": in_float.per_class if in_float else None,
-        "drop": POINTS * (in_float.ap - ap) if in_float and ap is not None else None,
-        "latency_ms": exported.get("latency_ms"),
+        "drop": drop,
         "latency_ms_float": in_float.latency_ms if in_float else None,
         "observer": options.observer,
         "images": options.images,
@@ -133,11 +124,7 @@ def _quantize(
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Check the flags before anything is read.
-
-    Raises:
-        ConfigError: A flag is invalid.
-    """
+    """Check the flags before anything is read."""
     if args.max_drop is not None and not 0 <= args.max_drop <= 100:
         raise ConfigError(f"--max_drop {args.max_drop:g}: expected points of the metric, 0 to 100")
     if args.max_drop is not None and args.no_eval:
@@ -159,15 +146,10 @@ def _prepare(
 
     if slim is not None and "PTQ" not in slim.strategies:
         raise ConfigError(f"--slim_config '{slim.path}': expected slim: PTQ")
-    flags = {
-        key: value
-        for key, value in (
-            ("observer", args.observer),
-            ("images", args.images),
-            ("bias_correction", args.bias_correction or None),
-        )
-        if value is not None
-    }
+    given = {"observer": args.observer, "images": args.images}
+    flags = {name: value for name, value in given.items() if value is not None}
+    if args.bias_correction:
+        flags["bias_correction"] = True
     replace(PostOptions(), **flags).check("--")
     if args.weight_type:
         validated(QuantSettings, {"weight_type": args.weight_type}, "--")

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import add_json_argument, positive, save_json, table_console
+from slim_det.cli import common
 
 if TYPE_CHECKING:
     from slim_det.compress.prune.pruner import Pruner
@@ -26,10 +26,7 @@ TARGETS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("-c", "--config", required=True, help="configuration file of the detector")
-    parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
-    )
+    common.add_config_arguments(parser, slim_config=False)
     parser.add_argument(
         "--sensitivity", required=True, metavar="FILE", help="result file of `sensitivity`"
     )
@@ -38,29 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         targets.add_argument(f"--{name}", type=float, metavar="X", help=text)
     parser.add_argument("--table", metavar="FILE", help="latency table from `profile`")
     parser.add_argument("--output", required=True, metavar="FILE", help="slim file to write")
-    parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric over budget")
+    parser.add_argument("--png", metavar="FILE", help="plot of the predicted metric by budget")
     parser.add_argument(
-        "--align", type=positive, default=1, help="widths are multiples of this (default: 1)"
-    )
+        "--align", type=common.positive, default=1, metavar="N",
+        help="keep a multiple of N channels in each layer (default 1)",
+    )  # fmt: skip
     parser.add_argument(
-        "--max_ratio",
-        type=float,
-        default=0.9,
-        help="largest share of a layer's channels to remove (default: 0.9)",
-    )
+        "--max_ratio", type=float, default=0.9, metavar="R",
+        help="largest share of a layer's channels to remove (default 0.9)",
+    )  # fmt: skip
     parser.add_argument(
-        "--min_channels",
-        type=positive,
-        default=1,
-        help="least number of channels to keep in a layer (default: 1)",
-    )
+        "--min_channels", type=common.positive, default=1, metavar="N",
+        help="least number of channels to keep in a layer (default 1)",
+    )  # fmt: skip
+    common.add_image_size_argument(parser)
     parser.add_argument(
-        "--image_size", type=positive, help="side of the square input in pixels, for the MACs"
+        "--no_measure", action="store_true", help="do not evaluate the pruned model (much faster)"
     )
-    parser.add_argument(
-        "--no_measure", action="store_true", help="do not evaluate the pruned model; seconds only"
-    )
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     measured = None if args.no_measure else _measure(cfg, traced, pruner)
     report = Report(target, solution, ratios, limits.align, source, measured)
     write_atomically(outputs(report, args.output, args.png))
-    save_json(args, report.as_dict())
+    common.save_json(args, report.as_dict())
     _print(report, traced)
     print(f"written to {args.output}; train with it: --slim_config {args.output}")
     return 0
@@ -183,12 +175,6 @@ def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
 def _print(report: Report, traced: TracedModel) -> None:
     from slim_det.report.budget import front_table, ratio_table
 
-    console = table_console()
-    groups = traced.groups.groups
-    kept = {
-        name: (groups[name].channels, groups[name].channels_kept(removed))
-        for name, removed in report.solution.removed.items()
-    }
-    console.print(ratio_table(report, kept))
-    console.print(front_table(report))
+    common.print_table(ratio_table(report, traced.groups))
+    common.print_table(front_table(report))
     print(report)

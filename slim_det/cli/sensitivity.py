@@ -1,4 +1,4 @@
-"""`slim-det sensitivity`: how much AP is lost by cutting each layer at each ratio."""
+"""`slim-det sensitivity`: how much AP is lost when each layer is pruned at each ratio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import add_json_argument, positive, save_json, table_console
+from slim_det.cli import common
 from slim_det.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -15,45 +15,48 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("-c", "--config", help="configuration file of the detector")
-    parser.add_argument(
-        "-o", "--opt", nargs="*", default=[], metavar="KEY=VALUE", help="override its settings"
-    )
+    common.add_config_arguments(parser, required=False, slim_config=False)
     parser.add_argument(
         "--params", nargs="+", metavar="LAYER",
-        help="names or globs (default: the 18 layers of a YOLOv3 head, otherwise every group)",
+        help="layers, as names or globs (default: the 18 of a YOLOv3 head, otherwise all groups)",
     )  # fmt: skip
     parser.add_argument(
         "--ratios", nargs="+", default=["0.1:0.9:0.1"], metavar="R",
-        help="shares to remove: start:end:step or a list (default 0.1:0.9:0.1)",
+        help="shares of channels to remove: start:end:step or a list (default 0.1:0.9:0.1)",
     )  # fmt: skip
-    parser.add_argument("--criterion", default="l1_norm", help="what is removed (default l1_norm)")
-    parser.add_argument("--metric", help="ap (default), or the map_type of VOC: 11point, integral")
-    parser.add_argument("--num_images", type=positive, help="evaluate on the first N images")
+    parser.add_argument(
+        "--criterion", default="l1_norm", metavar="NAME",
+        help="how channels are chosen (default l1_norm)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metric", metavar="NAME", help="ap (default), or for VOC: 11point, integral"
+    )
+    parser.add_argument(
+        "--num_images", type=common.positive, metavar="N", help="evaluate on the first N images"
+    )
     parser.add_argument(
         "--output", default="sensitivity.json", metavar="FILE",
-        help="the result; a plot and the journal of finished points are written beside it",
+        help="result (default sensitivity.json); a plot and the journal are written beside it",
     )  # fmt: skip
-    parser.add_argument("--workers", type=positive, default=1, help="processes on this machine")
+    parser.add_argument(
+        "--workers", type=common.positive, default=1, metavar="N", help="processes (default 1)"
+    )
     parser.add_argument("--shard", metavar="I/N", help="measure only the I-th of N parts")
     parser.add_argument(
-        "--cache_mb", type=positive, default=1000,
-        help="memory for cached activations, each process (default 1000)",
+        "--cache_mb", type=common.positive, default=1000, metavar="MB",
+        help="memory for cached activations in each process (default 1000)",
     )  # fmt: skip
     parser.add_argument(
-        "--bootstrap", type=positive, default=0, metavar="K",
+        "--bootstrap", type=common.positive, default=0, metavar="K",
         help="confidence bands from K resamplings of the images",
     )  # fmt: skip
     parser.add_argument(
-        "--merge",
-        nargs="+",
-        metavar="FILE",
-        help="merge results of shards; measures nothing",
+        "--merge", nargs="+", metavar="FILE", help="merge results of shards; measure nothing"
     )
     parser.add_argument(
-        "--import_pickle", metavar="FILE", help="convert a sensitivities.data of PaddleSlim instead"
+        "--import_pickle", metavar="FILE", help="convert PaddleSlim's sensitivities.data"
     )
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         plot_losses(result, picture)
     _print(result)
     print(f"{args.output}, {picture}" if result.groups else args.output)
-    save_json(args, result.as_dict())
+    common.save_json(args, result.as_dict())
     return 0
 
 
@@ -160,5 +163,5 @@ def _output(args: argparse.Namespace) -> str:
 def _print(result: SensitivityResult) -> None:
     from slim_det.planning.sensitivity.result import loss_table
 
-    table_console().print(loss_table(result))
+    common.print_table(loss_table(result))
     print(result)

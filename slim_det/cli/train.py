@@ -1,4 +1,4 @@
-"""`slim-det train`: ppdet's training, on a model that is compressed before the Trainer exists."""
+"""`slim-det train`: ppdet's training of a model that is compressed before the Trainer exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--eval", action="store_true", help="evaluate after every snapshot")
     parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="resume from a checkpoint")
-    parser.add_argument("--seed", type=int, help="seed of weights, data order and augmentation")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of weights, data order and augmentation"
+    )
     parser.add_argument(
         "--enable_ce", action="store_true", help="the same as --seed 0, as in PaddleDetection"
     )
@@ -25,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip_teacher_eval", action="store_true", help="do not evaluate the teacher first"
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
-    parser.add_argument("--fleet", action="store_true", help="train with paddle's fleet")
+    parser.add_argument("--fleet", action="store_true", help="train with Paddle's fleet")
     parser.add_argument("--use_vdl", action="store_true", help="log to VisualDL")
-    parser.add_argument("--vdl_log_dir", default="vdl_log_dir/scalar", metavar="DIR")
+    parser.add_argument(
+        "--vdl_log_dir", default="vdl_log_dir/scalar", metavar="DIR", help="folder for VisualDL"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,15 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from slim_det.cli.common import (
-    add_config_arguments,
-    add_image_arguments,
-    add_json_argument,
-    positive,
-    read_configs,
-    save_json,
-    table_console,
-)
+from slim_det.cli import common
 
 if TYPE_CHECKING:
     from slim_det.verify.stages import Stage
@@ -21,26 +13,28 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    add_config_arguments(parser)
-    parser.add_argument("--image_size", type=positive, help="side of the square input in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random image")
+    common.add_config_arguments(parser)
+    common.add_image_size_argument(parser)
     parser.add_argument(
-        "--artifact",
-        metavar="DIR",
-        help="compare this exported model, in every engine, with the model it came from",
+        "--seed", type=int, default=0, metavar="N", help="seed of the random image (default 0)"
     )
-    add_image_arguments(parser)
     parser.add_argument(
-        "--images",
-        nargs="+",
-        metavar="PATH",
+        "--artifact", metavar="DIR",
+        help="compare this exported model in every engine with the model it came from",
+    )  # fmt: skip
+    common.add_image_arguments(parser)
+    parser.add_argument(
+        "--images", nargs="+", metavar="PATH",
         help="with --artifact: image files or folders (default: the first of EvalDataset)",
-    )
+    )  # fmt: skip
     parser.add_argument("--no_eval", action="store_true", help="do not measure AP")
     parser.add_argument(
-        "--eval_images", type=positive, metavar="N", help="measure AP only on the first N images"
+        "--eval_images",
+        type=common.positive,
+        metavar="N",
+        help="measure AP only on the first N images",
     )
-    add_json_argument(parser)
+    common.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +54,7 @@ def _verify_pruned(args: argparse.Namespace) -> int:
     for flag in ("infer_img", "infer_dir", "images", "no_eval", "eval_images"):
         if getattr(args, flag):
             raise ConfigError(f"--{flag} is for exported models; add --artifact DIR")
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     size_hw = image_size_hw(cfg, args.image_size)
     pruned = session.model_with_weights(cfg, cfg.get("weights"), slim)
     plan = plan_of(pruned)
@@ -73,10 +67,7 @@ def _verify_pruned(args: argparse.Namespace) -> int:
     stages = compare_with_masked(pruned, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
         print(stage)
-    passed = bool(stages) and all(stage.passed for stage in stages)
-    print(f"{'pass' if passed else 'FAIL'}  {describe_cost(plan)}")
-    save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
-    return 0 if passed else 1
+    return _conclude(args, stages, describe_cost(plan))
 
 
 def _verify_artifact(args: argparse.Namespace) -> int:
@@ -85,18 +76,23 @@ def _verify_artifact(args: argparse.Namespace) -> int:
     from slim_det.training import session
     from slim_det.verify.artifact import verify_artifact
 
-    cfg, slim = read_configs(args)
+    cfg, slim = common.read_configs(args)
     if not args.no_eval:
         check_dataset(cfg, "EvalDataset")
     images = _images(args, cfg)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
     stages = verify_artifact(model, cfg, args.artifact, images, not args.no_eval, args.eval_images)
     _print(stages)
-    passed = all(stage.passed is not False for stage in stages)
     skipped = [stage.name for stage in stages if stage.passed is None]
     left_out = f" ({', '.join(skipped)} skipped)" if skipped else ""
-    print(f"{'pass' if passed else 'FAIL'}  {args.artifact}{left_out}")
-    save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
+    return _conclude(args, stages, f"{args.artifact}{left_out}")
+
+
+def _conclude(args: argparse.Namespace, stages: list[Stage], subject: str) -> int:
+    """Print the verdict on all stages, save them, and return the exit code."""
+    passed = bool(stages) and all(stage.verdict != "FAIL" for stage in stages)
+    print(f"{'pass' if passed else 'FAIL'}  {subject}")
+    common.save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
     return 0 if passed else 1
 
 
@@ -142,4 +138,4 @@ def _print(stages: list[Stage]) -> None:
             )
         ]
         table.add_row(stage.name, *figures, stage.verdict, stage.note)
-    table_console().print(table)
+    common.print_table(table)

@@ -1,9 +1,8 @@
 """COCO and VOC annotations of drawn images.
 
-Both name the same boxes: integer pixels counted from 0, with the right and the lower edge one
-past the last drawn pixel. PaddleDetection takes the numbers of a VOC file as they are and clips
-them to W - 1 and H - 1; every drawn object keeps one pixel off the border, so that nothing is
-ever clipped and both readers give equal boxes.
+Both contain the same boxes, in pixels from 0, with the right and lower edges one past the last
+pixel of the object. PaddleDetection clips VOC boxes to W - 1 and H - 1. Objects stay one pixel
+away from the border, so nothing is clipped and both readers give the same boxes.
 """
 
 from __future__ import annotations
@@ -16,43 +15,27 @@ from slim_det.demo.scene import CLASS_NAMES, Scene
 
 
 def coco_entries(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """Make the COCO annotations of one image.
+    """Make the COCO annotations of one image, numbered from `first_id`.
 
-    Args:
-        scene: The drawn image.
-        image_id: Its number in the COCO file.
-        first_id: Number of the first annotation; the others follow.
-
-    Returns:
-        One entry per object: `bbox` is x y w h in pixels, `area` is that of the box, as
-        pycocotools counts it for a detected box.
+    `bbox` is x y w h in pixels; `area` is that of the box.
     """
-    entries: list[dict[str, Any]] = []
-    for box, label in zip(scene.boxes.tolist(), scene.labels.tolist()):
-        x1, y1, x2, y2 = box
-        entries.append(
-            {
-                "id": first_id + len(entries),
-                "image_id": image_id,
-                "category_id": label + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": 0,
-            }
+    return [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": label + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+        }
+        for number, ((x1, y1, x2, y2), label) in enumerate(
+            zip(scene.boxes.tolist(), scene.labels.tolist()), start=first_id
         )
-    return entries
+    ]
 
 
 def coco_document(images: list[dict[str, Any]], entries: list[dict[str, Any]]) -> str:
-    """Make the text of a COCO file.
-
-    Args:
-        images: The COCO image entries.
-        entries: The COCO annotations of all these images.
-
-    Returns:
-        JSON text with the categories numbered from 1 in the order of the class names.
-    """
+    """Make a COCO file from its images and annotations; categories are numbered from 1."""
     categories = [
         {"id": number, "name": name, "supercategory": "shape"}
         for number, name in enumerate(CLASS_NAMES, start=1)
@@ -62,16 +45,9 @@ def coco_document(images: list[dict[str, Any]], entries: list[dict[str, Any]]) -
 
 
 def voc_document(scene: Scene, file_name: str, image_id: int) -> str:
-    """Make the text of the VOC file of one image.
+    """Make the VOC file of one image.
 
-    Args:
-        scene: The drawn image.
-        file_name: Name of the image file, without its folder.
-        image_id: The number that the image has in the COCO file; PaddleDetection reads it from
-            the tag `id`, so that both readers number the images alike.
-
-    Returns:
-        XML text; `bndbox` holds pixels.
+    PaddleDetection reads the tag `id`, which gives an image the same number as in the COCO file.
     """
     height, width, depth = scene.image.shape
     root = ET.Element("annotation")

@@ -1,4 +1,4 @@
-"""The demo: train, prune, fine-tune, evaluate, export, all through the public commands."""
+"""The demo: trains, prunes, fine-tunes, exports and evaluates with the public commands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_det.core.errors import ConfigError, SlimDetError
+from slim_det.core.files import write_json
 from slim_det.demo import draw_shapes
 
 CONFIG = "configs/yolov3/shapes.yml"
@@ -23,21 +24,21 @@ NUM_TRAIN = 480
 NUM_VAL = 80
 IMAGE_SIZE_HW = (128, 128)
 PICTURES = 4
-LEAST_AP50 = 0.5
+MIN_AP50 = 0.5
 
 
 def run_demo(output_dir: str | Path) -> dict[str, Any]:
-    """Run the whole chain in the current folder, which holds ``configs/``.
+    """Run the complete workflow in the current folder, which must contain ``configs/``.
 
     Args:
-        output_dir: For checkpoints, exported models, figures and the picture.
+        output_dir: Folder for checkpoints, exported models, results and the picture.
 
     Returns:
-        The rows of the final table under ``rows``, and ``seconds``.
+        ``rows`` of the final table, metrics before fine-tuning (``cut_only``), and ``seconds``.
 
     Raises:
-        ConfigError: The configurations are not below the current folder.
-        SlimDetError: A command failed, or the base model is too weak to show anything.
+        ConfigError: A configuration is not below the current folder.
+        SlimDetError: A command failed, or the base model did not learn enough.
     """
     for path in (CONFIG, FINE_TUNE, SLIM):
         if not Path(path).is_file():
@@ -45,34 +46,32 @@ def run_demo(output_dir: str | Path) -> dict[str, Any]:
     start, out = time.monotonic(), Path(output_dir)
     out.mkdir(parents=True, exist_ok=True)
     print(f"drawing the data set in {DATA}")
-    draw_shapes(
-        Path(DATA).resolve(), num_train=NUM_TRAIN, num_val=NUM_VAL, image_size_hw=IMAGE_SIZE_HW
-    )
+    draw_shapes(DATA, NUM_TRAIN, NUM_VAL, IMAGE_SIZE_HW)
     _copy_samples(out / "samples")
-    base, cut = f"{out}/base/shapes/model_final", f"{out}/r578/shapes_finetune/model_final"
+    base, pruned = f"{out}/base/shapes/model_final", f"{out}/r578/shapes_finetune/model_final"
     _run("train", "-c", CONFIG, "--seed", "0", "-o", f"save_dir={out}/base")
     _run("eval", "-c", CONFIG, "-o", f"weights={base}", "--slim_config", SLIM,
          "--json", f"{out}/cut_only.json")  # fmt: skip
     _run("train", "-c", FINE_TUNE, "--seed", "0", "--slim_config", SLIM,
          "-o", f"save_dir={out}/r578", f"pretrain_weights={base}")  # fmt: skip
-    rows = [_measure(out, "base", CONFIG, base), _measure(out, "r578", FINE_TUNE, cut)]
+    rows = [_measure(out, "base", CONFIG, base), _measure(out, "r578", FINE_TUNE, pruned)]
     _add_latency(rows)
     figures = {
         "rows": rows,
         "cut_only": json.loads((out / "cut_only.json").read_text(encoding="utf-8")),
         "seconds": time.monotonic() - start,
     }
-    (out / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "demo.json", figures)
     _draw(out, rows)
-    if rows[0]["ap50"] <= LEAST_AP50:
+    if rows[0]["ap50"] <= MIN_AP50:
         raise SlimDetError(
-            f"the base model reaches AP50 {rows[0]['ap50']:.3f}, expected more than {LEAST_AP50}"
+            f"the base model reaches AP50 {rows[0]['ap50']:.3f}, expected more than {MIN_AP50}"
         )
     return figures
 
 
 def _run(*arguments: str) -> None:
-    """Run one command as a user would, and show it."""
+    """Print and run one command, in a process of its own."""
     print(f"$ slim-det {shlex.join(arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "slim_det.cli", *arguments], check=False)
     if done.returncode:
@@ -80,14 +79,14 @@ def _run(*arguments: str) -> None:
 
 
 def _copy_samples(folder: Path) -> None:
-    """The last validation images, for the picture."""
+    """Copy the last validation images, for the picture."""
     folder.mkdir(exist_ok=True)
     for sample in sorted(Path(DATA, "images").glob("*.jpg"))[-PICTURES:]:
         shutil.copy(sample, folder)
 
 
 def _measure(out: Path, name: str, config: str, weights: str) -> dict[str, Any]:
-    """Export one model, and evaluate and try the very file that was exported."""
+    """Export one model, evaluate the exported file and draw its boxes on the samples."""
     exported, folder = out / f"{name}_export.json", out / "export" / name
     _run("export", "-c", config, "-o", f"weights={weights}", "--output_dir", str(folder),
          "--json", str(exported))  # fmt: skip
@@ -108,7 +107,7 @@ def _add_latency(rows: list[dict[str, Any]]) -> None:
 
 
 def _draw(out: Path, rows: list[dict[str, Any]]) -> None:
-    """One picture: a column an image, a row a model."""
+    """Save a picture of the detections: one column per image, one row per model."""
     from PIL import Image, ImageDraw
 
     names = sorted(os.listdir(out / "pictures" / rows[0]["name"]))

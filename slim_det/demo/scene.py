@@ -1,7 +1,7 @@
-"""One drawn image with its exact ground truth.
+"""Draws one image with its exact ground truth.
 
-The geometry and the colours come from two independent random streams: what an object looks
-like says nothing about its class, and the boxes do not depend on how the pixels are painted.
+Geometry and colours come from two independent random streams, so colours tell nothing about the
+class, and boxes do not depend on how pixels are painted.
 """
 
 from __future__ import annotations
@@ -54,58 +54,32 @@ class Scene:
     labels: IntArray
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the objects lie: coverages are float32 (h, w) in [0, 1], one per box."""
-
-    owner: ByteArray
-    boxes: IntArray
-    labels: IntArray
-    coverages: tuple[FloatArray, ...]
-
-
 def draw_scene(seed: int, index: int, image_size_hw: tuple[int, int]) -> Scene:
-    """Draw the image `index` of the series `seed`.
+    """Draw one image; equal arguments give equal images.
 
     Args:
-        seed: Non-negative number of the series.
-        index: Non-negative place of the image in the series.
+        seed: Seed of a series of images, 0 or more.
+        index: Number of the image in the series, 0 or more.
         image_size_hw: Height and width in pixels, 64 or more each.
-
-    Returns:
-        The image with its ground truth; it depends on nothing but the arguments.
-
-    Raises:
-        ValueError: If `seed` or `index` is negative.
     """
     key = [seed, index, *image_size_hw]
-    layout = _lay_out(np.random.default_rng([*key, _LAYOUT_STREAM]), image_size_hw)
+    layout_rng = np.random.default_rng([*key, _LAYOUT_STREAM])
+    owner, boxes, labels, coverages = _lay_out(layout_rng, image_size_hw)
     rng = np.random.default_rng([*key, _PAINT_STREAM])
     background = _background(rng, image_size_hw)
     canvas = background.copy()
     softness = float(rng.uniform(0.3, 0.9))
-    for box, coverage in zip(layout.boxes.tolist(), layout.coverages):
+    for box, coverage in zip(boxes.tolist(), coverages):
         _paint_object(rng, canvas, box, coverage, softness)
     # One noise field for both, so that they stay equal outside the objects.
     noise = rng.normal(0.0, rng.uniform(1.5, 6.0), canvas.shape).astype(np.float32)
-    return Scene(
-        _to_bytes(canvas + noise),
-        _to_bytes(background + noise),
-        layout.owner,
-        layout.boxes,
-        layout.labels,
-    )
+    return Scene(_to_bytes(canvas + noise), _to_bytes(background + noise), owner, boxes, labels)
 
 
 def box_overlaps(box: IntArray, boxes: IntArray) -> npt.NDArray[np.float64]:
-    """Share of the smaller box that is covered, for `box` against each of `boxes`.
+    """Intersection of `box` (4,) with each of `boxes` (N, 4), as a share of the smaller box.
 
-    Args:
-        box: One box of shape (4,), x1 y1 x2 y2 in pixels.
-        boxes: Boxes of shape (N, 4) in the same form.
-
-    Returns:
-        float64 of shape (N,) in [0, 1]; never smaller than the IoU.
+    Boxes are x1 y1 x2 y2 in pixels. The share, float64 (N,), is never smaller than the IoU.
     """
     top_left = np.maximum(box[:2], boxes[:, :2])
     bottom_right = np.minimum(box[2:], boxes[:, 2:])
@@ -115,8 +89,10 @@ def box_overlaps(box: IntArray, boxes: IntArray) -> npt.NDArray[np.float64]:
     return np.asarray(shared / smaller, np.float64)
 
 
-def _lay_out(rng: np.random.Generator, hw: tuple[int, int]) -> _Layout:
-    """Choose classes, sizes and places; objects that find no room are left out."""
+def _lay_out(
+    rng: np.random.Generator, hw: tuple[int, int]
+) -> tuple[ByteArray, IntArray, IntArray, list[FloatArray]]:
+    """Choose the objects: owners, boxes, labels, coverages; those without room are left out."""
     count = int(rng.integers(1, MAX_OBJECTS + 1))
     low, high = np.log(SIDE_RANGE)
     # Large objects first: small ones find room in what is left.
@@ -136,7 +112,7 @@ def _lay_out(rng: np.random.Generator, hw: tuple[int, int]) -> _Layout:
         boxes = np.vstack([boxes, box])
         x1, y1, x2, y2 = box.tolist()
         owner[y1:y2, x1:x2][coverage >= 0.5] = len(labels)
-    return _Layout(owner, boxes, np.array(labels, np.int64), tuple(coverages))
+    return owner, boxes, np.array(labels, np.int64), coverages
 
 
 def _find_place(

@@ -1,17 +1,16 @@
-"""A small detection data set drawn from a seed, in the COCO and in the VOC layout."""
+"""A small detection data set, drawn from a seed and annotated for COCO and for VOC."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+from slim_det.core.files import staged_folder
 from slim_det.demo.annotations import coco_document, coco_entries, voc_document
 from slim_det.demo.scene import CLASS_NAMES, Scene, draw_scene
 
@@ -24,17 +23,16 @@ _RECORD = "shapes.json"
 
 @dataclass(frozen=True)
 class ShapesDataSet:
-    """Where a drawn data set lies; every path is absolute.
+    """Absolute paths of a drawn data set.
 
     Attributes:
-        root: The folder that holds everything; the data set folder of a reader.
-        image_dir: Folder of the images; the COCO file names are relative to it.
+        root: The data set folder.
+        image_dir: Folder of the images; COCO file names are relative to it.
         train_coco: COCO annotations of the training images.
         val_coco: COCO annotations of the validation images.
-        train_voc: VOC list of the training images; its lines are relative to `root`.
-        val_voc: VOC list of the validation images; its lines are relative to `root`.
-        label_list: The class names, one a line, for the VOC reader.
-        class_names: The class names in the order of the class indices.
+        train_voc: VOC list of the training images; paths in it are relative to `root`.
+        val_voc: VOC list of the validation images; paths in it are relative to `root`.
+        label_list: The class names, one per line, for the VOC reader.
     """
 
     root: Path
@@ -44,7 +42,6 @@ class ShapesDataSet:
     train_voc: Path
     val_voc: Path
     label_list: Path
-    class_names: tuple[str, ...]
 
 
 def draw_shapes(
@@ -54,27 +51,23 @@ def draw_shapes(
     image_size_hw: tuple[int, int] = (160, 160),
     seed: int = 0,
 ) -> ShapesDataSet:
-    """Draw a detection data set below `root`, or keep the one that is there.
+    """Draw a detection data set, unless `root` already holds the same one.
 
-    The images are numbered through: the training images come first, the validation images
-    follow. Image i depends on `seed`, i and `image_size_hw` only. The folder appears at once,
-    when it is complete; a run that ends early leaves nothing at `root`.
+    Validation images are numbered after the training images. Image i only depends on `seed`, i
+    and `image_size_hw`. The folder is created when everything is drawn, so an interrupted run
+    leaves nothing at `root`.
 
     Args:
-        root: Folder to make. A complete data set drawn there earlier with the same arguments is
-            kept as it is.
+        root: Folder to create.
         num_train: Number of training images, 1 or more.
         num_val: Number of validation images, 1 or more.
         image_size_hw: Height and width of the images in pixels, 64 or more each.
-        seed: Non-negative number that chooses the series of images.
-
-    Returns:
-        The paths of the data set and its class names.
+        seed: Seed of the images, 0 or more.
 
     Raises:
-        ValueError: If a count, the image size or the seed is out of range.
-        FileExistsError: If `root` holds anything else than this very data set.
-        OSError: If the folder cannot be written.
+        ValueError: A count, the image size or the seed is out of range.
+        FileExistsError: `root` holds something else.
+        OSError: The folder cannot be written.
     """
     _check_arguments(num_train, num_val, image_size_hw, seed)
     height, width = image_size_hw
@@ -90,13 +83,10 @@ def draw_shapes(
     if _is_drawn(target, record):
         return data_set
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
-    try:
-        draft.mkdir()
+    with staged_folder(target) as draft:
         _write_all(draft, record)
-        _publish(draft, target, record)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        # Another process may have drawn here meanwhile; only the same data set may be replaced.
+        _is_drawn(target, record)
     return data_set
 
 
@@ -129,16 +119,11 @@ def _paths(root: Path) -> ShapesDataSet:
         train_voc=root / "train.txt",
         val_voc=root / "val.txt",
         label_list=root / "label_list.txt",
-        class_names=CLASS_NAMES,
     )
 
 
 def _is_drawn(target: Path, record: dict[str, Any]) -> bool:
-    """Tell whether `target` holds this data set; False means that the place is free.
-
-    Raises:
-        FileExistsError: If `target` holds something else.
-    """
+    """Whether `target` holds this data set; False if there is nothing, an error if other files."""
     advice = "give another folder or remove this one"
     if not target.exists():
         return False
@@ -151,7 +136,7 @@ def _is_drawn(target: Path, record: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise FileExistsError(f"{target} holds files that are no shapes data set; {advice}")
+        raise FileExistsError(f"{target} holds files that are not a shapes data set; {advice}")
     if found != record:
         differing = ", ".join(
             f"{key}={found.get(key)!r} instead of {value!r}"
@@ -180,20 +165,10 @@ def _file_names(index: int) -> tuple[str, str]:
     return f"images/{index:06d}.jpg", f"Annotations/{index:06d}.xml"
 
 
-def _publish(draft: Path, target: Path, record: dict[str, Any]) -> None:
-    """Move the finished folder to its place."""
-    try:
-        os.replace(draft, target)
-    except OSError:
-        # Another process may have drawn the same data set in the meantime.
-        if not _is_drawn(target, record):
-            raise
-
-
 def _write_all(root: Path, record: dict[str, Any]) -> None:
     paths = _paths(root)
     for folder in (paths.image_dir, paths.train_coco.parent, root / "Annotations"):
-        # On a file system that ignores case two of the three are one folder.
+        # Two of them are the same folder on a file system that ignores case.
         folder.mkdir(exist_ok=True)
     num_train, total = record["num_train"], record["num_train"] + record["num_val"]
     _write_split(root, paths.train_coco, paths.train_voc, range(num_train), record)

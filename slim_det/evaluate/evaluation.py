@@ -71,7 +71,7 @@ class EvalResult:
         bands = f"; {self.bands}" if self.bands else ""
         return (
             f"{self.metric} {self.ap:.4f} on {self.num_images} images "
-            f"({classes or 'no objects'}{bands}); {self.latency_ms:.1f} ms an image, {self.engine}"
+            f"({classes or 'no objects'}{bands}); {self.latency_ms:.1f} ms per image, {self.engine}"
         )
 
 

@@ -1,4 +1,4 @@
-"""How a solution is reported: figures, the slim file, tables for people, a picture."""
+"""Reports the pruning ratios found for a budget: JSON, slim file, tables and a plot."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from slim_det.planning.budget.search import FrontRow, Solution
+from slim_det.compress.prune.groups import ModelGroups
+from slim_det.planning.budget.search import Solution
 from slim_det.planning.budget.targets import UNITS, Target
+from slim_det.report.tables import text_table
 from slim_det.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 TARGET_TEXTS = {
@@ -21,21 +24,22 @@ TARGET_TEXTS = {
     "macs": "{:.2%} of the MACs removed",
     "params": "{:.2%} of the parameters removed",
     "latency": "{:.2%} of the latency removed",
-    "latency_ms": "at most {:g} ms an image",
+    "latency_ms": "at most {:g} ms per image",
 }
-AXIS_TEXTS = {"macs": "MACs of one image", "params": "parameters", "latency_ms": "latency, ms"}
+LABELS = {"macs": "MACs", "params": "parameters", "latency_ms": "latency, ms"}
+DIGITS = {"macs": 0, "params": 0, "latency_ms": 3}
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the losses came from.
+    """The sensitivity file that the losses were read from.
 
     Attributes:
-        file: Name of the sensitivity file, without its folder.
-        sha256: Of its content.
+        file: Name of the file, without its folder.
+        sha256: Digest of its content.
         metric: Name of the metric.
-        baseline: Metric of the unpruned model, 0 to 1; None where it is not known.
-        criterion: Which channels were cut.
+        baseline: Metric of the unpruned model, 0 to 1; None if unknown.
+        criterion: Name of the criterion that channels were chosen by.
     """
 
     file: str
@@ -45,7 +49,7 @@ class Provenance:
     criterion: str
 
     def predicted(self, retained: float) -> float | None:
-        """The metric that is predicted where a share of it is left."""
+        """The predicted metric if this share of it remains; None without a baseline."""
         return None if self.baseline is None else self.baseline * retained
 
 
@@ -54,12 +58,12 @@ class Report:
     """A solution and everything that is reported about it.
 
     Attributes:
-        target: What was asked for.
-        solution: What was found.
-        ratios: Group -> ratio that the pruner is given; groups that are not pruned are absent.
-        align: Alignment that it is given.
+        target: The budget.
+        solution: The best plan within it.
+        ratios: Group -> pruning ratio; groups that are not pruned are absent.
+        align: Alignment of the pruner.
         provenance: Where the losses came from.
-        measured_ap: Metric of the pruned model, 0 to 1; None where it was not measured.
+        measured_ap: Metric of the pruned model, 0 to 1; None if not measured.
     """
 
     target: Target
@@ -70,7 +74,7 @@ class Report:
     measured_ap: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures under their JSON keys; counts as integers."""
+        """The report with its JSON keys; counts are integers."""
         solution, source = self.solution, self.provenance
         figures: dict[str, Any] = {
             "target": {"kind": self.target.kind, "value": self.target.value},
@@ -98,7 +102,7 @@ class Report:
         return {**figures, "method": solution.method}
 
     def slim_file(self) -> str:
-        """The slim file that `train --slim_config` takes, provenance in its comments."""
+        """The slim file for `train --slim_config`; comments say where the ratios come from."""
         source, solution = self.provenance, self.solution
         settings: dict[str, Any] = {"criterion": source.criterion, "pruned_ratios": self.ratios}
         if self.align > 1:
@@ -118,124 +122,103 @@ class Report:
 
     @property
     def target_text(self) -> str:
-        """What was asked for, in a phrase."""
+        """The target in a phrase."""
         return TARGET_TEXTS[self.target.kind].format(self.target.value)
 
     @property
     def cost_lines(self) -> list[str]:
-        """One line a resource: before, after, change."""
+        """One line per resource: before, after, change."""
         lines = []
         for name, before in self.solution.before.items():
-            after = self.solution.after[name]
-            digits = 3 if name == "latency_ms" else 0
+            after, digits = self.solution.after[name], DIGITS[name]
             change = f" ({after / before - 1.0:+.2%})" if before else ""
-            label = "latency, ms" if name == "latency_ms" else UNITS[name]
-            lines.append(f"{label}: {before:.{digits}f} -> {after:.{digits}f}{change}")
+            lines.append(f"{LABELS[name]}: {before:.{digits}f} -> {after:.{digits}f}{change}")
         return lines
 
     def __str__(self) -> str:
-        """Costs, prediction and measurement for people."""
+        """Costs, predicted metric and measured metric for the terminal."""
         source, retained = self.provenance, self.solution.retained
-        measured = _metric(self.measured_ap, "not measured")
         lines = [
             *self.cost_lines,
             f"{source.metric}, before any fine-tuning: baseline {_metric(source.baseline)}, "
             f"predicted {_metric(source.predicted(retained))} ({1.0 - retained:.2%} lost), "
-            f"measured: {measured}",
+            f"measured: {_metric(self.measured_ap, 'not measured')}",
             f"solved by {self.solution.method}",
         ]
         return "\n".join(lines)
 
 
-def ratio_table(report: Report, kept: dict[str, tuple[int, int]]) -> Table:
-    """The ratio of every group.
-
-    Args:
-        report: The report.
-        kept: Group name -> channels before and after.
-    """
-    from rich.table import Table
-
-    table = Table("group", "ratio", "channels", "kept", box=None)
-    for name, (before, after) in kept.items():
-        ratio = report.ratios.get(name)
-        table.add_row(name, "" if ratio is None else f"{ratio:.4g}", str(before), str(after))
-    return table
+def ratio_table(report: Report, groups: ModelGroups) -> Table:
+    """Ratio and channels of every group that may be pruned."""
+    rows = []
+    for name, removed in report.solution.removed.items():
+        group, ratio = groups.groups[name], report.ratios.get(name)
+        kept = group.channels_kept(removed)
+        rows.append((name, f"{ratio:.4g}" if ratio else "", str(group.channels), str(kept)))
+    return text_table(("group", "ratio", "channels", "kept"), rows)
 
 
 def front_table(report: Report) -> Table:
-    """About a dozen budgets, each with the best that is predicted within it."""
-    from rich.table import Table
-
+    """About a dozen budgets, each with the best predicted metric within it."""
     resource, source = report.solution.resource, report.provenance
-    digits = 3 if resource == "latency_ms" else 0
-    title = f"predicted {source.metric}"
-    table = Table(f"{UNITS[resource]} left", "removed", title, "lost", box=None)
-    for row in report.solution.rows:
-        table.add_row(
-            f"{row.cost:.{digits}f}",
+    columns = (f"{UNITS[resource]} left", "removed", f"predicted {source.metric}", "lost")
+    rows = [
+        (
+            f"{row.cost:.{DIGITS[resource]}f}",
             f"{row.removed:.1%}",
             _metric(source.predicted(row.retained)),
             f"{1.0 - row.retained:.1%}",
         )
-    return table
+        for row in report.solution.rows
+    ]
+    return text_table(columns, rows)
 
 
-def plot_front(report: Report) -> Callable[[str], None]:
-    """A picture of the front with the chosen plan; returns a function that writes it to a path."""
+def plot_front(report: Report) -> Figure:
+    """Plot the predicted metric over the budget, and the chosen plan."""
+    from matplotlib.figure import Figure
+
     solution, source = report.solution, report.provenance
     scale = 1.0 if source.baseline is None else source.baseline
     label = "share of the metric" if source.baseline is None else source.metric
-
-    def draw(path: str) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.add_subplot()
-        front = sorted(solution.front, key=_cost)
-        axes.step(
-            [row.cost for row in front],
-            [row.retained * scale for row in front],
-            where="post",
-            marker="." if len(front) <= len(solution.rows) else "",
-            label="best that is predicted",
-        )
-        after = solution.after[solution.resource]
-        axes.plot(after, solution.retained * scale, "o", label=f"plan: {report.target_text}")
-        if report.measured_ap is not None:
-            axes.plot(after, report.measured_ap, "x", label="measured")
-        before = solution.before[solution.resource]
-        axes.plot(before, scale, "s", label="unpruned")
-        axes.set_xlabel(AXIS_TEXTS[solution.resource])
-        axes.set_ylabel(f"{label}, before fine-tuning")
-        axes.set_ylim(bottom=0.0)
-        axes.set_title(f"{source.file}: what a budget costs")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        FigureCanvasAgg(figure).print_png(path)
-
-    return draw
+    before, after = (costs[solution.resource] for costs in (solution.before, solution.after))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.step(
+        [row.cost for row in solution.front],
+        [row.retained * scale for row in solution.front],
+        where="post",
+        marker="." if len(solution.front) <= len(solution.rows) else "",
+        label="best predicted",
+    )
+    axes.plot(after, solution.retained * scale, "o", label=f"plan: {report.target_text}")
+    if report.measured_ap is not None:
+        axes.plot(after, report.measured_ap, "x", label="measured")
+    axes.plot(before, scale, "s", label="unpruned")
+    axes.set_xlabel(LABELS[solution.resource])
+    axes.set_ylabel(f"{label}, before fine-tuning")
+    axes.set_ylim(bottom=0.0)
+    axes.set_title(f"{source.file}: predicted metric for each budget")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def outputs(report: Report, output: str, png: str | None) -> dict[Path, Callable[[str], None]]:
-    """What to write where, for `slim_det.core.files.write_atomically`."""
+    """Functions that write the slim file and the plot, for `write_atomically`."""
 
     def write_slim_file(path: str) -> None:
         Path(path).write_text(report.slim_file(), encoding="utf-8")
 
     files: dict[Path, Callable[[str], None]] = {Path(output): write_slim_file}
     if png:
-        files[Path(png)] = plot_front(report)
+        figure = plot_front(report)
+        files[Path(png)] = lambda path: figure.savefig(path, format="png")
     return files
 
 
-def _cost(row: FrontRow) -> float:
-    return row.cost
-
-
 def _plain(name: str, value: float | None) -> float | int | None:
-    return int(round(value)) if value is not None and name != "latency_ms" else value
+    return value if value is None or name == "latency_ms" else round(value)
 
 
 def _metric(value: float | None, unknown: str = "unknown") -> str:

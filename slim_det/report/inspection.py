@@ -1,7 +1,8 @@
-"""Inspection: every group of a model, what a pruner would do to it, and the totals."""
+"""Inspection: the groups of a model, what a pruner would do to them, and the totals."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,14 +28,14 @@ class GroupReport:
         name: Module path of its first layer.
         channels: Output channels.
         kept: Output channels that remain.
-        ratio: Requested share; 0 where it is not pruned.
+        ratio: Requested share to remove; 0 if the group is not pruned.
         prunable: Whether it can be pruned.
-        reason: Why not; '' where it can.
+        reason: Why it cannot be pruned; '' if it can.
         layers: Module paths of all layers that are pruned together.
         macs_before: MACs of these layers.
-        macs_after: After the cut, of this group and of those that feed it.
+        macs_after: MACs of these layers after pruning this group and those that feed it.
         params_before: Parameters of these layers.
-        params_after: After the cut.
+        params_after: Parameters of these layers after pruning.
     """
 
     name: str
@@ -55,9 +56,9 @@ class Inspection:
     """Totals and groups of a model.
 
     Attributes:
-        image_size_hw: Height and width of the MACs, in pixels.
+        image_size_hw: Height and width that MACs were counted at, in pixels.
         before: Cost of the unpruned model.
-        after: Cost after the cut; the same where nothing is cut.
+        after: Cost of the pruned model; equal to ``before`` if nothing is pruned.
         groups: In execution order.
         macs_deformable: MACs of deformable convolutions in ``before`` and ``after``.
     """
@@ -69,21 +70,21 @@ class Inspection:
     macs_deformable: tuple[int, int] = (0, 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """The result under its JSON keys."""
+        """The result with its JSON keys."""
         return {
             "image_size_hw": list(self.image_size_hw),
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
-            "macs_deformable": {
-                "before": self.macs_deformable[0],
-                "after": self.macs_deformable[1],
-            },
+            "macs_deformable": dict(zip(("before", "after"), self.macs_deformable)),
             "groups": [asdict(group) for group in self.groups],
         }
 
     def __str__(self) -> str:
-        """The totals for people, with the figures in published tables' units beside them."""
+        """The totals for the terminal, also in the units of published tables."""
         height, width = self.image_size_hw
+        costs = (self.before, self.after)
+        gflops = [(c.macs - d) / GIBI for c, d in zip(costs, self.macs_deformable)]
+        mib = [cost.params * 4 / MEBI for cost in costs]
         lines = [
             f"at {height}x{width}, batch 1 (FLOPs = 2 x MACs)",
             _row("MACs", self.before.macs, self.after.macs),
@@ -91,10 +92,8 @@ class Inspection:
             _row("trainable", self.before.params_trainable, self.after.params_trainable),
             f"float32 size: {self.before.size_mb:.2f} MB -> {self.after.size_mb:.2f} MB",
             "in the units of PaddleDetection's published tables: "
-            f"{_published(self.before.macs, self.macs_deformable[0])} -> "
-            f"{_published(self.after.macs, self.macs_deformable[1])} GFLOPs (MACs / 2^30, without "
-            f"deformable convolutions), {self.before.params * 4 / MEBI:.2f} -> "
-            f"{self.after.params * 4 / MEBI:.2f} MiB of float32",
+            f"{gflops[0]:.2f} -> {gflops[1]:.2f} GFLOPs (MACs / 2^30, without deformable "
+            f"convolutions), {mib[0]:.2f} -> {mib[1]:.2f} MiB of float32",
         ]
         if self.macs_deformable[0]:
             lines.insert(2, _row("  of which deformable", *self.macs_deformable))
@@ -104,12 +103,12 @@ class Inspection:
 def inspect_model(
     model: paddle.nn.Layer, image_size_hw: tuple[int, int], pruner: Pruner | None = None
 ) -> Inspection:
-    """Find the groups of a model and, with a pruner, what it would cut; nothing is changed.
+    """List the groups of a model and what a pruner would remove; the model is not changed.
 
     Args:
-        model: A ppdet detector, weights or not.
+        model: A ppdet detector, with or without weights.
         image_size_hw: Height and width in pixels.
-        pruner: Decides what is pruned; None only to inspect.
+        pruner: The pruner; None if nothing is to be pruned.
     """
     trace = trace_detector(model, image_size_hw)
     groups = find_groups(model, trace)
@@ -152,14 +151,14 @@ def _report(
         prunable=group.prunable,
         reason=group.reason,
         layers=tuple(name.rsplit(".", 1)[0] for name in own if name.endswith(".weight")),
-        macs_before=sum(macs[0].get(name, 0) for name in own),
-        macs_after=sum(macs[1].get(name, 0) for name in own),
-        params_before=sum(sizes[0][name] for name in own),
-        params_after=sum(sizes[1][name] for name in own),
+        macs_before=_sum(macs[0], own),
+        macs_after=_sum(macs[1], own),
+        params_before=_sum(sizes[0], own),
+        params_after=_sum(sizes[1], own),
     )
 
 
-def _sum(counts: dict[str, int], names: set[str]) -> int:
+def _sum(counts: dict[str, int], names: Iterable[str]) -> int:
     return sum(counts.get(name, 0) for name in names)
 
 
@@ -168,7 +167,3 @@ def _row(label: str, before: float, after: float) -> str:
         return f"{label}: {before:.0f}"
     change = after / before - 1 if before else 0.0
     return f"{label}: {before:.0f} -> {after:.0f} ({change:+.2%})"
-
-
-def _published(macs: int, deformable: int) -> str:
-    return f"{(macs - deformable) / GIBI:.2f}"

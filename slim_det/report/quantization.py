@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import paddle
@@ -14,6 +14,7 @@ from slim_det.compress.quantize.quantization_error import QuantizationError
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import QuantError
 from slim_det.graph.integers import levels
+from slim_det.report.tables import text_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,11 +26,12 @@ class LayerRow:
 
     Attributes:
         name: Module path.
-        reason: Why it stays in float, with the rest None; '' where it is quantized.
+        reason: Why it stays in float (then the rest is None); '' if it is quantized.
         input_range: Largest absolute value of its input that is not clipped.
         input_scale: Value of one integer step of the input.
         weight_range: Smallest and largest range of its output channels, batch norm folded.
-        sqnr_db: Signal to quantization noise of its output, the layer by itself, in decibels.
+        sqnr_db: Signal-to-quantization-noise ratio of the output, with only this layer
+            quantized, in decibels.
     """
 
     name: str
@@ -40,17 +42,11 @@ class LayerRow:
     sqnr_db: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The row under its JSON keys; an SQNR without noise is null."""
-        finite = self.sqnr_db is not None and math.isfinite(self.sqnr_db)
-        return {
-            "name": self.name,
-            "precision": "float32" if self.reason else "int8",
-            "reason": self.reason,
-            "input_range": self.input_range,
-            "input_scale": self.input_scale,
-            "weight_range": list(self.weight_range) if self.weight_range else None,
-            "sqnr_db": self.sqnr_db if finite else None,
-        }
+        """The row with its JSON keys; an infinite SQNR is null."""
+        row = {**asdict(self), "precision": "float32" if self.reason else "int8"}
+        if self.sqnr_db is not None and not math.isfinite(self.sqnr_db):
+            row["sqnr_db"] = None
+        return row
 
 
 def layer_rows(
@@ -86,23 +82,20 @@ def layer_rows(
 
 def report_table(rows: list[LayerRow]) -> Table:
     """The rows as a table for the terminal."""
-    from rich.table import Table
-
-    table = Table(
-        "layer", "input range", "input scale", "weight ranges", "SQNR dB", "in float", box=None
-    )
-    for row in rows:
-        low, high = row.weight_range or (0.0, 0.0)
-        table.add_row(
+    columns = ("layer", "input range", "input scale", "weight ranges", "SQNR dB", "in float")
+    cells = [
+        (
             row.name,
-            _number(row.input_range),
-            _number(row.input_scale),
-            f"{low:.4g} .. {high:.4g}" if row.weight_range else "",
-            "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+            _number(row.input_range, ".4g"),
+            _number(row.input_scale, ".4g"),
+            " .. ".join(f"{limit:.4g}" for limit in row.weight_range or ()),
+            _number(row.sqnr_db, ".1f"),
             row.reason,
         )
-    return table
+        for row in rows
+    ]
+    return text_table(columns, cells)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""The picture of a sensitivity analysis."""
+"""The plot of a sensitivity analysis."""
 
 from __future__ import annotations
 
@@ -20,22 +20,17 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#
 
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_ROWS = 36
-"""Entries in a column of the legend."""
+_LEGEND_ROWS = 36
 
 
 def plot_losses(result: SensitivityResult, path: str | Path) -> None:
-    """Draw loss against the share of channels removed, one line for each group, as a PNG file.
+    """Plot loss over the share of channels removed, one line per group, as a PNG file.
 
-    Layers of one block (all of ``neck.yolo_block.0``) share line style and marker; colour
-    tells the layers of a block apart. Bands are the 5th to 95th percentile of the bootstrap.
-
-    Args:
-        result: At least one point.
-        path: The file, written atomically.
+    Layers of one block (such as ``neck.yolo_block.0``) share line style and marker and differ in
+    colour. Bands are the 5th to 95th percentile of the bootstrap.
 
     Raises:
-        SensitivityError: There is no point.
+        SensitivityError: The result has no point.
         ConfigError: The folder cannot be written to.
     """
     if not result.groups:
@@ -45,10 +40,9 @@ def plot_losses(result: SensitivityResult, path: str | Path) -> None:
 
 
 def block_of(name: str) -> str:
-    """The part of a model that a layer is in: its path to the first number.
+    """The block of a layer: its path up to the first number, or without its last part.
 
-    ``neck.yolo_block.0.tip`` is in ``neck.yolo_block.0``; a path without a number is in the
-    path above it.
+    ``neck.yolo_block.0.tip`` is in ``neck.yolo_block.0``, ``backbone.conv1`` in ``backbone``.
     """
     parts = name.split(".")
     for index, part in enumerate(parts):
@@ -58,10 +52,10 @@ def block_of(name: str) -> str:
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line style and marker of each group; no two alike among 64.
+    """Colour, line style and marker of each group; up to 64 groups all differ.
 
-    Colour is the place within the block, the others are the block's. A block of more than 8
-    continues with the style of a new one; where that makes too many, every 8 names are a block.
+    Colour tells the layers of a block apart; line style and marker tell blocks apart. A block of
+    more than 8 layers counts as several; if that gives too many blocks, every 8 names are one.
     """
     from matplotlib.rcsetup import cycler
 
@@ -86,12 +80,10 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _draw(result: SensitivityResult) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = -(-len(result.groups) // _ROWS)
+    columns = -(-len(result.groups) // _LEGEND_ROWS)
     figure = Figure(figsize=(7.5 + 3.5 * columns, 6.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_lines(axes, result)
     figure.legend(loc="outside right upper", ncols=columns, fontsize=8, handlelength=3.5)

@@ -1,4 +1,4 @@
-"""A command that must be refused."""
+"""Fixture for commands that must be refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.commands import Outcome, files_below
 def refused(
     cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """Run a command that must end with exit code 2, one line, and no file; gives the line."""
+    """Run a command that must exit with 2, print one line and write nothing; returns the line."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: Any) -> str:

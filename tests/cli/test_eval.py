@@ -22,6 +22,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn data set of faces in WIDER FACE's layout."""
     return draw_faces(tmp_path_factory.mktemp("faces") / "set")
 
 

@@ -24,6 +24,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def run(tiny: Path, whole: Path) -> tuple[Any, ...]:
+    """Arguments of `quantize` on untrained weights of the tiny detector."""
     return ("quantize", "-c", tiny, "-o", f"weights={whole}")
 
 

@@ -17,6 +17,7 @@ TRUTH = "e/a.b.jpg\n1\n10 10 19 59\ne/c.png\n1\n10 10 19 39\n"
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
+    """Ground truth of two images with one face each."""
     path = tmp_path / "truth.text"
     path.write_text(TRUTH)
     return path

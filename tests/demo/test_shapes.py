@@ -73,8 +73,8 @@ def test_layout_of_the_folder(drawn: ShapesDataSet) -> None:
     for index in range(8):
         names |= {f"images/{index:06d}.jpg", f"Annotations/{index:06d}.xml"}
     assert set(files_of(drawn.root)) == names
-    assert drawn.label_list.read_text().splitlines() == list(drawn.class_names)
-    assert drawn.class_names == ("circle", "square", "triangle", "cross")
+    assert drawn.label_list.read_text().splitlines() == list(CLASS_NAMES)
+    assert CLASS_NAMES == ("circle", "square", "triangle", "cross")
     train = [f"images/{index:06d}.jpg Annotations/{index:06d}.xml" for index in range(5)]
     assert drawn.train_voc.read_text().splitlines() == train
     assert json.loads((drawn.root / "shapes.json").read_text())["seed"] == 3
@@ -243,7 +243,7 @@ def spoil_all(root: Path) -> None:
     ("spoil", "seed", "text"),
     [
         (spoil_nothing, 9, "seed=0 instead of 9"),
-        (spoil_record, 0, "no shapes data set"),
+        (spoil_record, 0, "not a shapes data set"),
         (spoil_image, 0, "without 000001.jpg"),
         (spoil_all, 0, "is a file"),
     ],

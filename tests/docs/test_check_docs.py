@@ -52,7 +52,7 @@ def test_commands_with_what_they_show() -> None:
         ("MACs: 107139072", "MACs: 107139073", False),
         ("coco_ap 0.4306 on 80 images", "coco_ap 0.4500 on 80 images", True),
         ("coco_ap 0.4306 on 80 images", "coco_ap 0.5306 on 80 images", False),
-        ("10.0 ms an image", "35.2 ms an image", True),
+        ("10.0 ms per image", "35.2 ms per image", True),
         ("speed 1.23x", "speed 2.00x", True),
         ("max abs 1.91e-06", "max abs 8.00e-07", True),
         ("  base   0.50", "base 0.51", True),

@@ -245,7 +245,7 @@ def test_settings_of_faces_are_named() -> None:
     result = EvalResult("widerface_ap", 0.5, 0.5, settings, 3, "dygraph", 1.0, bands="official")
     assert str(result) == (
         "widerface_ap 0.5000 on 3 images (easy 0.9000, medium 0.5000, hard 0.1000; official); "
-        "1.0 ms an image, dygraph"
+        "1.0 ms per image, dygraph"
     )
     assert result.as_dict()["bands"] == "official"
 

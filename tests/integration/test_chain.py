@@ -27,6 +27,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all commands of this file write."""
     return tmp_path_factory.mktemp("chain")
 
 

@@ -68,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forks(folder: Path) -> Iterator[Forks]:
+    """A process with paddle imported, whose forks run the commands."""
     started = Forks(folder)
     yield started
     started.close()

@@ -22,6 +22,7 @@ QUICK = ("--no_eval", "--images", 1)
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process with paddle imported, whose forks run the commands."""
     started = Forks(tmp_path_factory.mktemp("forks"))
     yield started
     started.close()

@@ -37,11 +37,13 @@ LOSSES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files that all tests read are."""
     return tmp_path_factory.mktemp("ratios")
 
 
 @pytest.fixture(scope="module")
 def traced(tiny: Path, ppdet_registered: None) -> TracedModel:
+    """The tiny detector at 96x96 pixels with its operators and groups."""
     with restored_config():
         model = session.build_model(load_config(tiny))
         trace = trace_detector(model, (96, 96))

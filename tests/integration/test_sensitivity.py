@@ -35,6 +35,7 @@ def detector(
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process with paddle imported, whose forks run the commands."""
     started = Forks(tmp_path_factory.mktemp("forks"))
     yield started
     started.close()

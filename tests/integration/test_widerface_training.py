@@ -17,6 +17,7 @@ from tests.commands import Outcome
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration of BlazeFace that trains on a few drawn faces."""
     folder = tmp_path_factory.mktemp("faces")
     return write_blazeface(folder / "face.yml", draw_faces(folder / "set"))
 

@@ -23,17 +23,20 @@ SIZE_HW = (96, 96)
 
 @pytest.fixture(scope="module")
 def model(tiny: Path, ppdet_registered: None) -> Iterator[paddle.nn.Layer]:
+    """The tiny detector with random weights; no test changes it."""
     with restored_config():
         yield session.build_model(load_config(tiny))
 
 
 @pytest.fixture(scope="module")
 def looked(model: paddle.nn.Layer) -> Inspection:
+    """Its inspection without a pruner."""
     return inspect_model(model, SIZE_HW)
 
 
 @pytest.fixture(scope="module")
 def halved(model: paddle.nn.Layer) -> Inspection:
+    """Its inspection with half of the first head block pruned."""
     return inspect_model(model, SIZE_HW, Pruner(pruned_ratios={"neck.yolo_block.0.*": 0.5}))
 
 
