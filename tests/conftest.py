@@ -125,14 +125,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path, r578: Path) ->
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered: None) -> Path:
+def unpruned(tmp_path_factory: pytest.TempPathFactory, tiny: Path, ppdet_registered: None) -> Path:
     """Path, without suffix, of untrained weights of the unpruned tiny detector."""
     import paddle
 
     from slim_det.training import session
     from slim_det.training.config import load_config
 
-    stem = tmp_path_factory.mktemp("whole") / "whole"
+    stem = tmp_path_factory.mktemp("unpruned") / "unpruned"
     with restored_config():
         paddle.seed(0)
         model = session.build_model(load_config(tiny))

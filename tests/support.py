@@ -69,7 +69,7 @@ def trace_plain(layer: paddle.nn.Layer, *shape: int) -> Trace:
 
 
 def fill_with(layer: paddle.nn.Layer, values: dict[str, Any]) -> None:
-    """Set parameters by name; a number fills the whole parameter."""
+    """Set parameters by name; a number fills all of the parameter."""
     parameters = dict(layer.named_parameters())
     for name, value in values.items():
         shape = parameters[name].shape

@@ -150,13 +150,13 @@ def test_image_size(refused: Refused, cli: Any, tiny: Path, size: int) -> None:
 
 @pytest.mark.parametrize("folder", ["file/below", "/proc/nothing"])
 def test_folder_that_cannot_be_written(
-    refused: Refused, tiny: Path, whole: Path, tmp_path: Path, shapes: Path, folder: str
+    refused: Refused, tiny: Path, unpruned: Path, tmp_path: Path, shapes: Path, folder: str
 ) -> None:
     """It is found out before any long work."""
     (tmp_path / "file").write_text("not a folder")
     target = folder if folder.startswith("/") else tmp_path / folder
     image = next((shapes / "images").iterdir())
-    weights = f"weights={whole}"
+    weights = f"weights={unpruned}"
     for run in (
         ("train", "-c", tiny, "-o", f"save_dir={target}"),
         ("export", "-c", tiny, "--output_dir", target, "-o", weights),

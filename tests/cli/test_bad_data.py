@@ -23,7 +23,7 @@ def own(folder: Path) -> list[str]:
     return ["-o", f"TrainDataset.dataset_dir={folder}", f"EvalDataset.dataset_dir={folder}"]
 
 
-def test_missing_folders(refused: Refused, tiny: Path, whole: Path, own_shapes: Path) -> None:
+def test_missing_folders(refused: Refused, tiny: Path, unpruned: Path, own_shapes: Path) -> None:
     line = refused("train", "-c", tiny, *own(own_shapes / "gone"))
     assert f"TrainDataset: dataset_dir '{own_shapes}/gone' does not exist" in line
     line = refused("train", "-c", tiny, *own(own_shapes), "TrainDataset.image_dir=image")
@@ -74,18 +74,18 @@ def test_less_than_one_batch(refused: Refused, tiny: Path) -> None:
     assert "TrainReader.batch_size is 17" in line
 
 
-def test_metric_of_another_kind(refused: Refused, tiny: Path, whole: Path) -> None:
-    line = refused("eval", "-c", tiny, "-o", f"weights={whole}", "metric=VOC")
+def test_metric_of_another_kind(refused: Refused, tiny: Path, unpruned: Path) -> None:
+    line = refused("eval", "-c", tiny, "-o", f"weights={unpruned}", "metric=VOC")
     assert "EvalDataset: metric VOC does not fit a COCODataSet; use COCO" in line
 
 
 @pytest.mark.parametrize("command", ["infer", "export"])
 def test_names_of_the_classes(
-    refused: Refused, tiny: Path, tiny_voc: Path, whole: Path, shapes: Path, command: str
+    refused: Refused, tiny: Path, tiny_voc: Path, unpruned: Path, shapes: Path, command: str
 ) -> None:
     """ppdet would name them after COCO or VOC."""
     image = next((shapes / "images").iterdir())
-    weights = ("-o", f"weights={whole}")
+    weights = ("-o", f"weights={unpruned}")
     for config, count in ((tiny, 80), (tiny_voc, 20)):
         run = (command, "-c", config, "--infer_img", image, *weights)
         line = refused(*run, "TestDataset.anno_path=gone.json")
@@ -93,7 +93,7 @@ def test_names_of_the_classes(
         assert "num_classes is 4" in line
 
 
-def test_pictures_to_look_at(refused: Refused, tiny: Path, whole: Path, tmp_path: Path) -> None:
+def test_pictures_to_look_at(refused: Refused, tiny: Path, unpruned: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not an image")
     (tmp_path / "empty").mkdir()
@@ -108,4 +108,4 @@ def test_pictures_to_look_at(refused: Refused, tiny: Path, whole: Path, tmp_path
         ([], "no image is given; add --infer_img FILE or --infer_dir FOLDER"),
         (["--infer_img", text, "--draw_threshold", 1.5], "--draw_threshold 1.5"),
     ):
-        assert said in refused("infer", "-c", tiny, "-o", f"weights={whole}", *arguments)
+        assert said in refused("infer", "-c", tiny, "-o", f"weights={unpruned}", *arguments)

@@ -40,8 +40,10 @@ def test_missing(refused: Refused, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["eval", "train"])
-def test_cut_short(refused: Refused, tiny: Path, whole: Path, tmp_path: Path, command: str) -> None:
-    stem = copied(whole, tmp_path / "cut", ".pdparams")
+def test_cut_short(
+    refused: Refused, tiny: Path, unpruned: Path, tmp_path: Path, command: str
+) -> None:
+    stem = copied(unpruned, tmp_path / "cut", ".pdparams")
     content = Path(f"{stem}.pdparams").read_bytes()
     Path(f"{stem}.pdparams").write_bytes(content[: len(content) // 2])
     key = "weights" if command == "eval" else "pretrain_weights"
@@ -68,25 +70,25 @@ def test_other_files(refused: Refused, tiny: Path, tmp_path: Path, content: Any,
     assert str(path) in line and said in line
 
 
-def test_another_width(refused: Refused, tiny: Path, whole: Path) -> None:
+def test_another_width(refused: Refused, tiny: Path, unpruned: Path) -> None:
     """The first tensors that differ are shown with both shapes."""
     wider = "ScaledYOLOv3FPN.width=0.5"
-    line = refused("eval", "-c", tiny, *weights(whole), wider)
+    line = refused("eval", "-c", tiny, *weights(unpruned), wider)
     assert "conv0.conv.weight is [128, 256, 1, 1] in the file and [256, 256, 1, 1] in" in line
-    line = refused("train", "-c", tiny, "-o", f"pretrain_weights={whole}", wider)
+    line = refused("train", "-c", tiny, "-o", f"pretrain_weights={unpruned}", wider)
     assert "are of another width" in line and "[128, 256, 1, 1] in the file" in line
 
 
-def test_another_number_of_classes(refused: Refused, tiny: Path, whole: Path) -> None:
+def test_another_number_of_classes(refused: Refused, tiny: Path, unpruned: Path) -> None:
     """Said in words, not in shapes only."""
-    line = refused("export", "-c", tiny, *weights(whole), "num_classes=3")
+    line = refused("export", "-c", tiny, *weights(unpruned), "num_classes=3")
     assert "the file is of 4 classes, num_classes is 3" in line
 
 
 def test_values_that_are_not_finite(
-    refused: Refused, tiny: Path, whole: Path, tmp_path: Path
+    refused: Refused, tiny: Path, unpruned: Path, tmp_path: Path
 ) -> None:
-    state = paddle.load(f"{whole}.pdparams", return_numpy=True)
+    state = paddle.load(f"{unpruned}.pdparams", return_numpy=True)
     name = "neck.yolo_block.0.tip.conv.weight"
     state[name] = np.full_like(state[name], np.nan)
     paddle.save(state, str(tmp_path / "nan.pdparams"))
@@ -95,7 +97,7 @@ def test_values_that_are_not_finite(
 
 
 def test_plan_left_behind(refused: Refused, tiny: Path, trained: Path, tmp_path: Path) -> None:
-    """Weights of a cut model are not taken for those of a whole one."""
+    """Weights of a pruned model are not taken for those of an unpruned one."""
     stem = copied(trained, tmp_path / "alone", ".pdparams")
     line = refused("eval", "-c", tiny, *weights(stem))
     assert "a pruned model's weights need 'copy.plan.json' beside them" in line
@@ -138,9 +140,9 @@ def test_slim_file_that_contradicts_the_plan(
         assert "was already cut, with l1_norm," in line
 
 
-def test_nothing_to_verify(refused: Refused, tiny: Path, whole: Path) -> None:
-    line = refused("verify", "-c", tiny, *weights(whole))
-    assert f"'{whole}' are the weights of an unpruned model" in line and "--slim_config" in line
+def test_nothing_to_verify(refused: Refused, tiny: Path, unpruned: Path) -> None:
+    line = refused("verify", "-c", tiny, *weights(unpruned))
+    assert f"'{unpruned}' are the weights of an unpruned model" in line and "--slim_config" in line
 
 
 def test_resume_needs_the_optimizer(

@@ -90,18 +90,18 @@ def test_unknown_command_names_the_known(cli: Callable[..., Outcome]) -> None:
     ],
 )
 def test_error_is_one_line_of_a_real_process(
-    tiny: Path, whole: Path, tmp_path: Path, arguments: list[str], said: str
+    tiny: Path, unpruned: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     """Nothing that paddle or ppdet prints gets between."""
     cut = tmp_path / "cut.pdparams"
-    cut.write_bytes(Path(f"{whole}.pdparams").read_bytes()[:5000])
+    cut.write_bytes(Path(f"{unpruned}.pdparams").read_bytes()[:5000])
     slim = tmp_path / "slim.yml"
     slim.write_text(
         "slim: Pruner\nPruner: {pruned_params: yolo_head.yolo_output.0, pruned_ratios: 0.5}\n"
     )
     given = [text.format(cut=cut, slim=slim) for text in arguments]
     if "--slim_config" in given:
-        given += ["-o", f"weights={whole}"]
+        given += ["-o", f"weights={unpruned}"]
     run = command("eval", "-c", tiny, *given, cwd=tmp_path)
     assert run.code == 2
     lines = run.err.splitlines()

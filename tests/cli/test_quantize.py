@@ -23,9 +23,9 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def run(tiny: Path, whole: Path) -> tuple[Any, ...]:
+def run(tiny: Path, unpruned: Path) -> tuple[Any, ...]:
     """Arguments of `quantize` on untrained weights of the tiny detector."""
-    return ("quantize", "-c", tiny, "-o", f"weights={whole}")
+    return ("quantize", "-c", tiny, "-o", f"weights={unpruned}")
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_weights_that_are_not_there(refused: Refused, tiny: Path) -> None:
 
 
 def test_weights_that_are_quantized_already(
-    refused: Refused, tiny: Path, whole: Path, tmp_path: Path
+    refused: Refused, tiny: Path, unpruned: Path, tmp_path: Path
 ) -> None:
     stem = tmp_path / "int8"
-    shutil.copy(f"{whole}.pdparams", f"{stem}.pdparams")
+    shutil.copy(f"{unpruned}.pdparams", f"{stem}.pdparams")
     record = QuantRecord(QuantSettings(), [QuantLayer("backbone.conv1", "")], {})
     step_path(stem, QuantRecord).write_text(record.to_json())
     line = refused("quantize", "-c", tiny, "-o", f"weights={stem}", "--images", 1)
@@ -72,7 +72,7 @@ def test_slim_files_of_another_kind(refused: Refused, run: tuple[Any, ...], r578
 
 
 def test_what_is_left_behind(
-    cli: Callable[..., Outcome], tiny: Path, whole: Path, run: tuple[Any, ...], tmp_path: Path
+    cli: Callable[..., Outcome], tiny: Path, unpruned: Path, run: tuple[Any, ...], tmp_path: Path
 ) -> None:
     """Artifact, weights with their record, and figures; flags win over the slim file."""
     slim = tmp_path / "ptq.yml"

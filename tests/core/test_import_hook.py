@@ -103,7 +103,7 @@ def test_ppdet_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slim_file_of_a_script_may_be_overridden(
-    fresh_config: Any, tiny: Path, whole: Path, r578: Path, tmp_path: Path
+    fresh_config: Any, tiny: Path, unpruned: Path, r578: Path, tmp_path: Path
 ) -> None:
     """In `build_slim_model`, ppdet's `-o` has the last word."""
     import yaml
@@ -115,7 +115,7 @@ def test_slim_file_of_a_script_may_be_overridden(
     slim = tmp_path / "slim.yml"
     content = {**yaml.safe_load(r578.read_text()), "pretrain_weights": "https://no.such/x.pdparams"}
     slim.write_text(yaml.safe_dump(content))
-    script_overrides[:] = [f"pretrain_weights={whole}.pdparams"]
+    script_overrides[:] = [f"pretrain_weights={unpruned}.pdparams"]
     try:
         cfg = build_slim_model(load_config(tiny), str(slim))
     finally:

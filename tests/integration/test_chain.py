@@ -80,7 +80,7 @@ def truth(folder: Path, shapes: Path, found: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_training_leaves_whole_checkpoints(trained: Path) -> None:
+def test_training_leaves_complete_checkpoints(trained: Path) -> None:
     """Weights, optimizer and plan of the last and of the best model, and nothing else."""
     names = {path.name for path in trained.parent.iterdir()}
     both = {f"{n}{s}" for n in ("model_final", "best_model") for s in CHECKPOINT}
@@ -199,7 +199,7 @@ def test_inspect_reports_the_published_detector(folder: Path) -> None:
     tip = next(g for g in report["groups"] if g["name"] == "neck.yolo_block.2.tip")
     known = {"channels": 256, "kept": 51, "ratio": 0.8, "prunable": True, "reason": ""}
     assert {key: tip[key] for key in known} == known
-    whole = [group for group in report["groups"] if not group["prunable"]]
-    assert whole and all(group["reason"] for group in whole)
+    not_prunable = [group for group in report["groups"] if not group["prunable"]]
+    assert not_prunable and all(group["reason"] for group in not_prunable)
     assert f"MACs: {MACS_BEFORE} -> {MACS_AFTER} (-69.64%)" in run.out
     assert "20.64 -> 6.27 GFLOPs" in run.out  # as PaddleDetection's tables print it

@@ -240,10 +240,10 @@ def test_no_evaluation_data(
 
 
 def test_a_teacher_that_is_worse(
-    cli: Cli, base: Path, teacher: Detector, whole: Path, tmp_path: Path
+    cli: Cli, base: Path, teacher: Detector, unpruned: Path, tmp_path: Path
 ) -> None:
     """The student starts from good weights, the teacher has any."""
-    source = {"config": str(teacher.config), "weights": str(whole)}
+    source = {"config": str(teacher.config), "weights": str(unpruned)}
     slim = write(tmp_path / "slim.yml", {"slim": "Distill", "Distill": {"teacher": source}})
     settings = (f"pretrain_weights={teacher.weights}", f"save_dir={tmp_path}", "epoch=1")
     run = done(cli("train", "-c", base, "--slim_config", slim, "-o", *settings))
@@ -252,14 +252,14 @@ def test_a_teacher_that_is_worse(
 
 
 def test_cut_then_distilled_with_an_average(
-    cli: Cli, base: Path, r578: Path, distill: Settings, whole: Path, tmp_path: Path
+    cli: Cli, base: Path, r578: Path, distill: Settings, unpruned: Path, tmp_path: Path
 ) -> None:
     """A plan beside the weights; resumed, it is the student that goes on, not the teacher."""
     content = {**yaml.safe_load(r578.read_text()), "slim": ["Pruner", "Distill"]}
     slim = write(tmp_path / "slim.yml", {**content, "Distill": distill})
     common = ("-c", base, "--slim_config", slim, "--eval")
     # Of this kind ppdet saves what it goes on with; of the others, a corrected average.
-    start = ("use_ema=true", "ema_decay_type=exponential", f"pretrain_weights={whole}")
+    start = ("use_ema=true", "ema_decay_type=exponential", f"pretrain_weights={unpruned}")
     run = done(cli("train", *common, "-o", *start, f"save_dir={tmp_path / 'a'}"))
     assert run.out.index("pruned 18 groups") < run.out.index("teacher: coco_ap")
     left = tmp_path / "a" / "base"
@@ -267,7 +267,7 @@ def test_cut_then_distilled_with_an_average(
     average, trained = tensors(left / "0"), tensors(left / "0", ".pdema")
     assert average[name].shape == trained[name].shape == (13, 6, 3, 3)
     assert not np.array_equal(average[name], trained[name])
-    assert shapes_of(left / "0").keys() == shapes_of(whole).keys()
+    assert shapes_of(left / "0").keys() == shapes_of(unpruned).keys()
     run = done(cli("train", *common, "-r", left / "0", "-o", *start, f"save_dir={tmp_path / 'b'}"))
     assert f"resumed {left / '0'}.pdparams at epoch 1" in run.out and "pretrained" not in run.out
     right = tmp_path / "b" / "base" / "model_final"

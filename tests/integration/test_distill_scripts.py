@@ -65,12 +65,12 @@ def train(tiny: Path, slim: Path, folder: Path, *settings: str, **variables: str
     return command("-c", tiny, *arguments, script=SCRIPT, cwd=folder, **variables)
 
 
-def test_teacher_as_the_base(teacher: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
+def test_teacher_as_the_base(teacher: Path, tiny: Path, unpruned: Path, tmp_path: Path) -> None:
     """Nothing of the teacher's reaches the student but what it says: no weights, no schedule."""
     weights = teacher.with_suffix(".pdparams")
     slim = historical(tmp_path, teacher, weights, slim="Distill")
-    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams")).out
-    assert f"241 of 241 tensors from {whole}.pdparams" in out
+    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={unpruned}.pdparams")).out
+    assert f"241 of 241 tensors from {unpruned}.pdparams" in out
     assert f"loaded 241 tensors from {weights}" in out
     assert "epoch 0: distill_split acts with weight 1000" in out
     # 16 images in batches of 8, a tenth of the rate of 0.003 to begin with, one epoch.
@@ -80,23 +80,23 @@ def test_teacher_as_the_base(teacher: Path, tiny: Path, whole: Path, tmp_path: P
     assert all(float(value) > 0.0 for value in re.findall(r"distill_split: (\S+)", out))
     saved = {path.name for path in (tmp_path / "tiny").iterdir()}
     assert saved == {"model_final.pdparams", "model_final.pdopt"}
-    left, right = tensors(tmp_path / "tiny" / "model_final"), tensors(whole)
+    left, right = tensors(tmp_path / "tiny" / "model_final"), tensors(unpruned)
     assert {n: v.shape for n, v in left.items()} == {n: v.shape for n, v in right.items()}
     assert not (teacher.parent / "never").exists()
 
 
-def test_cut_then_distilled(teacher: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
-    """`DistillPrune`: the student is cut once its weights are there; the teacher stays whole."""
+def test_cut_then_distilled(teacher: Path, tiny: Path, unpruned: Path, tmp_path: Path) -> None:
+    """`DistillPrune`: the student is cut once its weights are there; the teacher stays unpruned."""
     weights = teacher.with_suffix(".pdparams")
     pruner = {"criterion": "l1_norm", "pruned_params": TIPS, "pruned_ratios": [0.5, 0.7, 0.8]}
     more = {"slim": "DistillPrune", "pruner": "Pruner", "Pruner": pruner}
     slim = historical(tmp_path, teacher, weights, **more)
-    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={whole}.pdparams")).out
+    out = done(train(tiny, slim, tmp_path, f"pretrain_weights={unpruned}.pdparams")).out
     order = ("241 of 241 tensors", "pruned 3 groups", f"loaded 241 tensors from {weights}")
     assert sorted(order, key=out.index) == [*order]
     stem = tmp_path / "tiny" / "model_final"
     name = "neck.yolo_block.2.tip.conv.weight"
-    assert tensors(stem)[name].shape[0] < tensors(whole)[name].shape[0]
+    assert tensors(stem)[name].shape[0] < tensors(unpruned)[name].shape[0]
     assert Path(f"{stem}.plan.json").is_file()
 
 

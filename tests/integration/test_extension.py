@@ -32,12 +32,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny: Path, whole: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny: Path, unpruned: Path) -> Path:
     """What the document's reader has: a detector, a teacher, and the two files of the document."""
     path = tmp_path_factory.mktemp("extension")
     content = {"_BASE_": [str(tiny)], "save_dir": "output"}
     (path / "detector.yml").write_text(yaml.safe_dump(content))
-    shutil.copy(f"{whole}.pdparams", path / "teacher.pdparams")
+    shutil.copy(f"{unpruned}.pdparams", path / "teacher.pdparams")
     (path / "my_methods.py").write_text("\n".join(blocks("python")))
     (path / "own.yml").write_text("".join(blocks("yaml")))
     return path

@@ -38,11 +38,11 @@ def test_training_goes_on(
 
 
 def test_nothing_to_draw(
-    cli: Callable[..., Outcome], tiny: Path, whole: Path, shapes: Path, tmp_path: Path
+    cli: Callable[..., Outcome], tiny: Path, unpruned: Path, shapes: Path, tmp_path: Path
 ) -> None:
     """The picture is written all the same, and export has nothing to disagree on."""
     image = sorted((shapes / "images").iterdir())[0]
-    weights = f"weights={whole}"
+    weights = f"weights={unpruned}"
     drawn = ("--infer_img", image, "--output_dir", tmp_path, "--json", tmp_path / "b.json")
     run = cli("infer", "-c", tiny, *drawn, "-o", *SILENT, weights)
     assert run.code == 0, run.err

@@ -40,7 +40,7 @@ def qat(path: Path, *before: str, config: dict[str, Any] | None = None, **more: 
 
 
 @pytest.fixture(scope="module")
-def steady(tmp_path_factory: pytest.TempPathFactory, tiny: Path, whole: Path) -> Path:
+def steady(tmp_path_factory: pytest.TempPathFactory, tiny: Path, unpruned: Path) -> Path:
     """The tiny detector on the same batches in every epoch, at a rate that does not change."""
     content = yaml.safe_load(tiny.read_text())
     reader = content["TrainReader"]
@@ -49,7 +49,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory, tiny: Path, whole: Path) ->
     decay = {"name": "PiecewiseDecay", "gamma": 0.1, "milestones": [99]}
     warmup = {"name": "LinearWarmup", "start_factor": 1.0, "steps": 1}
     rate = {"base_lr": 0.001, "schedulers": [decay, warmup]}
-    changes = {"LearningRate": rate, "pretrain_weights": f"{whole}.pdparams"}
+    changes = {"LearningRate": rate, "pretrain_weights": f"{unpruned}.pdparams"}
     return write(tmp_path_factory.mktemp("steady") / "tiny.yml", {**content, **changes})
 
 
@@ -100,17 +100,17 @@ def test_moving_average_of_the_weights(cli: Cli, steady: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("before", [("Pruner",), ("Distill",), ("Pruner", "Distill")])
-def test_chains(cli: Cli, steady: Path, whole: Path, tmp_path: Path, before: tuple) -> None:
-    """Cut, distilled from the whole float detector, quantized; then evaluated without the file."""
+def test_chains(cli: Cli, steady: Path, unpruned: Path, tmp_path: Path, before: tuple) -> None:
+    """Pruned, distilled from the float detector, quantized; then evaluated without the file."""
     sections: dict[str, Any] = {
         "Pruner": {"criterion": "l1_norm", "pruned_ratios": "r578"},
-        "Distill": {"teacher": {"config": str(steady), "weights": str(whole)}, "loss": "l2"},
+        "Distill": {"teacher": {"config": str(steady), "weights": str(unpruned)}, "loss": "l2"},
     }
     config = LEARNED if "Distill" in before else {}
     chosen = {name: sections[name] for name in before}
     slim = qat(tmp_path / "s.yml", *before, config=config, **chosen)
     out = done(cli("train", "-c", steady, "--slim_config", slim, "-o", f"save_dir={tmp_path}")).out
-    marks = {"Pruner": "pruned 18 groups", "Distill": f"loaded 241 tensors from {whole}"}
+    marks = {"Pruner": "pruned 18 groups", "Distill": f"loaded 241 tensors from {unpruned}"}
     order = [*(marks[name] for name in before), "47 layers simulate int8"]
     assert sorted(order, key=out.index) == order
     stem = tmp_path / "tiny" / "model_final"

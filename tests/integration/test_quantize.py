@@ -39,20 +39,20 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def check_complete(artifact: Path, stem: Path) -> None:
-    """Both are there as a whole: the artifact's hashes are compared when it is loaded."""
+    """Both are complete: the artifact's hashes are compared when it is loaded."""
     assert set(PREDICTOR_FILES) < set(visible(artifact))
     assert Predictor(artifact).settings["Preprocess"]
     assert len(stored_step(str(stem), QuantRecord).layers) == 47
 
 
 @pytest.mark.slow
-def test_killed_ten_times(forks: Forks, tiny: Path, whole: Path, tmp_path: Path) -> None:
-    """The old artifact and weights are there as a whole, or the new ones."""
+def test_killed_ten_times(forks: Forks, tiny: Path, unpruned: Path, tmp_path: Path) -> None:
+    """The old artifact and weights are complete, or the new ones."""
     out, saved = tmp_path / "out", tmp_path / "saved"
     artifact, stem = out / "tiny", saved / "tiny" / "quantized"
     command: tuple[Any, ...] = (
         *("quantize", "-c", tiny, *QUICK, "--output_dir", out, "--save_dir", saved),
-        *("-o", f"weights={whole}"),
+        *("-o", f"weights={unpruned}"),
     )
     begin = time.monotonic()
     assert forks.run(*command) == 0, forks.error()

@@ -83,7 +83,7 @@ def solve(
 def test_measured_and_then_trained(
     cli: Callable[..., Outcome],
     tiny: Path,
-    whole: Path,
+    unpruned: Path,
     files: dict[str, Path],
     tmp_path: Path,
 ) -> None:
@@ -91,7 +91,7 @@ def test_measured_and_then_trained(
     plan, figures, png = (tmp_path / f"plan.{end}" for end in ("yml", "json", "png"))
     run = cli(
         *("ratios", "-c", tiny, "--sensitivity", files["losses"], "--macs", 0.1),
-        *("--output", plan, "--json", figures, "--png", png, "-o", f"weights={whole}"),
+        *("--output", plan, "--json", figures, "--png", png, "-o", f"weights={unpruned}"),
     )
     assert run.code == 0, run.err
     result = json.loads(figures.read_text())
@@ -103,14 +103,14 @@ def test_measured_and_then_trained(
 
     run = cli(
         *("eval", "-c", tiny, "--slim_config", plan),
-        *("-o", f"weights={whole}", "--json", tmp_path / "eval.json"),
+        *("-o", f"weights={unpruned}", "--json", tmp_path / "eval.json"),
     )
     assert run.code == 0, run.err
     assert json.loads((tmp_path / "eval.json").read_text())["ap"] == result["measured_ap"]
 
     run = cli(
         *("train", "-c", tiny, "--slim_config", plan),
-        *("-o", f"save_dir={tmp_path / 'saved'}", f"pretrain_weights={whole}"),
+        *("-o", f"save_dir={tmp_path / 'saved'}", f"pretrain_weights={unpruned}"),
     )
     assert run.code == 0, run.err
     trained = json.loads((tmp_path / "saved" / "tiny" / "model_final.plan.json").read_text())
@@ -218,7 +218,7 @@ def test_missing_and_damaged_losses(refused: Callable[..., str], folder: Path) -
 
 
 def test_losses_of_something_else(
-    refused: Callable[..., str], folder: Path, whole: Path, ppdet_registered: None
+    refused: Callable[..., str], folder: Path, unpruned: Path, ppdet_registered: None
 ) -> None:
     path = folder / "other.json"
     target = ("--macs", "0.1", "--no_measure")
@@ -227,5 +227,5 @@ def test_losses_of_something_else(
     write_result(path, result_of({"neck.yolo_block.0.tipp": {0.5: 0.1}}))
     assert "did you mean 'neck.yolo_block.0.tip'?" in refused(*target, losses=path)
     write_result(path, result_of(LOSSES, metric="voc_map_11point"))
-    said = refused("--macs", "0.1", "-o", f"weights={whole}", losses=path)
+    said = refused("--macs", "0.1", "-o", f"weights={unpruned}", losses=path)
     assert "holds voc_map_11point, but the configuration measures coco_ap" in said

@@ -53,10 +53,10 @@ def test_two_epochs_straight_or_in_two_runs(
     assert len(plans) == 1
 
 
-def test_whole_checkpoint_is_cut_with_its_state(
+def test_unpruned_checkpoint_is_pruned_with_its_state(
     cli: Cli, tiny: Path, r578: Path, tmp_path: Path
 ) -> None:
-    """`-r` of a whole model with a slim file: momentum is cut like the weights."""
+    """`-r` of an unpruned model with a slim file: momentum is cut like the weights."""
     saved = f"save_dir={tmp_path}"
     assert cli("train", "-c", tiny, "-o", saved, "epoch=2", "snapshot_epoch=1").code == 0
     stem = tmp_path / "tiny" / "0"
@@ -93,7 +93,7 @@ def test_moving_average_is_cut_and_resumed(
 
 
 def test_killed_while_saving(tiny: Path, r578: Path, tmp_path: Path) -> None:
-    """SIGKILL at the moment a temporary file appears; the last snapshot is whole."""
+    """SIGKILL at the moment a temporary file appears; the last snapshot is complete."""
     folder = tmp_path / "tiny"
     overrides = ["-o", f"save_dir={tmp_path}", "epoch=1000", "log_iter=100"]
     arguments = ["train", "-c", str(tiny), "--slim_config", str(r578), *overrides]

@@ -14,15 +14,17 @@ from tests.commands import CONFIGS, ROOT, command, files_below
 SCRIPT = Path(__file__).with_name("train_script.py")
 
 
-def test_script_trains_a_pruned_model(tiny: Path, whole: Path, r578: Path, tmp_path: Path) -> None:
+def test_script_trains_a_pruned_model(
+    tiny: Path, unpruned: Path, r578: Path, tmp_path: Path
+) -> None:
     """With a plan beside the weights; `-o` wins over the slim file, as it does over `-c`."""
     content = {**yaml.safe_load(r578.read_text()), "pretrain_weights": "https://no.such/x.pdparams"}
     slim = tmp_path / "slim.yml"
     slim.write_text(yaml.safe_dump(content))
-    overrides = ("-o", f"pretrain_weights={whole}.pdparams", f"save_dir={tmp_path}")
+    overrides = ("-o", f"pretrain_weights={unpruned}.pdparams", f"save_dir={tmp_path}")
     run = command("-c", tiny, "--slim_config", slim, *overrides, script=SCRIPT, cwd=tmp_path)
     assert run.code == 0, run.err
-    assert f"241 of 241 tensors from {whole}.pdparams" in run.out
+    assert f"241 of 241 tensors from {unpruned}.pdparams" in run.out
     plan = json.loads((tmp_path / "tiny" / "model_final.plan.json").read_text())
     assert len(plan["groups"]) == 18
 

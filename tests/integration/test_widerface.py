@@ -1,4 +1,4 @@
-"""AP on WIDER FACE of whole sets, by the public command in a process of its own."""
+"""AP on WIDER FACE of complete sets, by the public command in a process of its own."""
 
 from __future__ import annotations
 

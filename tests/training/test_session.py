@@ -69,13 +69,13 @@ def test_slim_settings_reach_the_pruner(cfg: Any, tmp_path: Path) -> None:
 
 
 def test_training_starts_from_pretrained_weights_then_cuts(
-    cfg: Any, whole: Path, tmp_path: Path
+    cfg: Any, unpruned: Path, tmp_path: Path
 ) -> None:
     """Importance is measured on the weights, and the kept filters are theirs."""
-    cfg["pretrain_weights"] = str(whole)
+    cfg["pretrain_weights"] = str(unpruned)
     wanted = slim(tmp_path / "s.yml", pruned_params=["neck.yolo_block.0.tip"], pruned_ratios=0.5)
     model = session.model_for_training(cfg, wanted)
-    weight = stored(whole)[TIP]
+    weight = stored(unpruned)[TIP]
     kept = np.sort(np.argsort(np.abs(weight).sum(axis=(1, 2, 3)), kind="stable")[128:])
     assert plan_of(model).slices[TIP][0].tolist() == kept.tolist()
     assert np.array_equal(dict(model.named_parameters())[TIP].numpy(), weight[kept])
@@ -130,9 +130,11 @@ def test_slim_file_that_says_otherwise_is_refused(
         session.model_with_weights(cfg, str(trained), wanted)
 
 
-def test_whole_weights_may_be_cut_for_evaluation(cfg: Any, whole: Path, r578: Path) -> None:
+def test_unpruned_weights_may_be_pruned_for_evaluation(
+    cfg: Any, unpruned: Path, r578: Path
+) -> None:
     """To see what the cut alone costs."""
-    model = session.model_with_weights(cfg, str(whole), session.read_slim(str(r578)))
+    model = session.model_with_weights(cfg, str(unpruned), session.read_slim(str(r578)))
     assert len(plan_of(model).groups) == 18
 
 
@@ -172,10 +174,10 @@ def distilling(path: Path, *strategies: str, **content: Any) -> SlimConfig:
 
 
 def test_training_applies_the_whole_chain(
-    cfg: Any, whole: Path, tmp_path: Path, distill: Attached
+    cfg: Any, unpruned: Path, tmp_path: Path, distill: Attached
 ) -> None:
     """The student is cut with its weights in it, and then distilled."""
-    cfg["pretrain_weights"] = str(whole)
+    cfg["pretrain_weights"] = str(unpruned)
     model = session.model_for_training(
         cfg, distilling(tmp_path / "s.yml", "Pruner", "Distill"), None
     )
@@ -216,11 +218,11 @@ def test_distilling_does_not_excuse_another_cut(
 
 @pytest.mark.parametrize("strategies", [("Distill",), ("Pruner", "Distill")])
 def test_no_teacher_where_nothing_is_trained(
-    cfg: Any, whole: Path, tmp_path: Path, distill: Attached, strategies: tuple[str, ...]
+    cfg: Any, unpruned: Path, tmp_path: Path, distill: Attached, strategies: tuple[str, ...]
 ) -> None:
     """Evaluation, inference and export need only what changes the structure."""
     slim = distilling(tmp_path / "s.yml", *strategies)
-    model = session.model_with_weights(cfg, str(whole), slim)
+    model = session.model_with_weights(cfg, str(unpruned), slim)
     assert (plan_of(model) is not None) == ("Pruner" in strategies)
     assert not distill.calls
 
@@ -234,7 +236,7 @@ def test_pruned_student_is_evaluated_with_the_file_that_distilled_it(
 
 
 def test_historical_teacher_is_not_merged_into_the_student(
-    cfg: Any, tiny: Path, tmp_path: Path, whole: Path, distill: Attached
+    cfg: Any, tiny: Path, tmp_path: Path, unpruned: Path, distill: Attached
 ) -> None:
     """Its settings stay below `Distill.teacher`, and `-o` can still change where they lead."""
     before = plain_copy(cfg)
@@ -247,8 +249,8 @@ def test_historical_teacher_is_not_merged_into_the_student(
     before.pop("Distill", None)
     assert after == before
     assert teacher["weights"] == "no/such" and teacher["tree"]["num_classes"] == 9
-    apply_overrides([f"Distill.teacher.weights={whole}"])
-    assert cfg["Distill"]["teacher"]["weights"] == str(whole)
+    apply_overrides([f"Distill.teacher.weights={unpruned}"])
+    assert cfg["Distill"]["teacher"]["weights"] == str(unpruned)
     assert cfg["Distill"]["teacher"]["tree"]["MobileNet"]["scale"] == 2
     session.model_for_training(cfg, slim)
     assert len(distill.calls) == 1

@@ -60,13 +60,13 @@ def test_the_same_detector_fits() -> None:
     check_fit(detector(), cfg, Teacher(detector(), cfg))
 
 
-def test_shipped_configuration_fits_itself(fresh_config: Any, tiny: Any, whole: Any) -> None:
+def test_shipped_configuration_fits_itself(fresh_config: Any, tiny: Any, unpruned: Any) -> None:
     """Of ppdet's own head, loss and readers; and other classes or anchors are found."""
     from slim_det.compress.distill.teacher import build_teacher
     from slim_det.training import session
     from slim_det.training.config import load_config
 
-    teacher = build_teacher({"config": str(tiny), "weights": str(whole)}, session.load_detector)
+    teacher = build_teacher({"config": str(tiny), "weights": str(unpruned)}, session.load_detector)
     cfg = load_config(tiny)
     check_fit(session.build_model(cfg), cfg, teacher)
     cfg = load_config(

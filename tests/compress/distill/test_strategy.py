@@ -33,8 +33,8 @@ def student(fresh_config: Any, tiny: Path) -> paddle.nn.Layer:
 
 
 @pytest.fixture
-def teacher(tiny: Path, whole: Path) -> dict[str, str]:
-    return {"config": str(tiny), "weights": str(whole)}
+def teacher(tiny: Path, unpruned: Path) -> dict[str, str]:
+    return {"config": str(tiny), "weights": str(unpruned)}
 
 
 def arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -91,13 +91,13 @@ def test_the_student_stays_the_model_it_was(
 
 
 def test_the_teacher_is_tied_to_it(
-    student: paddle.nn.Layer, teacher: dict[str, str], whole: Path
+    student: paddle.nn.Layer, teacher: dict[str, str], unpruned: Path
 ) -> None:
     Distill(teacher, loss=None, pairs=[PAIR])(student, CONTEXT)
     distiller = distiller_of(student)
     assert [term.key for term in distiller.terms] == ["distill_feature_l2"]
     assert all(parameter.stop_gradient for parameter in distiller.teacher.parameters())
-    stored = paddle.load(f"{whole}.pdparams", return_numpy=True)
+    stored = paddle.load(f"{unpruned}.pdparams", return_numpy=True)
     found = arrays(distiller.teacher)
     assert all(np.array_equal(found[name], stored[name]) for name in stored)
 

@@ -46,11 +46,11 @@ def refused(kind: type[SlimDetError], spec: Any) -> str:
 
 
 @pytest.mark.parametrize("form", ["config", "tree"])
-def test_built_from_its_own_file(cfg: Any, tiny: Path, whole: Path, form: str) -> None:
+def test_built_from_its_own_file(cfg: Any, tiny: Path, unpruned: Path, form: str) -> None:
     """Not on top of the student's settings; with exactly the tensors of its weights."""
     source = {"config": str(tiny)} if form == "config" else {"tree": read_tree(tiny)}
-    teacher = build_teacher({**source, "weights": str(whole)}, load_detector)
-    state = stored(whole)
+    teacher = build_teacher({**source, "weights": str(unpruned)}, load_detector)
+    state = stored(unpruned)
     found = {name: p.numpy() for name, p in teacher.model.named_parameters()}
     assert found.keys() == state.keys()
     assert all(np.array_equal(found[name], state[name]) for name in state)
@@ -58,8 +58,8 @@ def test_built_from_its_own_file(cfg: Any, tiny: Path, whole: Path, form: str) -
     assert teacher.cfg["YOLOv3Head"]["anchor_masks"] == [[6, 7, 8], [3, 4, 5], [0, 1, 2]]
 
 
-def test_frozen(cfg: Any, tiny: Path, whole: Path) -> None:
-    model = build_teacher({"config": str(tiny), "weights": str(whole)}, load_detector).model
+def test_frozen(cfg: Any, tiny: Path, unpruned: Path) -> None:
+    model = build_teacher({"config": str(tiny), "weights": str(unpruned)}, load_detector).model
     assert not any(layer.training for layer in model.sublayers(include_self=True))
     assert all(parameter.stop_gradient for parameter in model.parameters())
 
@@ -73,15 +73,18 @@ def test_pruned_detector_may_teach(cfg: Any, tiny: Path, trained: Path) -> None:
     assert tensor_shapes(model) == {name: v.shape for name, v in stored(trained).items()}
 
 
-@pytest.mark.parametrize("weights", ["whole", "none"])
-def test_student_is_left_alone(cfg: Any, tiny: Path, whole: Path, weights: str) -> None:
+@pytest.mark.parametrize("weights", ["unpruned", "none"])
+def test_student_is_left_alone(cfg: Any, tiny: Path, unpruned: Path, weights: str) -> None:
     """Whether it succeeds or not: values, file name, components, and what is drawn next."""
     before, objects = plain_copy(cfg), list(map(id, cfg.values()))
     paddle.seed(3)
     expected = paddle.rand([4]).numpy()
     paddle.seed(3)
-    spec = {"config": str(tiny), "weights": str(whole if weights == "whole" else tiny / "none")}
-    if weights == "whole":
+    spec = {
+        "config": str(tiny),
+        "weights": str(tiny / "none" if weights == "none" else unpruned),
+    }
+    if weights == "unpruned":
         build_teacher(spec, load_detector)
     else:
         refused(WeightsError, spec)
@@ -91,16 +94,16 @@ def test_student_is_left_alone(cfg: Any, tiny: Path, whole: Path, weights: str) 
     assert session.build_model(cfg).yolo_head.num_classes == 7
 
 
-def test_spec_is_left_alone(cfg: Any, tiny: Path, whole: Path) -> None:
+def test_spec_is_left_alone(cfg: Any, tiny: Path, unpruned: Path) -> None:
     tree = read_tree(tiny)
-    spec = {"tree": tree, "weights": str(whole)}
+    spec = {"tree": tree, "weights": str(unpruned)}
     teacher = build_teacher(spec, load_detector)
     teacher.cfg["MobileNet"]["scale"] = 9
-    assert tree == read_tree(tiny) and spec == {"tree": tree, "weights": str(whole)}
+    assert tree == read_tree(tiny) and spec == {"tree": tree, "weights": str(unpruned)}
 
 
-def test_later_changes_do_not_reach_it(cfg: Any, tiny: Path, whole: Path) -> None:
-    teacher = build_teacher({"config": str(tiny), "weights": str(whole)}, load_detector)
+def test_later_changes_do_not_reach_it(cfg: Any, tiny: Path, unpruned: Path) -> None:
+    teacher = build_teacher({"config": str(tiny), "weights": str(unpruned)}, load_detector)
     before = plain_copy(teacher.cfg)
     load_config(tiny, ["YOLOv3Head.iou_aware=true", "num_classes=2"])
     assert teacher.cfg == before and teacher.cfg["num_classes"] == 4
@@ -125,15 +128,17 @@ def test_settings_that_are_not_valid(cfg: Any, spec: Any, said: str) -> None:
     assert refused(ConfigError, spec).startswith(said)
 
 
-def test_files_that_are_missing(cfg: Any, tiny: Path, whole: Path, tmp_path: Path) -> None:
+def test_files_that_are_missing(cfg: Any, tiny: Path, unpruned: Path, tmp_path: Path) -> None:
     missing = tiny.with_name("tinny.yml")
-    line = refused(ConfigError, {"config": str(missing), "weights": str(whole)})
+    line = refused(ConfigError, {"config": str(missing), "weights": str(unpruned)})
     assert line == f"Distill.teacher: {missing} does not exist; did you mean 'tiny.yml'?"
     line = refused(WeightsError, {"config": str(tiny), "weights": str(tmp_path / "no")})
     assert line.startswith(f"Distill.teacher: weights '{tmp_path / 'no'}.pdparams' do not exist")
 
 
-def test_configuration_that_is_not_valid(cfg: Any, tiny: Path, whole: Path, tmp_path: Path) -> None:
+def test_configuration_that_is_not_valid(
+    cfg: Any, tiny: Path, unpruned: Path, tmp_path: Path
+) -> None:
     """The student's architecture is not a default of the teacher's."""
     for content, said in (
         ({"epoch": 1}, "no 'architecture' is given"),
@@ -141,18 +146,18 @@ def test_configuration_that_is_not_valid(cfg: Any, tiny: Path, whole: Path, tmp_
         ({"_BASE_": [str(tiny)], "ScaledYOLOv3FPN": {"width": 0.3}}, "width 0.3"),
     ):
         path = write(tmp_path / "teacher.yml", content)
-        line = refused(ConfigError, {"config": str(path), "weights": str(whole)})
+        line = refused(ConfigError, {"config": str(path), "weights": str(unpruned)})
         assert line.startswith("Distill.teacher: ") and said in line
 
 
 def test_weights_must_be_exactly_its_own(
-    cfg: Any, tiny: Path, whole: Path, trained: Path, tmp_path: Path
+    cfg: Any, tiny: Path, unpruned: Path, trained: Path, tmp_path: Path
 ) -> None:
     """A tensor more or less, another shape, another model's plan."""
     path = str(write(tmp_path / "t.yml", {"_BASE_": [str(tiny)], "num_classes": 5}))
-    line = refused(WeightsError, {"config": path, "weights": str(whole)})
+    line = refused(WeightsError, {"config": path, "weights": str(unpruned)})
     assert "the file is of 4 classes, num_classes is 5" in line
-    state = stored(whole)
+    state = stored(unpruned)
     state.pop("neck.yolo_block.0.tip.conv.weight")
     paddle.save(state, str(tmp_path / "less.pdparams"))
     line = refused(WeightsError, {"config": str(tiny), "weights": str(tmp_path / "less")})

@@ -43,14 +43,14 @@ def slim(path: Path, *strategies: str, **content: Any) -> SlimConfig:
 
 
 @pytest.fixture(scope="session")
-def quantized(tmp_path_factory: pytest.TempPathFactory, tiny: Path, whole: Path) -> Path:
+def quantized(tmp_path_factory: pytest.TempPathFactory, tiny: Path, unpruned: Path) -> Path:
     """Stem of weights that were quantized for training; ranges of one image."""
     from tests.support import restored_config
 
     stem = tmp_path_factory.mktemp("quantized") / "quantized"
     with restored_config():
         cfg = load_config(tiny)
-        cfg["pretrain_weights"] = str(whole)
+        cfg["pretrain_weights"] = str(unpruned)
         wanted = slim(stem.with_name("s.yml"), "QAT", QAT={"calibration_images": 1})
         model = session.model_for_training(cfg, wanted)
         optimizer = paddle.optimizer.Momentum(0.1, parameters=model.parameters())
@@ -69,9 +69,9 @@ class Unbuilt:
         return model
 
 
-def test_prune_and_train_in_int8(cfg: Any, whole: Path, tmp_path: Path) -> None:
+def test_prune_and_train_in_int8(cfg: Any, unpruned: Path, tmp_path: Path) -> None:
     """`PrunerQAT` in PaddleDetection's keys: pruned first, then calibrated at the width it has."""
-    cfg["pretrain_weights"] = str(whole)
+    cfg["pretrain_weights"] = str(unpruned)
     section = {
         "criterion": "fpgm",
         "pruned_params": ["neck.yolo_block.0.tip"],
@@ -90,7 +90,7 @@ def test_prune_and_train_in_int8(cfg: Any, whole: Path, tmp_path: Path) -> None:
 
 
 def test_chain_is_applied_in_order(
-    cfg: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cfg: Any, unpruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(session, "create", lambda name: Unbuilt(order, name))
@@ -174,29 +174,29 @@ def test_quantized_weights_are_not_pruned(cfg: Any, quantized: Path, tmp_path: P
     ],
 )
 def test_float_weights_where_quantized_ones_are_expected(
-    cfg: Any, whole: Path, tmp_path: Path, strategy: str, said: str
+    cfg: Any, unpruned: Path, tmp_path: Path, strategy: str, said: str
 ) -> None:
     wanted = slim(tmp_path / "s.yml", strategy)
     with pytest.raises(QuantError, match=said) as caught:
-        session.model_with_weights(cfg, str(whole), wanted)
+        session.model_with_weights(cfg, str(unpruned), wanted)
     assert "\n" not in str(caught.value)
 
 
-def test_a_float_training_is_not_resumed_in_int8(cfg: Any, whole: Path, tmp_path: Path) -> None:
+def test_a_float_training_is_not_resumed_in_int8(cfg: Any, unpruned: Path, tmp_path: Path) -> None:
     wanted = slim(tmp_path / "s.yml", "QAT")
     with pytest.raises(QuantError, match=r"expected -o pretrain_weights=.* instead of -r"):
-        session.model_for_training(cfg, wanted, str(whole))
+        session.model_for_training(cfg, wanted, str(unpruned))
 
 
-def test_calibration_does_not_train(cfg: Any, whole: Path, tmp_path: Path) -> None:
-    cfg["pretrain_weights"] = str(whole)
+def test_calibration_does_not_train(cfg: Any, unpruned: Path, tmp_path: Path) -> None:
+    cfg["pretrain_weights"] = str(unpruned)
     with pytest.raises(ConfigError, match="'PTQ' does not train; expected 'QAT', or `slim-det"):
         session.model_for_training(cfg, slim(tmp_path / "s.yml", "PTQ"))
 
 
-def test_post_quant_script_gets_a_float_model(cfg: Any, whole: Path, tmp_path: Path) -> None:
+def test_post_quant_script_gets_a_float_model(cfg: Any, unpruned: Path, tmp_path: Path) -> None:
     """Through ppdet's own name and mode; what is to be done hangs on it."""
-    cfg["weights"] = str(whole)
+    cfg["weights"] = str(unpruned)
     config = {"activation_quantizer": "HistQuantizer", "hist_percent": 0.999}
     path = write(tmp_path / "s.yml", slim="PTQ", PTQ={"ptq_config": config, "fuse": True})
     model = build_slim_model(cfg, str(path), mode="test")["model"]
