@@ -82,6 +82,7 @@ def _make_trainer(args: argparse.Namespace, cfg: Any, slim: SlimConfig | None) -
     from slim_det.core.errors import ConfigError, DataError
     from slim_det.training import session
 
+    # ppdet's Trainer takes the model of the configuration instead of building one.
     cfg["model"] = session.model_for_training(cfg, slim, args.resume)
     trainer = Trainer(cfg, mode="train")
     if len(trainer.loader) == 0:

@@ -23,6 +23,8 @@ from slim_det.core.files import read_json
 
 _POSTPONED = "slim_postponed"
 
+Purpose = Literal["train", "resume", "use", "calibrate"]
+
 
 def _not_given(*_: Any) -> Any:
     raise NotImplementedError("this context cannot build detectors")
@@ -46,7 +48,7 @@ class Context:
 
     cfg: Any
     image_size_hw: tuple[int, int]
-    purpose: Literal["train", "resume", "use", "calibrate"] = "train"
+    purpose: Purpose = "train"
     weights: str = ""
     asked_by: str = "this run"
     build_detector: Callable[[], paddle.nn.Layer] = _not_given
@@ -69,7 +71,7 @@ class Strategy:
         comes_after: Strategies that precede it if a chain names both.
         comes_before: Strategies that follow it if a chain names both.
         excludes: Strategies that cannot be in one chain with it -> the reason.
-        only_in_training: Whether it leaves a model alone that is not trained.
+        only_in_training: Whether it acts only on a model that will be trained.
         waits: Whether it acts at the user's command (``slim-det quantize``, PaddleDetection's
             ``tools/post_quant.py``) and not when the model is built.
     """
@@ -180,7 +182,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def hooks_of(model: paddle.nn.Layer) -> list[type[Hook]]:
-    """The training callbacks of the strategies that have changed a model."""
+    """The training callbacks of the strategies whose steps a model has."""
     done = {type(step) for step in steps_of(model)}
     kinds = registered_strategies().values()
     return list(dict.fromkeys(hook for kind in kinds if kind.step in done for hook in kind.hooks))

@@ -15,7 +15,10 @@ DEBUG_VARIABLE = "SLIM_DET_DEBUG"
 
 
 def prepare_process(with_paddle: bool = True) -> None:
-    """Set what must be set before paddle is imported, import it silently, log to stdout."""
+    """Set what must be set before paddle is imported, import it silently, log to stdout.
+
+    Importing ppdet registers slim_det's components with it (see ``slim_det/__init__.py``).
+    """
     set_environment()
     log_to_stdout()
     if with_paddle:

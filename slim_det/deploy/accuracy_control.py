@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
 from slim_det.compress.quantize.calibrate import deployed_mode
-from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
+from slim_det.compress.quantize.model import keep_float, program_ranges, quantized_layers
 from slim_det.compress.quantize.ptq import PostResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
@@ -224,7 +224,7 @@ class DeployedMetric:
         fold_batch_norm(program)
         if back is not None:
             gone = {layers[name].weight.name for name in back}
-            scales = {n: s for n, s in program_scales(self.model).items() if n not in gone}
+            scales = {n: s for n, s in program_ranges(self.model).items() if n not in gone}
             write_int8(program, scales)
         engine = program.engine(int8=back is not None)
 

@@ -12,7 +12,7 @@ import paddle
 from ppdet.core.workspace import create
 from ppdet.engine import export_utils
 
-from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.files import require_writable, staged_folder
@@ -28,7 +28,7 @@ from slim_det.evaluate.images import eval_images
 from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
-from slim_det.graph.integers import LayerScales
+from slim_det.graph.integers import LayerRanges
 from slim_det.graph.trace import save_detector, trace_program
 
 logger = logging.getLogger("slim_det")
@@ -127,7 +127,7 @@ def export_model(
     """
     class_names(cfg)  # ppdet would write other names if these cannot be read
     record = record_of(model)
-    scales = None if record is None else program_scales(model)
+    scales = None if record is None else program_ranges(model)
     target = require_writable(output_dir) / cfg.filename
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)
@@ -177,7 +177,7 @@ def _checked_int8(
     model: paddle.nn.Layer,
     cfg: Any,
     folder: Path,
-    scales: Mapping[str, LayerScales],
+    scales: Mapping[str, LayerRanges],
     max_gap: float | None,
 ) -> MetricCheck | None:
     """Check layers, size and AP of an int8 artifact; None if AP is not measured."""
@@ -196,7 +196,7 @@ def _write(
     cfg: Any,
     folder: Path,
     size_hw: tuple[int, int],
-    scales: Mapping[str, LayerScales] | None,
+    scales: Mapping[str, LayerRanges] | None,
 ) -> None:
     model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
     if scales is None:

@@ -60,5 +60,5 @@ def from_historical(name: str) -> str:
 
 
 def is_class_output(parameter: str) -> bool:
-    """Whether a parameter's shape depends on the number of classes, as in any fine-tuning."""
+    """Whether a parameter belongs to the head, whose shapes depend on the number of classes."""
     return "head" in parameter.split(".")[0]

@@ -34,7 +34,7 @@ def _read(graph: ChannelGraph, variable: str, axis: int, reader: str) -> np.ndar
 
 
 def convolution(graph: ChannelGraph, op: Op) -> Tracked | None:
-    """Gives its output channels fresh identities and hands those of its input to its weight."""
+    """Gives its output channels new identities and those of its input to its weight."""
     source, weight = op.input("Input"), op.input("Filter")
     axis, groups = _channel_axis(op), int(op.attrs.get("groups", 1))
     deformable_groups = int(op.attrs.get("deformable_groups", 1))

@@ -1,7 +1,7 @@
 """Which channels of which tensors must be cut together, as identities that flow with the data.
 
-Every convolution gives each of its output channels a fresh identity. An operator passes
-identities on (activation), rearranges them (concat), ties them to others (add), hands them
+Every convolution, unless depthwise, gives each of its output channels a new identity. An operator
+passes identities on (activation), rearranges them (concat), ties them to others (add), hands them
 to a parameter axis (the next convolution's input), or freezes them.
 """
 

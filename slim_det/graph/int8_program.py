@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import ExportError
-from slim_det.graph.integers import LayerScales, levels, to_integers
+from slim_det.graph.integers import LayerRanges, levels, to_integers
 from slim_det.graph.op import Op
 from slim_det.graph.operators import data_of, declared, result_of, weight_of
 from slim_det.graph.program import DeployProgram
@@ -25,7 +25,7 @@ _ATTRIBUTES = {"bit_length": ENGINE_BITS, "round_type": 0, "only_observer": Fals
 
 
 @deployment_program()
-def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
+def write_int8(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
     """Make convolutions of a float program int8, in place.
 
     Ranges become the engine's scales unchanged: its integer q means q * scale / 127, so a weight
@@ -36,7 +36,7 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
         scales: Name of a weight in the program -> scales.
 
     Raises:
-        ExportError: See `check_scales`; the program is then unchanged.
+        ExportError: See `check_ranges`; the program is then unchanged.
     """
     rounded = write_integers(p, scales, _round_input, _store_weight)
     _round_concatenated(p, rounded)
@@ -44,9 +44,9 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
 
 def write_integers(
     p: DeployProgram,
-    scales: Mapping[str, LayerScales],
+    scales: Mapping[str, LayerRanges],
     round_input: Callable[[DeployProgram, int, str, float], str],
-    store_weight: Callable[[DeployProgram, Op, LayerScales], None],
+    store_weight: Callable[[DeployProgram, Op, LayerRanges], None],
 ) -> dict[tuple[str, float], str]:
     """Round the inputs and store the weights of convolutions, in whatever form.
 
@@ -60,7 +60,7 @@ def write_integers(
     Returns:
         (variable, range) -> name of the rounded variable.
     """
-    check_scales(p, scales)
+    check_ranges(p, scales)
     rounded: dict[tuple[str, float], str] = {}
     for op in p.convolutions:
         found = scales.get(weight_of(op))
@@ -74,7 +74,7 @@ def write_integers(
     return rounded
 
 
-def check_scales(p: DeployProgram, scales: Mapping[str, LayerScales]) -> None:
+def check_ranges(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
     """Make sure that these layers can be int8.
 
     Raises:
@@ -177,7 +177,7 @@ def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str])
             p.rename_input(reader, name, rounded[key])
 
 
-def integer_weight(weight: np.ndarray, found: LayerScales, bits: int) -> tuple[Any, Any]:
+def integer_weight(weight: np.ndarray, found: LayerRanges, bits: int) -> tuple[Any, Any]:
     """The integers of a weight and the engine's scale of each channel.
 
     Args:
@@ -217,7 +217,7 @@ def _round_input(p: DeployProgram, place: int, name: str, limit: float) -> str:
     return values
 
 
-def _store_weight(p: DeployProgram, op: Op, found: LayerScales) -> None:
+def _store_weight(p: DeployProgram, op: Op, found: LayerRanges) -> None:
     """Store a weight as int8, and dequantize it before its convolution."""
     name = weight_of(op)
     integers, scale = integer_weight(p.value(name), found, ENGINE_BITS)

@@ -1,7 +1,10 @@
-"""The one definition of quantized integers, and the scales that an engine needs.
+"""The one definition of quantized integers, and the ranges that an engine needs.
 
 A range ``r`` and ``b`` bits mean the integers -L to L with L = 2^(b-1) - 1, where an integer q
 means the value q * r / L. Values beyond the range are clipped. Zero is exactly zero.
+
+Behind a ReLU an engine stores an 8-bit input as 0 to 255. The program does not say so; the engine
+sees the ReLU. The simulation rounds such an input with one bit more (`QuantSettings.input_bits`).
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class LayerScales:
-    """All that an engine needs to know about one quantized convolution.
+class LayerRanges:
+    """The ranges and bits of one quantized convolution.
 
     Attributes:
-        input_range: The integer of an input x is x / input_range * 127, rounded and clipped.
+        input_range: The integer of an input x is x / input_range * 127, rounded and clipped; with
+            255 instead of 127 behind a ReLU.
         weight_ranges: Of the weight with its batch norm folded, float64 [Cout] or [1].
         weight_bits: Bits of an integer weight.
         activation_bits: Bits of an integer input.

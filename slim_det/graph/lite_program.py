@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.graph.int8_program import ENGINE_BITS, integer_weight, write_integers
-from slim_det.graph.integers import LayerScales
+from slim_det.graph.integers import LayerRanges
 from slim_det.graph.op import Op
 from slim_det.graph.operators import data_of, result_of, weight_of
 from slim_det.graph.program import DeployProgram
@@ -22,7 +22,7 @@ from slim_det.graph.tracing import deployment_program
 
 @deployment_program()
 def write_lite_int8(
-    p: DeployProgram, scales: Mapping[str, LayerScales], weight_bits: int = ENGINE_BITS
+    p: DeployProgram, scales: Mapping[str, LayerRanges], weight_bits: int = ENGINE_BITS
 ) -> None:
     """Make convolutions of a float program int8 for Paddle-Lite, in place.
 
@@ -35,10 +35,10 @@ def write_lite_int8(
         weight_bits: Maximum bits of the integers; declared as 8 bits with a larger scale.
 
     Raises:
-        ExportError: See `check_scales`; the program is then unchanged.
+        ExportError: See `check_ranges`; the program is then unchanged.
     """
 
-    def store_weight(p: DeployProgram, op: Op, found: LayerScales) -> None:
+    def store_weight(p: DeployProgram, op: Op, found: LayerRanges) -> None:
         weight = weight_of(op)
         integers, scale = integer_weight(p.value(weight), found, weight_bits)
         p.set_value(weight, integers.astype(np.float32))

@@ -15,7 +15,7 @@ class Op:
         inputs: Slot name -> variable names.
         outputs: Slot name -> variable names.
         attrs: Attribute name -> value.
-        raw: Paddle's own operator, if the program can be edited.
+        raw: Paddle's own operator.
     """
 
     type: str

@@ -1,4 +1,5 @@
 """Everything around ppdet's Trainer: configuration, session, checkpoints, patches."""
 
-# First, because importing it registers modules of this folder.
+# ppdet first: importing it registers components from this folder (see slim_det/__init__.py), which
+# must not happen while one of its modules is only half loaded.
 import ppdet  # noqa: F401

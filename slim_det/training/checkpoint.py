@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.plan import differing, resize_parameter, summary, tensor_shapes
 from slim_det.compress.steps import Step, StepKind, step_of, steps_of
 from slim_det.compress.strategy import read_steps, restore_step, step_kinds, step_path
+from slim_det.compress.tensors import differing, set_parameter, summary, tensor_shapes
 from slim_det.core.errors import SlimDetError, WeightsError
 from slim_det.core.files import write_atomically
 from slim_det.core.paddle_files import read_state
@@ -187,12 +187,12 @@ def save(
 
     Args:
         stem: Path without suffix.
-        state: State dict to save as ``.pdparams``.
+        state: State dict of the trained model, saved as ``.pdparams``, or as ``.pdema`` if there is
+            a moving average.
         optimizer: Its state goes to ``.pdopt``.
         last_epoch: Epochs done, kept in ``.pdopt``.
         steps: What was done to the model; each has its own file.
-        ema_state: With a moving average: the average, saved as ``.pdparams``, while ``state``
-            goes to ``.pdema``.
+        ema_state: State dict of the moving average, saved as ``.pdparams``; None without one.
         best: Figures of the best model so far, kept in ``.json``.
     """
     optimizer_state = dict(optimizer.state_dict(), last_epoch=last_epoch)
@@ -282,7 +282,7 @@ def _set_state(model: paddle.nn.Layer, state: dict[str, np.ndarray]) -> None:
             raise WeightsError(f"'{name}' holds values that are not finite")
     for name, value in state.items():
         dtype = str(parameters[name].dtype).rpartition(".")[2]
-        resize_parameter(parameters[name], value.astype(dtype))
+        set_parameter(parameters[name], value.astype(dtype))
 
 
 def _source_name(name: str, state: dict[str, np.ndarray]) -> str:

@@ -14,7 +14,7 @@ import paddle
 from ppdet.core.workspace import create, global_config
 
 from slim_det.compress.steps import step_of
-from slim_det.compress.strategy import Context, postpone, registered_strategies
+from slim_det.compress.strategy import Context, Purpose, postpone, registered_strategies
 from slim_det.core.errors import ConfigError, SlimDetError
 from slim_det.core.safe_yaml import merge
 from slim_det.detectors.image_size import image_size_hw
@@ -108,10 +108,10 @@ def model_for_training(
     """
     if resume:
         load = functools.partial(checkpoint.load_weights, weights=resume)
-        return _model_as_asked(cfg, slim, "resume", resume, load)
+        return _prepared_model(cfg, slim, "resume", resume, load)
     start = cfg.get("pretrain_weights")
     load = functools.partial(checkpoint.load_pretrained, weights=start)
-    return _model_as_asked(cfg, slim, "train", str(start), load if start else lambda model: None)
+    return _prepared_model(cfg, slim, "train", str(start), load if start else lambda model: None)
 
 
 def model_with_weights(
@@ -135,7 +135,7 @@ def model_with_weights(
     if not weights:
         raise ConfigError("no weights are given; add -o weights=PATH")
     load = functools.partial(checkpoint.load_weights, weights=weights)
-    return _model_as_asked(cfg, slim, "calibrate" if calibrating else "use", weights, load)
+    return _prepared_model(cfg, slim, "calibrate" if calibrating else "use", weights, load)
 
 
 def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
@@ -146,7 +146,7 @@ def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> padd
     return _apply(model, slim.strategies, _context(cfg, slim, "use", "the weights"))
 
 
-def _context(cfg: Any, slim: SlimConfig, purpose: Any, weights: str) -> Context:
+def _context(cfg: Any, slim: SlimConfig, purpose: Purpose, weights: str) -> Context:
     return Context(
         cfg,
         image_size_hw(cfg),
@@ -158,10 +158,10 @@ def _context(cfg: Any, slim: SlimConfig, purpose: Any, weights: str) -> Context:
     )
 
 
-def _model_as_asked(
+def _prepared_model(
     cfg: Any,
     slim: SlimConfig | None,
-    purpose: str,
+    purpose: Purpose,
     weights: str,
     load: Callable[[paddle.nn.Layer], None],
 ) -> paddle.nn.Layer:

@@ -10,7 +10,7 @@ from typing import Any
 
 import paddle
 
-from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import SlimDetError
 from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
@@ -211,7 +211,7 @@ def _lite_program(
 def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
     """Describe the int8 layers in which an artifact and the model differ; '' if there are none."""
     found = set(int8_layers(program))
-    wrong = sorted(found ^ set(program_scales(model)))
+    wrong = sorted(found ^ set(program_ranges(model)))
     if not wrong:
         return ""
     is_int8 = "int8" if wrong[0] in found else "float"

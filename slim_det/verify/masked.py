@@ -11,7 +11,8 @@ import numpy as np
 import paddle
 
 from slim_det.compress.prune.groups import find_groups
-from slim_det.compress.prune.plan import Plan, resize_parameter
+from slim_det.compress.prune.plan import Plan
+from slim_det.compress.tensors import set_parameter
 from slim_det.detectors.yolov3_head import is_class_output
 from slim_det.evaluate.tensor_agreement import compare_tensors
 from slim_det.graph.activations import ActivationRecorder, output_array
@@ -36,7 +37,7 @@ def expand_weights(unpruned: paddle.nn.Layer, pruned: paddle.nn.Layer, plan: Pla
         axes = plan.slices.get(name, {})
         index = np.ix_(*[axes.get(axis, np.arange(n)) for axis, n in enumerate(value.shape)])
         value[index] = values[name]
-        resize_parameter(param, value)
+        set_parameter(param, value)
 
 
 def zero_removed_channels(unpruned: paddle.nn.Layer, plan: Plan, trace: Trace) -> None:
@@ -50,7 +51,7 @@ def zero_removed_channels(unpruned: paddle.nn.Layer, plan: Plan, trace: Trace) -
         value = parameters[axis.parameter].numpy().copy()
         removed = np.setdiff1d(np.arange(value.shape[axis.axis]), kept)
         np.moveaxis(value, axis.axis, 0)[removed] = 0.0
-        resize_parameter(parameters[axis.parameter], value)
+        set_parameter(parameters[axis.parameter], value)
 
 
 def compare_with_masked(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from slim_det.compress.quantize.model import scales_of
+from slim_det.compress.quantize.model import ranges_of
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.strategy import step_path
@@ -109,6 +109,6 @@ def _ranges(config: Path, stem: Path) -> list[float]:
 
     with restored_config():
         model = session.model_with_weights(load_config(config), str(stem))
-        found = [float(scales.input_range) for scales in scales_of(model).values()]
+        found = [float(scales.input_range) for scales in ranges_of(model).values()]
     assert np.isfinite(found).all()
     return found

@@ -12,7 +12,7 @@ import pytest
 from ppdet.core.workspace import global_config, register
 
 from slim_det.compress.hook import Hook
-from slim_det.compress.prune.plan import Plan, attach_step, tensor_shapes
+from slim_det.compress.prune.plan import Plan, attach_step
 from slim_det.compress.quantize.record import QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.steps import Step, detach_step, step_of, steps_of
@@ -29,6 +29,7 @@ from slim_det.compress.strategy import (
     step_kinds,
     step_path,
 )
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, WeightsError
 
 

@@ -11,7 +11,7 @@ import paddle
 import yaml
 
 from slim_det.compress.quantize.calibrate import calibration_images, collect
-from slim_det.compress.quantize.model import program_scales, quantize_model
+from slim_det.compress.quantize.model import program_ranges, quantize_model
 from slim_det.compress.quantize.observers import input_range
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantRecord, record_of
@@ -85,7 +85,7 @@ def export_pair(
         ranges = {name: input_range("abs_max", found, 8) for name, found in statistics.items()}
         quantize_model(model, record, ranges)
         fold_batch_norm(program)
-        write_int8(program, program_scales(model))
+        write_int8(program, program_ranges(model))
         return exact, _export(folder / "int8", config, cfg, model, program)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.prune.plan import plan_of, resize_parameter
+from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.tensors import set_parameter
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
 from slim_det.deploy import artifact, checks
@@ -77,7 +78,7 @@ def test_earlier_artifact_is_replaced(
     """By other weights; a folder with anything else in it is left alone."""
     old = sha256_of(folder / "tiny" / "model.pdiparams")
     parameter = dict(model.named_parameters())["yolo_head.yolo_output.0.bias"]
-    resize_parameter(parameter, parameter.numpy() + 0.5)
+    set_parameter(parameter, parameter.numpy() + 0.5)
     export_model(model, cfg, folder, one)
     assert sha256_of(folder / "tiny" / "model.pdiparams") != old
     assert [path.name for path in folder.iterdir()] == ["tiny"]

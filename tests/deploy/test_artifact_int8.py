@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.quantize.model import keep_float, program_scales, quantized_layers
+from slim_det.compress.quantize.model import keep_float, program_ranges, quantized_layers
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.steps import attach_step
 from slim_det.core.errors import ExportError, QuantError
@@ -70,7 +70,7 @@ def test_artifact_is_the_simulated_model(loaded: tuple[Any, paddle.nn.Layer], fo
     ranges = {name: layer.activation.range() for name, layer in quantized_layers(model).items()}
     assert found["input_ranges"] == ranges
     program = DeployProgram.load(written / "model")
-    assert int8_layers(program) == list(program_scales(model))
+    assert int8_layers(program) == list(program_ranges(model))
     parameters = dict(model.named_parameters())
     assert float_layers(program) == [parameters[f"{name}.weight"].name for name in OUTPUTS]
     simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1).ap
@@ -235,7 +235,7 @@ def test_file_and_record_that_disagree(
     """A layer that the exporter forgot, or one too many."""
     cfg, model = loaded
     name = "neck.yolo_block.0.tip"
-    scales = program_scales(model)
+    scales = program_ranges(model)
     weight = dict(model.named_parameters())[f"{name}.conv.weight"].name
     if found == "float":
         write = artifact.write_int8

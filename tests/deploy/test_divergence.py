@@ -10,7 +10,7 @@ import paddle
 import pytest
 from paddle.static import InputSpec
 
-from slim_det.compress.quantize.model import program_scales, quantize_model
+from slim_det.compress.quantize.model import program_ranges, quantize_model
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import ExportError
@@ -56,7 +56,7 @@ def net() -> SmallNet:
 def program(net: SmallNet, tmp_path: Path) -> DeployProgram:
     made = traced(net, {"image": InputSpec([1, 3, 96, 96], "float32", "image")}, tmp_path)
     fold_batch_norm(made)
-    write_int8(made, program_scales(net))
+    write_int8(made, program_ranges(net))
     return made
 
 

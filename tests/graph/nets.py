@@ -10,12 +10,12 @@ import paddle
 from paddle.nn import Conv2D, Sequential
 from paddle.static import InputSpec
 
-from slim_det.compress.quantize.model import program_scales, quantize_model
+from slim_det.compress.quantize.model import program_ranges, quantize_model
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.graph.engine import Engine
 from slim_det.graph.folding import fold_batch_norm
-from slim_det.graph.integers import LayerScales
+from slim_det.graph.integers import LayerRanges
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 from tests.support import fill_with
@@ -56,11 +56,11 @@ def traced(layer: paddle.nn.Layer, spec: Any, folder: Path) -> DeployProgram:
 
 def folded_with_scales(
     layer: paddle.nn.Layer, shape: tuple[int, ...], folder: Path
-) -> tuple[DeployProgram, dict[str, LayerScales]]:
+) -> tuple[DeployProgram, dict[str, LayerRanges]]:
     """The program of a quantized layer, batch norm folded, and its scales."""
     program = program_of(layer, shape, folder)
     fold_batch_norm(program)
-    return program, program_scales(layer)
+    return program, program_ranges(layer)
 
 
 def engine_of(program: DeployProgram, folder: Path, **settings: Any) -> Engine:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from paddle.nn import Conv2D
 from paddle.nn import functional as F
 
-from slim_det.compress.quantize.model import keep_float, program_scales, quantize_model
+from slim_det.compress.quantize.model import keep_float, program_ranges, quantize_model
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
@@ -217,7 +217,7 @@ def test_float_again_of_a_complete_net(tmp_path: Path) -> None:
     net = make_quantized()
     program, _ = folded_with_scales(net, SHAPE, tmp_path)
     before = operators(program)
-    write_int8(program, program_scales(net))
+    write_int8(program, program_ranges(net))
     remove_int8(program)
     assert operators(program) == before
     assert int8_layers(program) == [] and len(float_layers(program)) == 5
@@ -265,14 +265,14 @@ def test_batch_norm_that_is_still_there(tmp_path: Path) -> None:
     net = make_quantized()
     program = program_of(net, SHAPE, tmp_path)
     with pytest.raises(ExportError, match="its batch norm is not folded"):
-        write_int8(program, program_scales(net))
+        write_int8(program, program_ranges(net))
 
 
 def test_range_that_a_model_has_lost() -> None:
     net = make_quantized()
     net.left.activation.limit.set_value(np.zeros(1, np.float32))
     with pytest.raises(QuantError, match="'left' has lost its scales"):
-        program_scales(net)
+        program_ranges(net)
 
 
 class TwoBranches(paddle.nn.Layer):

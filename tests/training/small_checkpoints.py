@@ -9,11 +9,12 @@ import numpy as np
 import paddle
 from paddle.utils import unique_name
 
-from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
+from slim_det.compress.prune.plan import Plan, apply_plan
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.steps import steps_of
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.training import checkpoint
 
 KEPT = np.array([0, 2, 5])

@@ -11,7 +11,8 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
+from slim_det.compress.prune.plan import Plan, apply_plan
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.training import checkpoint_saver
 from slim_det.training.checkpoint_saver import CheckpointSaver, metric_value
 

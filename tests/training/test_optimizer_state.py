@@ -11,7 +11,8 @@ import paddle
 import pytest
 from paddle.utils import unique_name
 
-from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
+from slim_det.compress.prune.plan import Plan, apply_plan
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import WeightsError
 from slim_det.training.optimizer_state import load_optimizer
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from ppdet.core.workspace import create
 
-from slim_det.compress.prune.plan import Plan, plan_of, tensor_shapes
+from slim_det.compress.prune.plan import Plan, plan_of
 from slim_det.compress.strategy import Context
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, PlanError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.training import checkpoint, session

@@ -11,9 +11,10 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, resize_parameter
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.strategy import Context
+from slim_det.compress.tensors import set_parameter
 from slim_det.graph.trace import trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config
@@ -78,7 +79,7 @@ def test_wrong_value_is_found_where_it_matters(build: Any, plan: Plan) -> None:
     model, unpruned = pruned(build, plan), build()
     expand_weights(unpruned, model, plan)
     weight = parameters(model)["neck.yolo_block.2.tip.conv.weight"]
-    resize_parameter(weight, weight.numpy()[:, ::-1])
+    set_parameter(weight, weight.numpy()[:, ::-1])
     trace = trace_detector(unpruned, SIZE_HW)
     zero_removed_channels(unpruned, plan, trace)
     image = np.random.default_rng(0).normal(size=(1, 3, *SIZE_HW)).astype("float32")

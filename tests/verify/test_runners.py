@@ -12,7 +12,7 @@ from paddle.static import InputSpec
 from slim_det.core.errors import ExportError
 from slim_det.deploy.lite.convert import has_paddlelite
 from slim_det.evaluate.tensor_agreement import cosine
-from slim_det.graph.integers import LayerScales
+from slim_det.graph.integers import LayerRanges
 from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
@@ -73,7 +73,7 @@ def make_int8(net: Net, program: DeployProgram, weight_bits: int) -> None:
     scales = {}
     for layer, value in zip((net.first, net.second), inputs):
         weight = np.abs(layer.weight.numpy()).reshape(layer.weight.shape[0], -1).max(1)
-        scales[layer.weight.name] = LayerScales(float(np.abs(value).max()), weight, 8, 8)
+        scales[layer.weight.name] = LayerRanges(float(np.abs(value).max()), weight, 8, 8)
     write_lite_int8(program, scales, weight_bits)
 
 

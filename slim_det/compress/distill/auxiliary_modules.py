@@ -19,7 +19,7 @@ from paddle.nn import Conv2D, Layer
 from paddle.utils import unique_name
 from ppdet.core.workspace import create
 
-from slim_det.compress.prune.plan import differing, summary
+from slim_det.compress.tensors import differing, summary
 from slim_det.core.errors import WeightsError
 from slim_det.core.paddle_files import read_state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,9 +11,14 @@ import numpy as np
 import paddle
 
 from slim_det.compress.steps import Step, attach_step, step_of
+from slim_det.compress.tensors import (
+    differing,
+    fingerprint,
+    set_parameter,
+    summary,
+    tensor_shapes,
+)
 from slim_det.core.errors import PlanError, SlimDetError
-
-SHOWN_DIFFERENCES = 5
 
 
 @dataclass
@@ -129,22 +133,12 @@ class Plan(Step):
         return f"{len(self.groups)} groups cut"
 
 
-def fingerprint(architecture: str, tensors: dict[str, tuple[int, ...]]) -> str:
-    """SHA-256 that identifies a model by its class, tensor names and shapes."""
-    text = json.dumps([architecture, sorted((n, list(s)) for n, s in tensors.items())])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tensor_shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
-    """State-dict name -> shape of every parameter of a model."""
-    return {name: tuple(param.shape) for name, param in model.named_parameters()}
-
-
 def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
     """Prune a model in place; its parameters keep their names and settings.
 
     Args:
-        model: A freshly built model, of the architecture that the plan was made for.
+        model: An unpruned model of the architecture that the plan was made for; the channels that
+            remain keep their values.
         plan: What to remove.
 
     Raises:
@@ -157,7 +151,7 @@ def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
         raise PlanError(f"the plan belongs to another model: {summary(differences)}")
     parameters = dict(model.named_parameters())
     for name in plan.slices:
-        resize_parameter(parameters[name], plan.slice(name, parameters[name].numpy()))
+        set_parameter(parameters[name], plan.slice(name, parameters[name].numpy()))
     names = {id(param): name for name, param in parameters.items()}
     for layer in model.sublayers():
         name = names.get(id(getattr(layer, "weight", None)), "")
@@ -166,43 +160,9 @@ def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
     attach_step(model, plan)
 
 
-def resize_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
-    """Give a parameter a value of any shape; its name, gradient flag and settings stay."""
-    place = paddle.framework._current_expected_place()
-    parameter.value().get_tensor().set(np.ascontiguousarray(value), place)
-
-
 def plan_of(model: paddle.nn.Layer) -> Plan | None:
     """The plan of a pruned model; None for an unpruned one."""
     return step_of(model, Plan)
-
-
-def differing(
-    left: dict[str, tuple[int, ...]],
-    right: dict[str, tuple[int, ...]],
-    left_name: str,
-    right_name: str,
-) -> list[str]:
-    """A phrase for every tensor that only one side has, or whose shapes differ."""
-    phrases = []
-    for name in dict.fromkeys([*left, *right]):
-        if name not in right:
-            phrases.append(f"{name} is only in the {left_name}")
-        elif name not in left:
-            phrases.append(f"{name} is only in the {right_name}")
-        elif left[name] != right[name]:
-            phrases.append(
-                f"{name} is {list(left[name])} in the {left_name} "
-                f"and {list(right[name])} in the {right_name}"
-            )
-    return phrases
-
-
-def summary(phrases: list[str]) -> str:
-    """The first few phrases on one line, and how many more there are."""
-    more = len(phrases) - SHOWN_DIFFERENCES
-    shown = "; ".join(phrases[:SHOWN_DIFFERENCES])
-    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _lists(slices: dict[str, dict[int, np.ndarray]]) -> dict[str, dict[str, list[int]]]:

@@ -10,10 +10,11 @@ import paddle
 
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
 from slim_det.compress.prune.importance import CRITERIA, smallest
-from slim_det.compress.prune.plan import Plan, apply_plan, tensor_shapes
+from slim_det.compress.prune.plan import Plan, apply_plan
 from slim_det.compress.prune.ratios import units_removed
 from slim_det.compress.prune.requests import read_requests, select_groups
 from slim_det.compress.strategy import Context, Strategy
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError, nearest
 from slim_det.core.schema import whole_number
 from slim_det.detectors.layer_finder import LayerFinder

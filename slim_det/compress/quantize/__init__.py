@@ -1,4 +1,5 @@
 """Quantization: int8 detectors, trained or calibrated, and their scales."""
 
-# First, because importing it registers modules of this folder.
+# ppdet first: importing it registers components from this folder (see slim_det/__init__.py), which
+# must not happen while one of its modules is only half loaded.
 import ppdet  # noqa: F401

@@ -41,7 +41,7 @@ class QuantConv2D(paddle.nn.Conv2D):
         object.__setattr__(self, "_rounded_input", x)
 
     def rounded_weight(self) -> Tensor:
-        """The weight whose folded form has integers, [Cout, Cin / groups, kh, kw]."""
+        """The weight, rounded so that it is integers once batch norm is folded."""
         factor = None if self.weights.per_channel else fold_factor(self.norm)
         if factor is None:
             return self.weights(self.weight)

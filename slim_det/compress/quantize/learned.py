@@ -102,7 +102,7 @@ class LearnedClip(_Learned, InputRange):
     Args:
         name: Of the parameter that holds the range.
         start: Initial range, from a calibration.
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
     """
 
     def __init__(self, name: str, start: float, bits: int) -> None:
@@ -151,7 +151,7 @@ class LearnedWeightStep(_Learned):
     Args:
         name: Of the parameter that holds the steps.
         start: Initial ranges, float [Cout] or [1].
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
         per_channel: A range for every output channel.
     """
 
@@ -190,7 +190,7 @@ def gradient_scale(count: int, bits: int) -> float:
 
     Args:
         count: Values that the step rounds: of a weight, or of an activation of one image.
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
     """
     return 1.0 / math.sqrt(max(count, 1) * levels(bits))
 

@@ -30,7 +30,7 @@ from slim_det.compress.quantize.rounding import MIN_RANGE
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.steps import attach_step
 from slim_det.core.errors import QuantError, nearest
-from slim_det.graph.integers import LayerScales
+from slim_det.graph.integers import LayerRanges
 from slim_det.graph.layer_names import layer_names
 
 
@@ -119,7 +119,7 @@ def signed_inputs(model: paddle.nn.Layer) -> Iterator[None]:
             layer.activation = activation
 
 
-def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
+def ranges_of(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
     """The scales of a quantized model.
 
     Returns:
@@ -132,7 +132,7 @@ def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
     names = {path: weight for weight, path in layer_names(model).items()}
     found = {}
     for path, layer in quantized_layers(model).items():
-        scales = LayerScales(
+        scales = LayerRanges(
             input_range=layer.activation.range(),
             weight_ranges=layer.weight_ranges(),
             weight_bits=record.settings.weight_bits,
@@ -148,7 +148,7 @@ def scales_of(model: paddle.nn.Layer) -> dict[str, LayerScales]:
     return found
 
 
-def program_scales(model: paddle.nn.Layer) -> dict[str, LayerScales]:
+def program_ranges(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
     """The scales of a quantized model by the names of its weights in a program.
 
     Raises:
@@ -160,7 +160,7 @@ def program_scales(model: paddle.nn.Layer) -> dict[str, LayerScales]:
                 f"'{path}' is quantized in the record and has no scales: quantize again"
             )
     parameters = dict(model.named_parameters())
-    return {parameters[name].name: scales for name, scales in scales_of(model).items()}
+    return {parameters[name].name: scales for name, scales in ranges_of(model).items()}
 
 
 def _required_record(model: paddle.nn.Layer) -> QuantRecord:

@@ -153,7 +153,7 @@ def input_range(
     Args:
         observer: One of `OBSERVERS`.
         statistics: Of one image at least.
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
         percent: See `PostOptions`.
 
     Returns:

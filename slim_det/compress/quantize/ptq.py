@@ -9,10 +9,9 @@ from typing import Any
 import paddle
 
 from slim_det.compress.quantize.bias_correction import correct_biases
-from slim_det.compress.quantize.calibrate import calibration_images, collect
-from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.observers import PostOptions, input_range
-from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
+from slim_det.compress.quantize.calibrate import calibration_images
+from slim_det.compress.quantize.from_images import quantize_from_images
+from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.quantization_error import (
     QuantizationError,
     layer_quantization_errors,
@@ -21,7 +20,7 @@ from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
-from slim_det.graph.trace import Trace, trace_detector
+from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
 
@@ -92,46 +91,6 @@ def quantize_post(
         len(record.kept_float),
     )
     return PostResult(record, images, trace, quantization_errors)
-
-
-def quantize_from_images(
-    model: paddle.nn.Layer,
-    cfg: Any,
-    size_hw: tuple[int, int],
-    settings: QuantSettings,
-    images: list[str],
-    origin: dict[str, Any],
-    percent: float = PostOptions.percent,
-) -> tuple[QuantRecord, Trace]:
-    """Find the ranges of a float model on images, and quantize it in place.
-
-    Args:
-        model: A detector.
-        cfg: ppdet's configuration; ``TestReader`` prepares the images.
-        size_hw: Image size for tracing, in pixels.
-        settings: Types and bits, and layers to skip.
-        images: Paths of the images.
-        origin: For the record; its ``observer`` finds the ranges.
-        percent: Share of the values that the observer ``hist`` keeps.
-
-    Returns:
-        The record, and the operators of the float model.
-
-    Raises:
-        ConfigError: A name to skip matches nothing.
-        QuantError: Nothing is left to quantize.
-    """
-    trace = trace_detector(model, size_hw)
-    found = find_quantizable_layers(model, trace, settings)
-    statistics = collect(model, found.layers, cfg, images)
-    bits = {layer.name: settings.input_bits(layer.unsigned) for layer in found.layers}
-    ranges = {
-        name: input_range(origin["observer"], one, bits[name], percent)
-        for name, one in statistics.items()
-    }
-    record = QuantRecord(settings, found.layers, found.kept_float, origin, found.rounded)
-    quantize_model(model, record, ranges)
-    return record, trace
 
 
 def require_float(model: paddle.nn.Layer) -> None:

@@ -16,7 +16,7 @@ class InputRange(Layer):
     """Rounds the input of one or more convolutions.
 
     Args:
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
     """
 
     limit: Any
@@ -48,7 +48,7 @@ class ObservedRange(InputRange):
     Args:
         name: Of the parameter that holds the range.
         start: Initial range, from a calibration.
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
         rate: Weight of the previous average at each step.
         per_batch: Round each training batch to its own range (``abs_max``); evaluation and export
             use the average.
@@ -84,7 +84,7 @@ class FixedRange(InputRange):
 
     Args:
         limit: The range.
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
     """
 
     def __init__(self, limit: float, bits: int) -> None:
@@ -118,7 +118,7 @@ class AbsMaxWeight(Layer):
     """Rounds a weight to its largest absolute value, of the tensor or of every output channel.
 
     Args:
-        bits: Of an integer.
+        bits: Bits of the simulated integer.
         per_channel: A range for every output channel.
     """
 

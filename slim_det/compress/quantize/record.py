@@ -100,7 +100,7 @@ class QuantRecord(Step):
         return any(name.endswith(_RANGES) for name in names)
 
     def differs(self, other: QuantRecord) -> str:
-        """Whether another record gives other integers, in words."""
+        """Whether another record has other settings or layers, in words."""
         same = self.settings == other.settings and self.layers == other.layers
         return "" if same else "quantizes otherwise"
 

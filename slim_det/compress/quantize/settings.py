@@ -78,7 +78,7 @@ class QuantSettings:
             (one for the tensor).
         activation_type: ``moving_average_abs_max`` (static) or ``abs_max`` (in training, of each
             batch; evaluation and export use the moving average, since engines have static scales).
-        weight_bits: Of an integer weight, sign included; 8 gives -127 to 127.
+        weight_bits: Bits of an integer weight, sign included; 8 gives -127 to 127.
         activation_bits: The same for activations.
         moving_rate: Weight of the previous moving average at each step.
         activation_preprocess: ``PACT`` or ``LSQ`` for a learned range, None for an observed one.
@@ -102,7 +102,7 @@ class QuantSettings:
     skip: Names = ()
 
     def input_bits(self, unsigned: bool) -> int:
-        """Bits of a signed integer with as many steps above zero as the integer of an input."""
+        """Bits that simulate an input: one more behind a ReLU, as engines store 0 to 255 there."""
         return self.activation_bits + (unsigned and self.unsigned_inputs)
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 import paddle
 
 from slim_det.compress.quantize.calibrate import calibration_images
+from slim_det.compress.quantize.from_images import quantize_from_images
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.observers import PostOptions
-from slim_det.compress.quantize.ptq import quantize_from_images, quantize_post
+from slim_det.compress.quantize.ptq import quantize_post
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.schedule import QuantSchedule
 from slim_det.compress.quantize.settings import QuantSettings, read_quant_config

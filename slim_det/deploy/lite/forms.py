@@ -9,7 +9,7 @@ from typing import Any
 
 import paddle
 
-from slim_det.compress.quantize.model import program_scales
+from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
 from slim_det.detectors.image_size import image_size_hw
@@ -68,7 +68,7 @@ def lite_program(
     """
     program = trace_program(model, image_size_hw)
     fold_batch_norm(program)
-    write_lite_int8(program, program_scales(model), weight_bits)
+    write_lite_int8(program, program_ranges(model), weight_bits)
     return program
 
 

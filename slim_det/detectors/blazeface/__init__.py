@@ -1,4 +1,5 @@
 """Parts of BlazeFace detectors that ppdet lacks or has wrong."""
 
-# First, because importing it registers the modules of this folder.
+# ppdet first: importing it registers components from this folder (see slim_det/__init__.py), which
+# must not happen while one of its modules is only half loaded.
 import ppdet  # noqa: F401

@@ -15,8 +15,8 @@ import numpy as np
 import paddle
 
 from slim_det.compress.prune.groups import Group, ModelGroups
-from slim_det.compress.prune.plan import tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import PlanError
 from slim_det.graph.cost import macs_by_parameter
 from slim_det.graph.op import Op

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from slim_det.compress.prune.plan import fingerprint, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.requests import select_groups
+from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.errors import LayerError, SensitivityError
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.planning.budget.costs import (

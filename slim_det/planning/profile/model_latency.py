@@ -12,8 +12,9 @@ import paddle
 import yaml
 
 from slim_det.compress.prune.groups import find_groups
-from slim_det.compress.prune.plan import plan_of, tensor_shapes
+from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
 from slim_det.detectors.image_size import image_size_hw

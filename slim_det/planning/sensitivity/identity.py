@@ -9,8 +9,8 @@ from typing import Any
 
 import paddle
 
-from slim_det.compress.prune.plan import fingerprint, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.files import sha256_of
 from slim_det.planning.sensitivity.measure import Images
 from slim_det.training.checkpoint import checkpoint_stem, params_path

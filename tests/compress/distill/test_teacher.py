@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from slim_det.compress.distill.teacher import build_teacher
-from slim_det.compress.prune.plan import plan_of, tensor_shapes
+from slim_det.compress.prune.plan import plan_of
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, PlanError, SlimDetError, WeightsError
 from slim_det.core.safe_yaml import read_tree
 from slim_det.training import session

@@ -7,7 +7,8 @@ import paddle
 import paddle.nn.functional as F
 
 from slim_det.compress.prune.groups import ModelGroups, find_groups
-from slim_det.compress.prune.plan import Plan, tensor_shapes
+from slim_det.compress.prune.plan import Plan
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.graph.trace import Trace
 from tests.support import trace_plain
 

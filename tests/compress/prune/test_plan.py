@@ -12,15 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slim_det.compress.prune.plan import (
-    Plan,
-    apply_plan,
-    differing,
-    fingerprint,
-    plan_of,
-    summary,
-    tensor_shapes,
-)
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
+from slim_det.compress.tensors import differing, fingerprint, summary, tensor_shapes
 from slim_det.core.errors import PlanError
 from tests.compress.prune.small_net import SmallNet, small_plan
 

@@ -9,9 +9,10 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.prune.plan import Plan, apply_plan, plan_of, tensor_shapes
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.pruner import Pruner, describe_cost
 from slim_det.compress.strategy import Context
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError
 from tests.compress.prune.small_net import SmallNet, traced
 from tests.support import fill_with

@@ -17,7 +17,7 @@ from slim_det.compress.quantize.learned import (
     gradient_scale,
     keep_positive,
 )
-from slim_det.compress.quantize.model import quantize_model, scales_of
+from slim_det.compress.quantize.model import quantize_model, ranges_of
 from slim_det.compress.quantize.quantizers import SharedRange
 from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.rounding import MIN_RANGE
@@ -222,7 +222,7 @@ def test_deployed_integers_are_the_simulated_ones(kind: str) -> None:
     layer = model.first
     assert isinstance(layer, QuantConv2D)
     layer.weights.steps.set_value(layer.weights.steps * 0.7)
-    ranges = scales_of(model)["first.weight"].weight_ranges
+    ranges = ranges_of(model)["first.weight"].weight_ranges
     folded = layer.folded_weight()
     integers = to_integers(folded, ranges, 8)
     spread = ranges.reshape(-1, 1, 1, 1) / 127
@@ -235,8 +235,8 @@ def test_deployed_integers_are_the_simulated_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["channel_wise_abs_max", "abs_max"])
 def test_learned_weight_ranges_start_at_the_observed_ones(kind: str) -> None:
-    learned = scales_of(net(weight_preprocess_type="LSQ", weight_quantize_type=kind))
-    observed = scales_of(net(weight_quantize_type=kind))
+    learned = ranges_of(net(weight_preprocess_type="LSQ", weight_quantize_type=kind))
+    observed = ranges_of(net(weight_quantize_type=kind))
     for name, scales in learned.items():
         assert scales.weight_ranges == pytest.approx(observed[name].weight_ranges, rel=1e-5)
 

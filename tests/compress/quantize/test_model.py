@@ -15,7 +15,7 @@ from slim_det.compress.quantize.model import (
     keep_float,
     quantize_model,
     quantized_layers,
-    scales_of,
+    ranges_of,
     signed_inputs,
 )
 from slim_det.compress.quantize.quantizers import ObservedRange, SharedRange
@@ -52,7 +52,7 @@ def test_record_without_layers() -> None:
     net, record = make_net(), replace(make_record(), layers=[])
     out = net(picture()).numpy()
     quantize_model(net, record)
-    assert record_of(net) is record and quantized_layers(net) == {} and scales_of(net) == {}
+    assert record_of(net) is record and quantized_layers(net) == {} and ranges_of(net) == {}
     assert np.array_equal(net(picture()).numpy(), out)
 
 
@@ -87,7 +87,7 @@ def test_ranges_to_begin_with() -> None:
     """From a calibration, or 1; never zero, whatever the calibration has seen."""
     net = make_net()
     quantize_model(net, make_record(), {"left": 0.0})
-    scales = scales_of(net)
+    scales = ranges_of(net)
     assert scales["stem.0.weight"].input_range == 1
     assert 0 < scales["left.weight"].input_range <= 1e-8
 
@@ -114,7 +114,7 @@ def test_settings_reach_every_layer(
         assert layer.weights.bits == bits[0]
         # One more where a ReLU makes the input; the engine adds it by itself.
         assert source.bits == bits[1] + (layer is not net.stem[0])
-    assert all((s.weight_bits, s.activation_bits) == bits for s in scales_of(net).values())
+    assert all((s.weight_bits, s.activation_bits) == bits for s in ranges_of(net).values())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -181,7 +181,7 @@ def test_kept_in_float() -> None:
     assert record.kept_float == {**make_record().kept_float, "stem": "it costs 2 AP"}
     assert record.origin == origin
     assert set(state_of(net)) == {*state_of(make_net()), "left.activation.limit"}
-    assert list(scales_of(net)) == ["left.weight", "middle.weight", "right.weight"]
+    assert list(ranges_of(net)) == ["left.weight", "middle.weight", "right.weight"]
 
 
 def test_nothing_kept_in_float() -> None:
@@ -250,7 +250,7 @@ def test_all_put_back_is_the_float_model_bit_for_bit() -> None:
 
 def test_float_model_has_nothing_to_put_back_and_no_scales() -> None:
     net = make_net()
-    for call in (lambda: keep_float(net, ["stem"], ""), lambda: scales_of(net)):
+    for call in (lambda: keep_float(net, ["stem"], ""), lambda: ranges_of(net)):
         with pytest.raises(QuantError, match="the model is not quantized"):
             call()
 
@@ -308,7 +308,7 @@ def test_scales(per_channel: bool) -> None:
     quantize_model(
         net, make_record(weight_type="channel_wise_abs_max" if per_channel else "abs_max"), RANGES
     )
-    scales = scales_of(net)
+    scales = ranges_of(net)
     assert list(scales) == ["stem.0.weight", "left.weight", "middle.weight", "right.weight"]
     folded = np.array([4, 2, 1.5, 1]) / 3**0.5
     truth = folded if per_channel else folded[:1]
@@ -326,11 +326,11 @@ def test_lost_scales(value: float) -> None:
     with pytest.raises(
         QuantError, match=r"'left' has lost its scales \(input range .*\); expected"
     ):
-        scales_of(net)
+        ranges_of(net)
 
 
 def test_lost_weight() -> None:
     net = make_quantized()
     paddle.assign(paddle.full_like(net.right.weight, float("nan")), net.right.weight)
     with pytest.raises(QuantError, match="'right' has lost its scales"):
-        scales_of(net)
+        ranges_of(net)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.compress.quantize.model import quantized_layers, scales_of
+from slim_det.compress.quantize.model import quantized_layers, ranges_of
 from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.ptq import quantize_post
 from slim_det.compress.quantize.record import record_of
@@ -22,7 +22,7 @@ def test_ranges_are_those_of_the_images(tiny_cfg: Any) -> None:
     result = quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("abs_max", 4))
     assert len(result.images) == 4
     images = net.inputs_seen[:4]
-    scales = scales_of(net)
+    scales = ranges_of(net)
     largest = max(float(np.abs(x).max()) for x in images)
     assert scales["first.weight"].input_range == largest
     assert scales["left.weight"].input_range == scales["right.weight"].input_range

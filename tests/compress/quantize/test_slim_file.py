@@ -10,13 +10,14 @@ import paddle
 import pytest
 import yaml
 
-from slim_det.compress.prune.plan import plan_of, tensor_shapes
+from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.steps import steps_of
 from slim_det.compress.strategy import Context, postpone, postponed
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, QuantError
 from slim_det.deploy.trainer_export import _export, _post_quant
 from slim_det.training import checkpoint, session

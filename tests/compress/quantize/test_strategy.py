@@ -11,7 +11,7 @@ import paddle
 import pytest
 from ppdet.core.workspace import global_config
 
-from slim_det.compress.quantize.model import quantized_layers, scales_of
+from slim_det.compress.quantize.model import quantized_layers, ranges_of
 from slim_det.compress.quantize.observers import PostOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings
@@ -96,7 +96,7 @@ def test_ranges_start_from_training_images(
         "freeze_bn_epoch": None,
     }
     assert len(record.layers) > 40 and len(record.kept_float) == 3
-    ranges = [scales.input_range for scales in scales_of(model).values()]
+    ranges = [scales.input_range for scales in ranges_of(model).values()]
     assert min(ranges) > 0.0 and 1.0 not in ranges and len(set(ranges)) > 40
     after = dict(model.named_parameters())
     assert all(np.array_equal(value, after[name].numpy()) for name, value in before.items())
@@ -196,7 +196,7 @@ def test_ptq_calibrates(model: paddle.nn.Layer) -> None:
     assert PTQ(observer="abs_max", images=2)(model, context()) is model
     record = record_of(model)
     assert (record.origin["method"], record.origin["images"]) == ("post", 2)
-    ranges = [scales.input_range for scales in scales_of(model).values()]
+    ranges = [scales.input_range for scales in ranges_of(model).values()]
     assert len(ranges) == len(record.layers) > 40 and min(ranges) > 0.0
     assert "quantized already" in refused(QuantError, PTQ(), model=model, context=context())
 

@@ -8,7 +8,7 @@ import pytest
 from ppdet.modeling.necks.yolo_fpn import YOLOv3FPN
 from ppdet.modeling.shape_spec import ShapeSpec
 
-from slim_det.compress.prune.plan import tensor_shapes
+from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from slim_det.compress.prune.groups import find_groups
-from slim_det.compress.prune.plan import fingerprint, tensor_shapes
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError, SensitivityError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
 from slim_det.graph.trace import trace_detector
