@@ -19,10 +19,11 @@ from slim_det.compress.quantize.quantization_error import QuantizationError, onl
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.detections import Detections, parse_arrays
-from slim_det.evaluate.evaluation import EvalResult, evaluate
+from slim_det.evaluate.evaluation import EvalResult, dygraph_predictor, evaluate
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
+from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.operators import weight_of
@@ -188,6 +189,8 @@ def output_errors(
 class DeployedMetric:
     """Measures the metric of a detector in Paddle Inference repeatedly, tracing it only once.
 
+    On a CPU without int8 instructions, int8 is measured in dygraph, which simulates it.
+
     Args:
         model: A float or quantized detector; if it is quantized later, measurements follow.
         cfg: ppdet's configuration; the metric is measured on ``EvalDataset``.
@@ -212,7 +215,13 @@ class DeployedMetric:
             corrections: Bias corrections by module path; they are undone in float layers.
         """
         with uncorrected(self.model, corrections or {}, back):
-            return self._measure(back)
+            return self._measure(back) if cpu_has_int8() else self._simulate(back)
+
+    def _simulate(self, back: Sequence[str]) -> EvalResult:
+        """The metric of the model itself: int8 kernels overflow if the CPU has no instructions."""
+        int8 = set(quantized_layers(self.model)).difference(back)
+        with only_quantized(self.model, int8), eval_at(self.cfg, image_size_hw(self.cfg)):
+            return evaluate(self.cfg, dygraph_predictor(self.model), "dygraph", latency_runs=1)
 
     def _measure(self, back: Sequence[str] | None) -> EvalResult:
         """The metric in int8 except for the layers ``back``; entirely in float if it is None."""

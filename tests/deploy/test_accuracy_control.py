@@ -149,6 +149,21 @@ def test_metrics_of_the_engine(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_int8_instructions_the_metric_is_that_of_the_simulation(
+    loaded: tuple[paddle.nn.Layer, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, cfg = loaded
+    monkeypatch.setattr("slim_det.deploy.accuracy_control.cpu_has_int8", lambda: False)
+    metric = DeployedMetric(model, cfg)
+    trained = metric.in_float()
+    quantized(cfg, model)
+    simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
+    assert simulated.ap != trained.ap
+    assert metric.in_int8().ap == simulated.ap
+    names = list(quantized_layers(model))
+    assert metric.in_int8(names).ap == pytest.approx(trained.ap, abs=1e-6)
+
+
 class MadeUpMetric:
     """A metric that is good where one layer is in float."""
 
