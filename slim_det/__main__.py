@@ -13,7 +13,10 @@ from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
 from slim_det.core.silence import silenced
 
-USAGE = "usage: python -m slim_det PATH/tools/train.py -c CONFIG [--slim_config SLIM] ..."
+USAGE = (
+    "usage: python -m slim_det SCRIPT.py ARGUMENTS, such as PATH/tools/train.py -c CONFIG "
+    "[--slim_config SLIM] ..."
+)
 
 
 def main(argv: list[str]) -> int:

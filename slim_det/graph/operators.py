@@ -23,7 +23,7 @@ class Operator:
 
     Attributes:
         channels: What it does to the channels of its inputs.
-        macs: How often it multiplies each number of its weight; None for no MACs.
+        macs: Rule that counts how often each number of its weight is used; None for no MACs.
         data: Input slot of the tensor whose channels its weight reads.
         weight: Input slot of its weight; '' for none.
         bias: Input slot that may hold a bias; '' for none.
@@ -33,8 +33,12 @@ class Operator:
         fused: The engine runs it inside the float convolution before it.
         fused_int8: It becomes part of the int8 convolution before it.
         unsigned: oneDNN keeps its output in unsigned integers.
-        reads_integers: It reads the integers of another reader of its input.
+        reads_integers: It can read the integers that its input was rounded to for another operator.
         keeps_range: Whether its output holds integers of its input, and so has the same range.
+
+    The attributes from `int8_kernel` on describe Paddle Inference with oneDNN. They stay False
+    unless its passes are known to treat the operator so: a missing True can cost speed and
+    accuracy, a wrong one makes the simulated model differ from the exported file.
     """
 
     channels: Rule = unknown
@@ -116,7 +120,7 @@ OPERATORS: dict[str, Operator] = {
     "batch_norm": Operator(channels.batch_norm, result="Y"),
     "sync_batch_norm": Operator(channels.batch_norm, result="Y"),
     "prelu": Operator(channels.prelu),
-    # functions of single numbers
+    # functions of one number
     "relu": replace(_ACTIVATION, unsigned=True),
     "relu6": replace(_ACTIVATION, unsigned=True),
     "leaky_relu": _ACTIVATION,

@@ -209,7 +209,7 @@ class Pruner(Strategy):
             float64 [U]; the least important units have the lowest scores.
 
         Raises:
-            LayerError: The criterion does not fit a layer, or weights are not finite.
+            LayerError: The criterion does not fit a layer, or weights or scores are not finite.
         """
         scores = np.full(len(group.units), np.nan)
         order = np.argsort(group.units)
@@ -227,16 +227,21 @@ class Pruner(Strategy):
         self, member: Producer, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
     ) -> np.ndarray:
         weight = parameters[member.parameter].numpy().astype(np.float64)
+        if not np.isfinite(weight).all():
+            raise LayerError(f"'{member.parameter}' holds weights that are not finite")
         filters = np.moveaxis(weight, member.axis, 0).reshape(len(member.ids), -1)
         scale = None
         if member.batch_norm:
             scale = parameters[member.batch_norm].numpy().astype(np.float64)
         try:
-            scores = CRITERIA[self.criterion](filters, scale, rng)
+            scores = np.asarray(CRITERIA[self.criterion](filters, scale, rng), np.float64)
         except ValueError as error:
             raise LayerError(f"'{member.parameter}': {error}; choose another criterion") from error
-        if not np.isfinite(scores).all():
-            raise LayerError(f"'{member.parameter}' holds weights that are not finite")
+        if scores.shape != (len(filters),) or not np.isfinite(scores).all():
+            raise LayerError(
+                f"'{member.parameter}': criterion '{self.criterion}' returned an array of "
+                f"shape {scores.shape}; expected {len(filters)} finite numbers, one per channel"
+            )
         return scores
 
 

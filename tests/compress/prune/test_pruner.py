@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
+from slim_det.compress.prune.importance import CRITERIA
 from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.pruner import Pruner, describe_cost
 from slim_det.compress.strategy import Context
@@ -258,6 +259,13 @@ def test_weights_that_are_not_finite_are_an_error(value: float) -> None:
     fill_with(net, {"inner.weight": value})
     with pytest.raises(LayerError, match=r"'inner\.weight' holds weights that are not finite"):
         plan_for(net, pruned_ratios={"inner": 0.5})
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((6, 1)), 0.0, np.full(6, np.nan)])
+def test_scores_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, scores: Any) -> None:
+    monkeypatch.setitem(CRITERIA, "own", lambda filters, scale, rng: scores)
+    with pytest.raises(LayerError, match=r"'inner\.weight': criterion 'own' .* 6 finite numbers"):
+        plan_for(small_net(), criterion="own", pruned_ratios={"inner": 0.5})
 
 
 @pytest.mark.parametrize(
