@@ -1,4 +1,7 @@
-"""One entry is all that an operator needs: every user of the table handles invented ones."""
+"""One entry is all that an operator needs: readers of the table treat invented ones by it.
+
+Edits of programs are in `test_operators_of_programs.py`, values in `test_operator_values.py`.
+"""
 
 from __future__ import annotations
 

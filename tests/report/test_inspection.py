@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.graph.cost import detector_cost
+from slim_det.graph.operators import OPERATORS
 from slim_det.report.inspection import Inspection, inspect_model
 from slim_det.training import session
 from slim_det.training.config import load_config
-from tests.support import restored_config
+from tests.support import build_detector, restored_config
 
 SIZE_HW = (96, 96)
 
@@ -92,3 +94,16 @@ def test_text_and_json(halved: Inspection, looked: Inspection) -> None:
     assert report["image_size_hw"] == [96, 96] and report["macs_deformable"]["before"] == 0
     assert report["before"]["macs"] == macs and report["after"]["macs"] == left
     assert {"name", "channels", "kept", "ratio", "prunable", "reason"} <= report["groups"][0].keys()
+
+
+def test_deformable_macs_follow_the_table(
+    monkeypatch: pytest.MonkeyPatch, ppdet_registered: None
+) -> None:
+    """At 96x96 the three of the last stage read 3x3 pixels; 512 x 512 x 9 weights each."""
+    model = build_detector("yolov3/yolov3_r50vd_dcn_270e_coco")
+    before = inspect_model(model, SIZE_HW).as_dict()["macs_deformable"]["before"]
+    assert before == 3 * 512 * 512 * 9 * 9
+    kinds = [kind for kind, entry in OPERATORS.items() if entry.sampling]
+    for kind in kinds:
+        monkeypatch.setitem(OPERATORS, kind, replace(OPERATORS[kind], sampling=()))
+    assert inspect_model(model, SIZE_HW).as_dict()["macs_deformable"]["before"] == 0
