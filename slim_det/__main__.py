@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         argv: Path of the script and its arguments.
 
     Returns:
-        Exit code, as of `slim-det`.
+        Exit code, as for `slim-det`.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if argv else sys.stderr)

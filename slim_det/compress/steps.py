@@ -20,6 +20,8 @@ SCHEMA = "slim_det.step/1"
 
 _ATTRIBUTE = "slim_steps"
 
+_DAMAGE = (IndexError, TypeError, ArithmeticError, ValueError, AttributeError, SlimDetError)
+
 StepKind = TypeVar("StepKind", bound="Step")
 
 
@@ -108,7 +110,7 @@ class Step:
             return cls.from_content(content)
         except KeyError as error:
             raise cls.error(f"{cls.title} '{path}' is damaged: no {error}") from error
-        except (IndexError, TypeError, ValueError, AttributeError, SlimDetError) as error:
+        except _DAMAGE as error:
             raise cls.error(f"{cls.title} '{path}' is damaged: {error}") from error
 
     @classmethod

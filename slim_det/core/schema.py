@@ -91,5 +91,7 @@ def validated(
             f"{name}: unknown type {first['input']!r}{nearest(str(first['input']), choices)}"
         )
     expected = adapter.json_schema()["properties"][field]["description"]
-    given = first["input"] if path else values[str(field)]
+    given = values[str(field)]
+    if path or (inside and reprlib.repr(given) != repr(given)):
+        given = first["input"]  # the part that is wrong, where the value is too long to show
     raise error(f"{name}: {reprlib.repr(given)} is not valid; expected {expected}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from slim_det.core.files import staged_folder
 from slim_det.demo.annotations import coco_document, coco_entries, voc_document
 from slim_det.demo.scene import CLASS_NAMES, Scene, draw_scene
 
@@ -83,10 +83,15 @@ def draw_shapes(
     if _is_drawn(target, record):
         return data_set
     target.parent.mkdir(parents=True, exist_ok=True)
-    with staged_folder(target) as draft:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        draft.mkdir()
         _write_all(draft, record)
-        # Another process may have drawn here meanwhile; only the same data set may be replaced.
-        _is_drawn(target, record)
+        try:
+            os.replace(draft, target)  # fails unless target is an empty folder or missing
+        except OSError:
+            if not _is_drawn(target, record):  # by another process meanwhile
+                raise
     return data_set
 
 

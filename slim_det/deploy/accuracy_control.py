@@ -208,7 +208,7 @@ class DeployedMetric:
     def in_int8(
         self, back: Sequence[str] = (), corrections: Mapping[str, QuantizationError] | None = None
     ) -> EvalResult:
-        """The metric of the int8 program; the quantized model is left unchanged.
+        """The metric in int8; the quantized model is left unchanged.
 
         Args:
             back: Module paths of layers that are float in this measurement.
@@ -218,7 +218,7 @@ class DeployedMetric:
             return self._measure(back) if cpu_has_int8() else self._simulate(back)
 
     def _simulate(self, back: Sequence[str]) -> EvalResult:
-        """The metric of the model itself: int8 kernels overflow if the CPU has no instructions."""
+        """The metric in dygraph: int8 kernels overflow on a CPU without int8 instructions."""
         int8 = set(quantized_layers(self.model)).difference(back)
         with only_quantized(self.model, int8), eval_at(self.cfg, image_size_hw(self.cfg)):
             return evaluate(self.cfg, dygraph_predictor(self.model), "dygraph", latency_runs=1)
@@ -233,8 +233,8 @@ class DeployedMetric:
         fold_batch_norm(program)
         if back is not None:
             gone = {layers[name].weight.name for name in back}
-            scales = {n: s for n, s in program_ranges(self.model).items() if n not in gone}
-            write_int8(program, scales)
+            ranges = program_ranges(self.model)
+            write_int8(program, {name: ranges[name] for name in ranges if name not in gone})
         engine = program.engine(int8=back is not None)
 
         def predict(batch: dict[str, Any]) -> list[Detections]:

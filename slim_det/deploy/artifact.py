@@ -127,18 +127,18 @@ def export_model(
     """
     class_names(cfg)  # ppdet would write other names if these cannot be read
     record = record_of(model)
-    scales = None if record is None else program_ranges(model)
+    ranges = None if record is None else program_ranges(model)
     target = require_writable(output_dir) / cfg.filename
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)
     model.eval()
     model.load_meanstd(cfg["TestReader"]["sample_transforms"])
     with staged_folder(target) as staging:
-        _write(model, cfg, staging, size_hw, scales)
-        if scales is None:
+        _write(model, cfg, staging, size_hw, ranges)
+        if ranges is None:
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
-            metric = _checked_int8(model, cfg, staging, scales, max_gap)
+            metric = _checked_int8(model, cfg, staging, ranges, max_gap)
             found = metric.of_artifact() if metric else {}
         cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
@@ -177,11 +177,11 @@ def _checked_int8(
     model: paddle.nn.Layer,
     cfg: Any,
     folder: Path,
-    scales: Mapping[str, LayerRanges],
+    ranges: Mapping[str, LayerRanges],
     max_gap: float | None,
 ) -> MetricCheck | None:
     """Check layers, size and AP of an int8 artifact; None if AP is not measured."""
-    check_integers(model, folder, scales)
+    check_integers(model, folder, ranges)
     write_manifest(model, folder)  # the predictor reads the engine settings from it
     if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
@@ -196,15 +196,15 @@ def _write(
     cfg: Any,
     folder: Path,
     size_hw: tuple[int, int],
-    scales: Mapping[str, LayerRanges] | None,
+    ranges: Mapping[str, LayerRanges] | None,
 ) -> None:
     model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
-    if scales is None:
+    if ranges is None:
         save_detector(model, size_hw, folder / "model")
     else:
         program = trace_program(model, size_hw)
         fold_batch_norm(program)
-        write_int8(program, scales)
+        write_int8(program, ranges)
         program.save(folder / "model")
     (folder / "model.pdiparams.info").unlink(missing_ok=True)
     cfg["TestDataset"] = create("TestDataset")()

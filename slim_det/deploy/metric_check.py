@@ -26,7 +26,7 @@ NO_EVAL = "add --no_eval to export without measuring AP"
 
 _FLOAT_HINT = (
     f"; {NO_INT8}, so the artifact ran in float, without rounding its inputs: export on a CPU with "
-    f"{', '.join(INT8_INSTRUCTIONS)}, or {NO_EVAL}"
+    f"one of {', '.join(INT8_INSTRUCTIONS)}, or {NO_EVAL}"
 )
 
 

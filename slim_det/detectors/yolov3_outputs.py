@@ -49,14 +49,14 @@ def forward_without_boxes(model: Layer, batch: Any) -> Any:
 
 
 def output_layout(model: Layer) -> dict[str, Any]:
-    """What the raw outputs of a YOLO detector mean; empty for any other detector.
+    """What the raw outputs of a YOLO detector with anchors mean; empty for any other detector.
 
     Returns:
         ``anchors``: width and height in pixels of the anchors of each scale; ``strides``: pixels
         per cell of each scale, empty where the loss does not state them; ``iou_aware``.
     """
     head = yolo_head(model)
-    if head is None:
+    if not hasattr(head, "anchors"):
         return {}
     return {
         "anchors": [[list(anchor) for anchor in scale] for scale in head.anchors],

@@ -1,4 +1,4 @@
-"""Moves a ReLU behind a concatenation to before it."""
+"""Moves a ReLU from behind a concatenation to before it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ATTRIBUTES = {"bit_length": ENGINE_BITS, "round_type": 0, "only_observer": Fals
 
 
 @deployment_program()
-def write_int8(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
+def write_int8(p: DeployProgram, layers: Mapping[str, LayerRanges]) -> None:
     """Make convolutions of a float program int8, in place.
 
     Ranges become the engine's scales unchanged: its integer q means q * scale / 127, so a weight
@@ -33,18 +33,18 @@ def write_int8(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
 
     Args:
         p: A program without batch norm behind these convolutions (`fold_batch_norm`).
-        scales: Name of a weight in the program -> scales.
+        layers: Name of a weight in the program -> its ranges.
 
     Raises:
         ExportError: See `check_ranges`; the program is then unchanged.
     """
-    rounded = write_integers(p, scales, _round_input, _store_weight)
+    rounded = write_integers(p, layers, _round_input, _store_weight)
     _round_concatenated(p, rounded)
 
 
 def write_integers(
     p: DeployProgram,
-    scales: Mapping[str, LayerRanges],
+    layers: Mapping[str, LayerRanges],
     round_input: Callable[[DeployProgram, int, str, float], str],
     store_weight: Callable[[DeployProgram, Op, LayerRanges], None],
 ) -> dict[tuple[str, float], str]:
@@ -52,7 +52,7 @@ def write_integers(
 
     Args:
         p: See `write_int8`.
-        scales: See `write_int8`.
+        layers: See `write_int8`.
         round_input: Rounds a variable to a range before the operator at an index, and returns
             the name of the rounded one. Called once for all convolutions that need the same.
         store_weight: Stores the weight of a convolution as integers.
@@ -60,10 +60,10 @@ def write_integers(
     Returns:
         (variable, range) -> name of the rounded variable.
     """
-    check_ranges(p, scales)
+    check_ranges(p, layers)
     rounded: dict[tuple[str, float], str] = {}
     for op in p.convolutions:
-        found = scales.get(weight_of(op))
+        found = layers.get(weight_of(op))
         if found is None:
             continue
         key = (data_of(op), found.input_range)
@@ -74,7 +74,7 @@ def write_integers(
     return rounded
 
 
-def check_ranges(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
+def check_ranges(p: DeployProgram, layers: Mapping[str, LayerRanges]) -> None:
     """Make sure that these layers can be int8.
 
     Raises:
@@ -82,7 +82,7 @@ def check_ranges(p: DeployProgram, scales: Mapping[str, LayerRanges]) -> None:
             its bits, or a range is missing, not finite or not positive.
     """
     known = {weight_of(op): op for op in p.convolutions}
-    for name, found in scales.items():
+    for name, found in layers.items():
         if name not in known:
             raise ExportError(
                 f"'{name}' is not a float convolution of the program; expected one of its "
@@ -182,7 +182,7 @@ def integer_weight(weight: np.ndarray, found: LayerRanges, bits: int) -> tuple[A
 
     Args:
         weight: float [Cout, ...], batch norm folded.
-        found: Its scales.
+        found: Its ranges.
         bits: Maximum bits of an integer.
 
     Returns:

@@ -22,7 +22,7 @@ from slim_det.graph.tracing import deployment_program
 
 @deployment_program()
 def write_lite_int8(
-    p: DeployProgram, scales: Mapping[str, LayerRanges], weight_bits: int = ENGINE_BITS
+    p: DeployProgram, layers: Mapping[str, LayerRanges], weight_bits: int = ENGINE_BITS
 ) -> None:
     """Make convolutions of a float program int8 for Paddle-Lite, in place.
 
@@ -31,7 +31,7 @@ def write_lite_int8(
 
     Args:
         p: See `write_int8`.
-        scales: See `write_int8`.
+        layers: See `write_int8`.
         weight_bits: Maximum bits of the integers; declared as 8 bits with a larger scale.
 
     Raises:
@@ -46,7 +46,7 @@ def write_lite_int8(
         input_stem = data_of(op).removesuffix(".quantized")
         _dequantize_output(p, op, [f"{weight}.scale", f"{input_stem}.scale"])
 
-    write_integers(p, scales, _round_input, store_weight)
+    write_integers(p, layers, _round_input, store_weight)
 
 
 @deployment_program()

@@ -49,6 +49,7 @@ def test_every_field() -> None:
         ({"count": 1, "mode": "gril"}, "Oven.mode: unknown type 'gril'; did you mean 'grill'?"),
         ({"count": 1, "mode": None}, "Oven.mode: unknown type None; valid: fan, grill"),
         ({"count": 1, "trays": ["a", 3]}, "Oven.trays: ['a', 3] is not valid; expected a list "),
+        ({"count": 1, "trays": [*"abcdefg", 3]}, "Oven.trays: 3 is not valid; expected a list of "),
         ({"count": 1, "baked": {"b": {2: "x"}}}, "Oven.baked.b: 'x' is not valid; expected {name"),
         ({"count": 1, "baked": {"b": []}}, "Oven.baked.b: [] is not valid; expected {name"),
         ({"count": 1, "height": 3}, "Oven.height: 3 is odd; expected an even number"),

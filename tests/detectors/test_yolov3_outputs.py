@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from slim_det.detectors.yolov3_outputs import forward_without_boxes, yolo_outputs
+from slim_det.detectors.yolov3_outputs import forward_without_boxes, output_layout, yolo_outputs
 from tests.compress.distill.tiny_detectors import make_batch, tiny_detector
 
 
@@ -26,3 +26,12 @@ def test_another_model_runs_to_its_end() -> None:
     double = nn.Linear(1, 1)
     double.weight.set_value(paddle.to_tensor([[2.0]]))
     assert forward_without_boxes(double, paddle.to_tensor([[6.0]])).item() == 12.0
+
+
+def test_a_head_without_anchors_has_no_layout() -> None:
+    """As PP-YOLOE's, which is called the same."""
+    model = nn.Layer()
+    model.yolo_head = nn.Linear(1, 1)
+    assert output_layout(model) == output_layout(nn.Linear(1, 1)) == {}
+    model.yolo_head.anchors = [[[7, 8]]]
+    assert output_layout(model) == {"anchors": [[[7, 8]]], "strides": [], "iou_aware": False}

@@ -1,12 +1,12 @@
 """Losses between a student and its teacher: functions of two tensors, and the table of them.
 
 A function takes the student's tensor, the teacher's and `Options`, and returns a float32 scalar.
-The teacher's tensor is detached. Both are logits where they become probabilities, so that none is
+The teacher's tensor is detached. What becomes a probability is given as logits, so that none is
 rounded to 0 or 1 before its logarithm is taken. Shapes are the same on both sides unless a loss
 says otherwise; every function raises `ConfigError` where shapes do not fit.
 
-N is the batch, C the channels, H and W rows and columns. A raw YOLO output is [N, na*(5+C), H, W]
-with na anchors, each of which has logits of x, y, w, h, objectness and C classes.
+N is the batch, C the channels, H and W rows and columns. A raw YOLO output is [N, na*(5+K), H, W]
+with na anchors, each of which has x, y, w, h, and logits of objectness and K classes.
 """
 
 from __future__ import annotations
@@ -225,14 +225,14 @@ def _in_and_out(tensors: Sequence[Tensor]) -> str:
 def _by_anchor(
     loss: str, student: Tensor, teacher: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Both raw YOLO outputs as float32 [N, na, 5+C, H, W], the teacher's detached."""
-    s, t = _pair(loss, student, teacher, axes="N, na*(5+C), H, W")
+    """Both raw YOLO outputs as float32 [N, na, 5+K, H, W], the teacher's detached."""
+    s, t = _pair(loss, student, teacher, axes="N, na*(5+K), H, W")
     batch, channels, height, width = s.shape
     per_anchor = BOX_VALUES + num_classes
     if num_classes < 1 or channels % per_anchor:
         raise ConfigError(
             f"distillation loss '{loss}': {channels} channels of the raw YOLO output "
-            f"{list(s.shape)} are no multiple of 5 + num_classes, with num_classes {num_classes}"
+            f"{list(s.shape)} are not a multiple of 5 + num_classes, with num_classes {num_classes}"
         )
     shape = [batch, channels // per_anchor, per_anchor, height, width]
     return s.reshape(shape), t.reshape(shape)

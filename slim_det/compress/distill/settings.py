@@ -33,7 +33,8 @@ EndEpoch = Annotated[
     Optional[Epoch], AfterValidator(_after_start), Field(description="a whole number >= 0")
 ]
 LayerName = Annotated[
-    Optional[Annotated[str, Field(min_length=1)]], Field(description="the name of a layer")
+    Optional[Annotated[str, Strict(), Field(min_length=1)]],
+    Field(description="the name of a layer"),
 ]
 # Text such as 1e3, which YAML does not read as a number, is one here.
 Factor = Annotated[

@@ -226,13 +226,9 @@ class Pruner(Strategy):
     def _channel_scores(
         self, member: Producer, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
     ) -> np.ndarray:
-        weight = parameters[member.parameter].numpy().astype(np.float64)
-        if not np.isfinite(weight).all():
-            raise LayerError(f"'{member.parameter}' holds weights that are not finite")
+        weight = _finite(member.parameter, parameters)
         filters = np.moveaxis(weight, member.axis, 0).reshape(len(member.ids), -1)
-        scale = None
-        if member.batch_norm:
-            scale = parameters[member.batch_norm].numpy().astype(np.float64)
+        scale = _finite(member.batch_norm, parameters) if member.batch_norm else None
         try:
             scores = np.asarray(CRITERIA[self.criterion](filters, scale, rng), np.float64)
         except ValueError as error:
@@ -243,6 +239,13 @@ class Pruner(Strategy):
                 f"shape {scores.shape}; expected {len(filters)} finite numbers, one per channel"
             )
         return scores
+
+
+def _finite(name: str, parameters: dict[str, paddle.Tensor]) -> np.ndarray:
+    value = parameters[name].numpy().astype(np.float64)
+    if not np.isfinite(value).all():
+        raise LayerError(f"'{name}' holds weights that are not finite")
+    return value
 
 
 def _kept_entry(group: Group, removed: np.ndarray) -> dict[str, Any]:

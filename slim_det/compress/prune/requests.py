@@ -45,7 +45,7 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
     if len(pruned_ratios) != len(names):
         raise ConfigError(
             f"Pruner: {len(names)} pruned_params but {len(pruned_ratios)} pruned_ratios; expected "
-            "one ratio a layer, or a single number for all"
+            "one ratio per layer, or a single number for all"
         )
     return [(name, _ratio(ratio, name)) for name, ratio in zip(names, pruned_ratios)]
 

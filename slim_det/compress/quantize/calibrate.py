@@ -57,7 +57,7 @@ def calibration_images(count: int) -> tuple[str, list[str]]:
 def collect(
     model: paddle.nn.Layer, layers: list[QuantLayer], cfg: Any, images: list[str]
 ) -> dict[str, Statistics]:
-    """Run a float model on images, prepared by ``TestReader``, with statistics of layers' inputs.
+    """Run a float model on images and collect statistics of the layers' inputs.
 
     Args:
         model: A float detector; left as it was.

@@ -1,4 +1,4 @@
-"""Quantizes a model by its record, puts layers back to float, and reads the scales for engines."""
+"""Quantizes a model by its record, puts layers back to float, and reads the ranges for engines."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ def signed_inputs(model: paddle.nn.Layer) -> Iterator[None]:
 
 
 def ranges_of(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
-    """The scales of a quantized model.
+    """The ranges and bits of the layers of a quantized model.
 
     Returns:
-        State-dict name of a convolution's weight -> its scales.
+        State-dict name of a convolution's weight -> its ranges.
 
     Raises:
         QuantError: A range is missing, not finite or not positive.
@@ -132,24 +132,24 @@ def ranges_of(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
     names = {path: weight for weight, path in layer_names(model).items()}
     found = {}
     for path, layer in quantized_layers(model).items():
-        scales = LayerRanges(
+        ranges = LayerRanges(
             input_range=layer.activation.range(),
             weight_ranges=layer.weight_ranges(),
             weight_bits=record.settings.weight_bits,
             activation_bits=record.settings.activation_bits,
         )
-        values = np.append(scales.weight_ranges, scales.input_range)
+        values = np.append(ranges.weight_ranges, ranges.input_range)
         if not np.isfinite(values).all() or (values <= 0).any():
             raise QuantError(
-                f"'{path}' has lost its scales (input range {scales.input_range:g}); expected "
+                f"'{path}' has lost its scales (input range {ranges.input_range:g}); expected "
                 "positive numbers: quantize again"
             )
-        found[names[path]] = scales
+        found[names[path]] = ranges
     return found
 
 
 def program_ranges(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
-    """The scales of a quantized model by the names of its weights in a program.
+    """The same by the names of the weights in a program.
 
     Raises:
         QuantError: The model is not quantized, or a layer of its record has no range.
@@ -160,7 +160,7 @@ def program_ranges(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
                 f"'{path}' is quantized in the record and has no scales: quantize again"
             )
     parameters = dict(model.named_parameters())
-    return {parameters[name].name: scales for name, scales in ranges_of(model).items()}
+    return {parameters[name].name: ranges for name, ranges in ranges_of(model).items()}
 
 
 def _required_record(model: paddle.nn.Layer) -> QuantRecord:

@@ -115,7 +115,7 @@ class SharedRange(InputRange):
 
 
 class AbsMaxWeight(Layer):
-    """Rounds a weight to its largest absolute value, of the tensor or of every output channel.
+    """Rounds a weight; the range is its largest absolute value, or that of every output channel.
 
     Args:
         bits: Bits of the simulated integer.

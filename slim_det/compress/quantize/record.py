@@ -22,8 +22,8 @@ class QuantLayer:
     Attributes:
         name: Its module path.
         norm: Module path of the batch norm that is folded into it; '' for none.
-        shares: Module path of an earlier convolution whose input has the same integers, or their
-            maxima, and so the same range; '' for the first.
+        shares: Module path of an earlier convolution whose input has the same integers, perhaps
+            pooled or upsampled, and so the same range; '' for the first.
         unsigned: Whether its input is the output of a ReLU, whose integers have no sign.
     """
 

@@ -66,7 +66,7 @@ def check_dataset(cfg: Any, name: str) -> int:
 
 
 def check_image(path: str | Path) -> None:
-    """Check that a file is an image, by its header; DataError if it is missing or is none."""
+    """Check that a file is an image, by its header; DataError if it is missing or not an image."""
     try:
         with Image.open(path):
             pass

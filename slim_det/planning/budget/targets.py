@@ -25,7 +25,7 @@ class Target:
 
     Attributes:
         kind: ``loss`` (largest relative loss of a layer), ``macs``, ``params`` or ``latency``
-            (share to remove), or ``latency_ms`` (milliseconds an image).
+            (share to remove), or ``latency_ms`` (milliseconds per image).
         value: Between 0 and 1; above 0 for ``latency_ms``.
 
     Raises:

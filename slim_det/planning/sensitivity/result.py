@@ -63,7 +63,7 @@ class Sources:
     """SHA-256 in hexadecimal digits of what was measured; None if unknown.
 
     Attributes:
-        fingerprint: Of the model, as `slim_det.compress.prune.plan.fingerprint` gives it.
+        fingerprint: Of the model, as `slim_det.compress.tensors.fingerprint` gives it.
         weights_sha256: Of the weights.
         data_sha256: Of the annotations and images.
         config_sha256: Of the settings that the result depends on.
@@ -239,9 +239,7 @@ def write_result(path: str | Path, result: SensitivityResult) -> None:
         SensitivityError: `read_result` would refuse the file; nothing is written.
         ConfigError: The folder cannot be written to.
     """
-    data = result.as_dict()
-    _from_dict(data)
-    write_json(path, data)
+    write_json(path, _from_dict(result.as_dict()).as_dict())
 
 
 def read_result(path: str | Path) -> SensitivityResult:

@@ -38,18 +38,18 @@ def test_channels_that_do_not_divide_into_anchors_are_one_line(name: str, num_cl
     with pytest.raises(ConfigError) as raised:
         LOSSES[name].function(raw, raw, Options(num_classes))
     assert str(raised.value) == (
-        f"distillation loss '{name}': 105 channels of the raw YOLO output [1, 105, 2, 2] are no "
-        f"multiple of 5 + num_classes, with num_classes {num_classes}"
+        f"distillation loss '{name}': 105 channels of the raw YOLO output [1, 105, 2, 2] are not "
+        f"a multiple of 5 + num_classes, with num_classes {num_classes}"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "axes"),
     [
-        ("split", "N, na*(5+C), H, W"),
+        ("split", "N, na*(5+K), H, W"),
         ("soft_label", "N, C, ..."),
         ("cwd", "N, C, H, W"),
-        ("dml", "N, na*(5+C), H, W"),
+        ("dml", "N, na*(5+K), H, W"),
     ],
 )
 def test_missing_axes_are_one_line(name: str, axes: str) -> None:

@@ -86,7 +86,10 @@ def test_a_file_cut_short_is_damaged(tmp_path: Path, share: float) -> None:
 DAMAGE: dict[str, Any] = {
     "tensors": [None, [], {"stem.weight": 5}, {}],
     "slices": [None, 7, {"stem.weight": 3}, {"unknown": {"0": [0]}}]
-    + [{"stem.weight": {"0": kept}} for kept in ([], [4], [-1, 0], [2, 1], [1, 1], ["a"], None)]
+    + [
+        {"stem.weight": {"0": kept}}
+        for kept in ([], [4], [10**30], [-1, 0], [2, 1], [1, 1], ["a"], None)
+    ]
     + [{"stem.weight": {"4": [0]}}, {"stem.weight": {"first": [0]}}],
     "image_size_hw": [None, 608],
     "depthwise": [None, [1]],

@@ -261,6 +261,13 @@ def test_weights_that_are_not_finite_are_an_error(value: float) -> None:
         plan_for(net, pruned_ratios={"inner": 0.5})
 
 
+def test_a_batch_norm_that_is_not_finite_is_named() -> None:
+    net = small_net()
+    fill_with(net, {"bn.weight": np.nan})
+    with pytest.raises(LayerError, match=r"'bn\.weight' holds weights that are not finite"):
+        plan_for(net, criterion="bn_scale", pruned_ratios={"stem": 0.5})
+
+
 @pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((6, 1)), 0.0, np.full(6, np.nan)])
 def test_scores_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, scores: Any) -> None:
     monkeypatch.setitem(CRITERIA, "own", lambda filters, scale, rng: scores)

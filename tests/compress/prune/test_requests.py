@@ -71,7 +71,7 @@ def test_one_ratio_for_all_out_of_range(value: Any) -> None:
         (None, "a", "unknown preset 'a'; valid: r578, sensity"),
         (None, "", "unknown preset ''; valid"),
         (["a"], "r578", "preset 'r578' names its own layers; leave pruned_params out"),
-        (["a", "b"], [0.5], "2 pruned_params but 1 pruned_ratios; expected one ratio a layer"),
+        (["a", "b"], [0.5], "2 pruned_params but 1 pruned_ratios; expected one ratio per layer"),
         (["a"], [0.5, 0.5], "1 pruned_params but 2 pruned_ratios"),
         ("yolo_head", [0.5] * 17, "18 pruned_params but 17 pruned_ratios"),
         (None, [0.5, 0.5], "1 pruned_params but 2 pruned_ratios"),
