@@ -261,7 +261,7 @@ def test_first_images_are_a_data_set_of_their_own(detector: Detector, tmp_path: 
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     copy.annotations.write_text(json.dumps(content))
     alone = measured(copy.config, tmp_path / "alone.json", TIPS)
-    assert four.num_images == alone.num_images == 4
+    assert four.conditions.num_images == alone.conditions.num_images == 4
     assert (four.ap, four.baseline) == (alone.ap, alone.baseline)
 
 
