@@ -7,14 +7,21 @@ Costs are counted for each problem, so the time of a row includes the front of a
 plan. A plan must keep at least as much of the metric as the front predicts for its budget.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import platform
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from slim_det.planning.budget.costs import TracedModel
+    from slim_det.planning.budget.search import BudgetSearch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,7 +45,7 @@ def main() -> None:
                 print_row(search, kind, share)
 
 
-def print_row(search, kind: str, share: float) -> None:
+def print_row(search: BudgetSearch, kind: str, share: float) -> None:
     """Solve one target."""
     from slim_det.planning.budget.targets import Target
 
@@ -54,7 +61,7 @@ def print_row(search, kind: str, share: float) -> None:
     )
 
 
-def search_of_head():
+def search_of_head() -> BudgetSearch:
     """The YOLOv3 of the BCCD example with its sensitivity file."""
     from slim_det.planning.budget.options import Limits
     from slim_det.planning.budget.prepare import make_search
@@ -65,9 +72,10 @@ def search_of_head():
     return make_search(traced, read_result(source), str(source), Limits())
 
 
-def search_of_all_layers():
+def search_of_all_layers() -> BudgetSearch:
     """All groups of a ResNet-34 YOLOv3, with losses that grow by a power of the ratio."""
     from slim_det.planning.budget.costs import FactorBuilder, macs_rule, params_rule
+    from slim_det.planning.budget.options import Limits
     from slim_det.planning.budget.search import BudgetSearch
 
     traced = traced_of("yolov3_r34_270e_voc", 608)
@@ -79,10 +87,11 @@ def search_of_all_layers():
         for group, a, b in zip(groups, largest, power)
     }
     builder = FactorBuilder(traced, list(losses))
-    return BudgetSearch(groups, losses, builder, {"macs": macs_rule(traced), "params": params_rule})
+    rules = {"macs": macs_rule(traced), "params": params_rule}
+    return BudgetSearch(groups, losses, builder, rules, Limits(), {})
 
 
-def traced_of(config: str, size: int):
+def traced_of(config: str, size: int) -> TracedModel:
     """A model without weights; costs need none."""
     from slim_det.compress.prune.groups import find_groups
     from slim_det.graph.trace import trace_detector

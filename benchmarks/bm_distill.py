@@ -49,6 +49,7 @@ def main() -> None:
     cfg["model"] = model = session.model_for_training(cfg, session.read_slim(args.slim_config))
     trainer = Trainer(cfg, mode="train")
     distiller = distiller_of(model)
+    assert distiller is not None
     batches = list(trainer.loader)[: args.steps + 1]
     model.train()
 

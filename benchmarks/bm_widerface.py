@@ -17,7 +17,9 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +29,7 @@ import numpy as np  # noqa: E402
 
 from slim_det.core.errors import SlimDetError  # noqa: E402
 from slim_det.evaluate.widerface.files import read_predictions, write_prediction  # noqa: E402
-from slim_det.evaluate.widerface.scores import score_predictions  # noqa: E402
+from slim_det.evaluate.widerface.scores import WiderFaceResult, score_predictions  # noqa: E402
 from slim_det.evaluate.widerface.truth import GroundTruth, read_ground_truth  # noqa: E402
 from slim_det.version import __version__  # noqa: E402
 
@@ -68,7 +70,7 @@ def main() -> None:
     )
 
 
-def timed(function, *arguments):
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """What a function returns, and its seconds."""
     start = time.perf_counter()
     result = function(*arguments)
@@ -101,7 +103,7 @@ def through_files(truth: GroundTruth, found: list[np.ndarray]) -> tuple[list[np.
     return [read[name] for name in truth.names], seconds
 
 
-def score(truth: GroundTruth, found: list[np.ndarray]):
+def score(truth: GroundTruth, found: list[np.ndarray]) -> WiderFaceResult:
     """slim_det's way."""
     count = len(found)
     part = GroundTruth(truth.names[:count], truth.faces[:count], truth.counted[:count], truth.bands)
