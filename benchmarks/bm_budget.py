@@ -4,7 +4,8 @@
 
 The head has losses measured on BCCD; the 41 groups of the ResNet-34 model have invented losses.
 Costs are counted for each problem, so the time of a row includes the front of all budgets and one
-plan. A plan must keep at least as much of the metric as the front predicts for its budget.
+plan. A plan keeps at least as much of the metric as the front promises for its budget, unless the
+front's point costs far less: a plan that removes much more than was asked for is not chosen.
 """
 
 from __future__ import annotations
