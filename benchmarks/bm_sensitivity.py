@@ -85,7 +85,7 @@ def time_plain(config: str, sample: list[tuple[str, float]]) -> list[dict]:
         [sys.executable, __file__, "-c", config, "--plain", json.dumps(sample)],
         cwd=ROOT,
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -13,7 +13,7 @@ from slim_det.core.errors import ConfigError, QuantError
 if TYPE_CHECKING:
     import paddle
 
-    from slim_det.compress.quantize.observers import PostOptions
+    from slim_det.compress.quantize.observers import PtqOptions
     from slim_det.compress.quantize.settings import QuantSettings
     from slim_det.training.config import SlimConfig
 
@@ -81,11 +81,11 @@ def _quantize(
     cfg: Any,
     model: paddle.nn.Layer,
     settings: QuantSettings,
-    options: PostOptions,
+    options: PtqOptions,
     stem: Path,
 ) -> dict[str, Any]:
     """Quantize, export and save a model; returns the results with their JSON keys."""
-    from slim_det.compress.quantize.ptq import quantize_post
+    from slim_det.compress.quantize.ptq import run_ptq
     from slim_det.compress.steps import steps_of
     from slim_det.deploy.accuracy_control import DeployedMetric, search_float_layers
     from slim_det.deploy.artifact import export_model
@@ -97,10 +97,10 @@ def _quantize(
     in_float = metric.in_float() if metric else None
     if in_float is not None:
         print(f"float: {in_float}")
-    post = quantize_post(model, cfg, settings, options)
+    ptq = run_ptq(model, cfg, settings, options)
     if args.max_drop is not None and metric and in_float:
-        search_float_layers(metric, post, in_float, args.max_drop)
-    rows = layer_rows(model, post.quantization_errors)
+        search_float_layers(metric, ptq, in_float, args.max_drop)
+    rows = layer_rows(model, ptq.quantization_errors)
     if args.report:
         common.print_table(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
@@ -133,9 +133,9 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _prepare(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
-) -> tuple[paddle.nn.Layer, QuantSettings, PostOptions]:
+) -> tuple[paddle.nn.Layer, QuantSettings, PtqOptions]:
     """The float model, settings and options; flags override the slim file."""
-    from slim_det.compress.quantize.observers import PostOptions
+    from slim_det.compress.quantize.observers import PtqOptions
     from slim_det.compress.quantize.ptq import require_float
     from slim_det.compress.quantize.record import QuantRecord
     from slim_det.compress.quantize.settings import QuantSettings
@@ -150,7 +150,7 @@ def _prepare(
     flags = {name: value for name, value in given.items() if value is not None}
     if args.bias_correction:
         flags["bias_correction"] = True
-    replace(PostOptions(), **flags).check("--")
+    replace(PtqOptions(), **flags).check("--")
     if args.weight_type:
         validated(QuantSettings, {"weight_type": args.weight_type}, "--")
     if cfg.get("weights") and checkpoint.stored_step(cfg.weights, QuantRecord) is not None:
@@ -158,7 +158,7 @@ def _prepare(
     model = session.model_with_weights(cfg, cfg.get("weights"), slim, calibrating=True)
     require_float(model)
     described = postponed(model)
-    settings, options = QuantSettings(), PostOptions()
+    settings, options = QuantSettings(), PtqOptions()
     if isinstance(described, PTQ):
         settings = described.settings
         options = described.options(int(cfg["EvalReader"].get("batch_size", 1)))
@@ -169,7 +169,7 @@ def _prepare(
     return model, settings, replace(options, **flags)
 
 
-def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PostOptions) -> None:
+def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PtqOptions) -> None:
     """Check before the float model is measured that layers and images exist."""
     from slim_det.compress.quantize.calibrate import calibration_images
     from slim_det.core.errors import LayerError

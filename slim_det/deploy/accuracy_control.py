@@ -14,7 +14,7 @@ from tqdm import tqdm
 from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
 from slim_det.compress.quantize.calibrate import deployed_mode
 from slim_det.compress.quantize.model import keep_float, program_ranges, quantized_layers
-from slim_det.compress.quantize.ptq import PostResult
+from slim_det.compress.quantize.ptq import PtqResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
@@ -68,7 +68,7 @@ class SearchResult:
 
 
 def search_float_layers(
-    metric: DeployedMetric, post: PostResult, in_float: EvalResult, max_drop: float
+    metric: DeployedMetric, ptq: PtqResult, in_float: EvalResult, max_drop: float
 ) -> SearchResult:
     """Put layers back to float until the drop of the int8 program is at most ``max_drop``.
 
@@ -78,7 +78,7 @@ def search_float_layers(
     Args:
         metric: Metric of the model that was quantized; the layers found are put back to float in
             that model.
-        post: Result of its quantization.
+        ptq: Result of its quantization.
         in_float: Metric of the float program in Paddle Inference.
         max_drop: Allowed drop in points of the metric, 0 to 100; for WIDER FACE in each setting.
 
@@ -86,14 +86,14 @@ def search_float_layers(
         QuantError: Even with only one layer in int8 the drop is larger; the model is unchanged.
     """
     model = metric.model
-    corrections = post.quantization_errors if post.record.origin.get("bias_correction") else {}
+    corrections = ptq.quantization_errors if ptq.record.origin.get("bias_correction") else {}
     names = list(quantized_layers(model))
     steps: list[SearchStep] = []
     errors: dict[str, float] = {}
 
     def drop_of(count: int) -> float:
         if count and not errors:
-            errors.update(output_errors(model, post.trace, metric.cfg, post.images[:RANKED_IMAGES]))
+            errors.update(output_errors(model, ptq.trace, metric.cfg, ptq.images[:RANKED_IMAGES]))
         found = metric.in_int8(_worst(errors, count), corrections)
         steps.append(SearchStep(count, found.ap, found.points_below(in_float)))
         logger.info(

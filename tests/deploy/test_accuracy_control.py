@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.observers import PostOptions
-from slim_det.compress.quantize.ptq import PostResult, quantize_post
+from slim_det.compress.quantize.observers import PtqOptions
+from slim_det.compress.quantize.ptq import PtqResult, run_ptq
 from slim_det.compress.quantize.quantization_error import only_quantized
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings
@@ -79,18 +79,18 @@ def test_nothing_can_be_put_back_from_a_single_layer() -> None:
     assert fewest(lambda count: 1.0, 0, 1.0) == 0
 
 
-def quantized(cfg: Any, net: paddle.nn.Layer, **options: Any) -> PostResult:
+def quantized(cfg: Any, net: paddle.nn.Layer, **options: Any) -> PtqResult:
     settings = QuantSettings(weight_bits=options.pop("bits", 8), skip=options.pop("skip", ()))
-    return quantize_post(net, cfg, settings, PostOptions("abs_max", 2, **options))
+    return run_ptq(net, cfg, settings, PtqOptions("abs_max", 2, **options))
 
 
 def test_output_errors_are_those_of_one_layer_alone(tiny_cfg: Any) -> None:
     net = small_net()
-    post = quantized(tiny_cfg, net)
+    ptq = quantized(tiny_cfg, net)
     before = state(net)
     net.inputs_seen.clear()
-    found = output_errors(net, post.trace, tiny_cfg, post.images)
-    batches = [{"image": paddle.to_tensor(x)} for x in net.inputs_seen[: len(post.images)]]
+    found = output_errors(net, ptq.trace, tiny_cfg, ptq.images)
+    batches = [{"image": paddle.to_tensor(x)} for x in net.inputs_seen[: len(ptq.images)]]
     assert set(found) == {"first", "left", "right"}
     in_float = small_net()
     expected = 0.0
@@ -137,15 +137,15 @@ def test_metrics_of_the_engine(
     exact = metric.in_float()
     assert exact.ap == pytest.approx(trained.ap, abs=1e-6) and exact.ap > 0.5
     assert exact.engine == "paddle_inference"
-    post = quantized(cfg, model, bias_correction=True)
+    ptq = quantized(cfg, model, bias_correction=True)
     before = state(model)
     low = metric.in_int8()
     assert low.ap != exact.ap
     names = list(quantized_layers(model))
-    assert metric.in_int8(names, post.quantization_errors).ap == pytest.approx(exact.ap, abs=1e-3)
+    assert metric.in_int8(names, ptq.quantization_errors).ap == pytest.approx(exact.ap, abs=1e-3)
     after = state(model)
     assert all(np.array_equal(before[k], after[k]) for k in before)
-    assert record_of(model) is post.record
+    assert record_of(model) is ptq.record
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,11 +183,11 @@ def result(ap: float) -> EvalResult:
 @pytest.mark.parametrize("corrected", [False, True])
 def test_a_search_puts_the_ruined_layer_back(tiny_cfg: Any, corrected: bool) -> None:
     net, in_float = small_net(), small_net()
-    post = quantized(tiny_cfg, net, bias_correction=corrected)
+    ptq = quantized(tiny_cfg, net, bias_correction=corrected)
     mean = net.norm._mean.numpy()
     quantized_layers(net)["first"].activation.limit.set_value(np.array([1e-3], "float32"))
     metric = MadeUpMetric(net, tiny_cfg, "first")
-    found = search_float_layers(metric, post, result(0.8), 1.5)  # type: ignore[arg-type]
+    found = search_float_layers(metric, ptq, result(0.8), 1.5)  # type: ignore[arg-type]
     assert found.kept == ["first"] and metric.measured == [[], ["first"]]
     assert found.steps == [
         SearchStep(0, 0.5, pytest.approx(30)),
@@ -204,21 +204,21 @@ def test_a_search_puts_the_ruined_layer_back(tiny_cfg: Any, corrected: bool) -> 
 
 def test_nothing_is_put_back_where_the_drop_is_small(tiny_cfg: Any) -> None:
     net = small_net()
-    post = quantized(tiny_cfg, net)
+    ptq = quantized(tiny_cfg, net)
     metric = MadeUpMetric(net, tiny_cfg, "none of them")
-    found = search_float_layers(metric, post, result(0.5), 0.0)  # type: ignore[arg-type]
+    found = search_float_layers(metric, ptq, result(0.5), 0.0)  # type: ignore[arg-type]
     assert found == SearchResult([], [SearchStep(0, 0.5, 0.0)], {})
     assert len(quantized_layers(net)) == 3
 
 
 def test_a_search_that_finds_nothing(tiny_cfg: Any) -> None:
     net = small_net()
-    post = quantized(tiny_cfg, net)
+    ptq = quantized(tiny_cfg, net)
     before = state(net)
     metric = MadeUpMetric(net, tiny_cfg, "none of them")
     with pytest.raises(QuantError, match="with 2 of 3 layers in float the metric is still 30.00"):
-        search_float_layers(metric, post, result(0.8), 1.0)  # type: ignore[arg-type]
+        search_float_layers(metric, ptq, result(0.8), 1.0)  # type: ignore[arg-type]
     assert [len(back) for back in metric.measured] == [0, 1, 2]
-    assert len(quantized_layers(net)) == 3 and record_of(net) is post.record
+    assert len(quantized_layers(net)) == 3 and record_of(net) is ptq.record
     after = state(net)
     assert all(np.array_equal(before[k], after[k]) for k in before)

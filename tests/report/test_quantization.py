@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from slim_det.compress.quantize.model import keep_float
-from slim_det.compress.quantize.observers import PostOptions
-from slim_det.compress.quantize.ptq import quantize_post
+from slim_det.compress.quantize.observers import PtqOptions
+from slim_det.compress.quantize.ptq import run_ptq
 from slim_det.compress.quantize.quantization_error import QuantizationError
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import QuantError
@@ -66,7 +66,7 @@ def test_rows_are_json() -> None:
 def test_an_input_without_a_sign_has_twice_the_steps(tiny_cfg: Any) -> None:
     """What a ReLU gives is rounded to integers up to 255."""
     net = small_net()
-    post = quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("abs_max", 1))
-    first, left, _ = layer_rows(net, post.quantization_errors)
+    ptq = run_ptq(net, tiny_cfg, QuantSettings(), PtqOptions("abs_max", 1))
+    first, left, _ = layer_rows(net, ptq.quantization_errors)
     assert first.input_scale == pytest.approx(first.input_range / 127)
     assert left.input_scale == pytest.approx(left.input_range / 255)

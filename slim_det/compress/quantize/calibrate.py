@@ -12,7 +12,7 @@ import paddle
 from ppdet.core.workspace import create
 from tqdm import tqdm
 
-from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.compress.quantize.statistics import Statistics
@@ -41,7 +41,7 @@ def calibration_images(count: int) -> tuple[str, list[str]]:
         ConfigError: ``count`` is less than 1.
         DataError: There are fewer, or no data set can be read.
     """
-    PostOptions(images=count).check()
+    PtqOptions(images=count).check()
     try:
         name, files = "TrainDataset", _files_of("TrainDataset")
     except DataError as error:

@@ -8,7 +8,7 @@ import paddle
 
 from slim_det.compress.quantize.calibrate import collect
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.observers import PostOptions, input_range
+from slim_det.compress.quantize.observers import PtqOptions, input_range
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.compress.quantize.record import QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
@@ -22,7 +22,7 @@ def quantize_from_images(
     settings: QuantSettings,
     images: list[str],
     origin: dict[str, Any],
-    percent: float = PostOptions.percent,
+    percent: float = PtqOptions.percent,
 ) -> tuple[QuantRecord, Trace]:
     """Find the ranges of a float model on images, and quantize it in place.
 

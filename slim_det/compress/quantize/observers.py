@@ -114,7 +114,7 @@ def _known_observer(name: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class PostOptions:
+class PtqOptions:
     """How post-training quantization finds the ranges.
 
     Attributes:
@@ -142,11 +142,11 @@ class PostOptions:
         Raises:
             ConfigError: One is not valid.
         """
-        validated(PostOptions, asdict(self), where)
+        validated(PtqOptions, asdict(self), where)
 
 
 def input_range(
-    observer: str, statistics: Statistics, bits: int, percent: float = PostOptions.percent
+    observer: str, statistics: Statistics, bits: int, percent: float = PtqOptions.percent
 ) -> float:
     """The range of an activation.
 
@@ -154,7 +154,7 @@ def input_range(
         observer: One of `OBSERVERS`.
         statistics: Of one image at least.
         bits: Bits of the simulated integer.
-        percent: See `PostOptions`.
+        percent: See `PtqOptions`.
 
     Returns:
         The range, at least `MIN_RANGE`.
@@ -162,7 +162,7 @@ def input_range(
     Raises:
         ConfigError: The observer is unknown, or ``percent`` is no share.
     """
-    PostOptions(observer, percent=percent).check()
+    PtqOptions(observer, percent=percent).check()
     if statistics.largest <= MIN_RANGE:
         return MIN_RANGE
     return max(float(OBSERVERS[observer](statistics, bits, percent)), MIN_RANGE)

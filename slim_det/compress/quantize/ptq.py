@@ -11,7 +11,7 @@ import paddle
 from slim_det.compress.quantize.bias_correction import correct_biases
 from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.from_images import quantize_from_images
-from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.quantization_error import (
     QuantizationError,
     layer_quantization_errors,
@@ -29,7 +29,7 @@ COMPARED_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class PostResult:
+class PtqResult:
     """Result of a post-training quantization.
 
     Attributes:
@@ -45,12 +45,12 @@ class PostResult:
     quantization_errors: dict[str, QuantizationError]
 
 
-def quantize_post(
+def run_ptq(
     model: paddle.nn.Layer,
     cfg: Any,
     settings: QuantSettings,
-    options: PostOptions,
-) -> PostResult:
+    options: PtqOptions,
+) -> PtqResult:
     """Quantize a trained float model, in place.
 
     Args:
@@ -90,7 +90,7 @@ def quantize_post(
         options.observer,
         len(record.kept_float),
     )
-    return PostResult(record, images, trace, quantization_errors)
+    return PtqResult(record, images, trace, quantization_errors)
 
 
 def require_float(model: paddle.nn.Layer) -> None:

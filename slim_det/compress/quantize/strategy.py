@@ -12,8 +12,8 @@ import paddle
 from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.from_images import quantize_from_images
 from slim_det.compress.quantize.model import quantize_model
-from slim_det.compress.quantize.observers import PostOptions
-from slim_det.compress.quantize.ptq import quantize_post
+from slim_det.compress.quantize.observers import PtqOptions
+from slim_det.compress.quantize.ptq import run_ptq
 from slim_det.compress.quantize.record import QuantRecord, record_of
 from slim_det.compress.quantize.schedule import QuantSchedule
 from slim_det.compress.quantize.settings import QuantSettings, read_quant_config
@@ -212,16 +212,16 @@ class PTQ(_Quantization):
         self._batches = whole_number("PTQ.quant_batch_num", quant_batch_num, 1)
         self.options(batch_size=1)
 
-    def options(self, batch_size: int) -> PostOptions:
+    def options(self, batch_size: int) -> PtqOptions:
         """How ranges are found, with ``batch_size`` images in a batch of ``EvalReader``."""
-        options = PostOptions(**{"images": self._batches * batch_size, **self._options})
+        options = PtqOptions(**{"images": self._batches * batch_size, **self._options})
         options.check("PTQ.")
         return options
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
-        """Calibrate and quantize a float model in place (see `quantize_post`)."""
+        """Calibrate and quantize a float model in place (see `run_ptq`)."""
         batch_size = int(context.cfg["EvalReader"].get("batch_size", 1))
-        quantize_post(model, context.cfg, self.settings, self.options(batch_size))
+        run_ptq(model, context.cfg, self.settings, self.options(batch_size))
         return model
 
     @classmethod

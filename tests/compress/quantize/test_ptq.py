@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from slim_det.compress.quantize.model import quantized_layers, ranges_of
-from slim_det.compress.quantize.observers import PostOptions
-from slim_det.compress.quantize.ptq import quantize_post
+from slim_det.compress.quantize.observers import PtqOptions
+from slim_det.compress.quantize.ptq import run_ptq
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import ConfigError, DataError, QuantError
@@ -19,7 +19,7 @@ from tests.compress.quantize.small_nets import small_net, state
 def test_ranges_are_those_of_the_images(tiny_cfg: Any) -> None:
     net = small_net()
     before = state(net)
-    result = quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("abs_max", 4))
+    result = run_ptq(net, tiny_cfg, QuantSettings(), PtqOptions("abs_max", 4))
     assert len(result.images) == 4
     images = net.inputs_seen[:4]
     scales = ranges_of(net)
@@ -34,7 +34,7 @@ def test_ranges_are_those_of_the_images(tiny_cfg: Any) -> None:
 def test_the_record_says_where_it_is_from(tiny_cfg: Any) -> None:
     net = small_net()
     settings = QuantSettings(skip=("right",))
-    result = quantize_post(net, tiny_cfg, settings, PostOptions("hist", 2, 0.9999, True))
+    result = run_ptq(net, tiny_cfg, settings, PtqOptions("hist", 2, 0.9999, True))
     record = record_of(net)
     assert record is result.record
     assert record.origin == {
@@ -50,10 +50,8 @@ def test_the_record_says_where_it_is_from(tiny_cfg: Any) -> None:
 
 def test_bias_correction_is_done_when_asked(tiny_cfg: Any) -> None:
     plain, corrected = small_net(), small_net()
-    quantize_post(plain, tiny_cfg, QuantSettings(), PostOptions("abs_max", 2))
-    quantize_post(
-        corrected, tiny_cfg, QuantSettings(), PostOptions("abs_max", 2, bias_correction=True)
-    )
+    run_ptq(plain, tiny_cfg, QuantSettings(), PtqOptions("abs_max", 2))
+    run_ptq(corrected, tiny_cfg, QuantSettings(), PtqOptions("abs_max", 2, bias_correction=True))
     left, right = state(plain), state(corrected)
     changed = [name for name in left if not np.array_equal(left[name], right[name])]
     assert sorted(changed) == ["left.bias", "norm._mean"]
@@ -62,7 +60,7 @@ def test_bias_correction_is_done_when_asked(tiny_cfg: Any) -> None:
 def test_the_same_run_twice_gives_the_same(tiny_cfg: Any) -> None:
     first, second = small_net(), small_net()
     for net in (first, second):
-        quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("mse", 3))
+        run_ptq(net, tiny_cfg, QuantSettings(), PtqOptions("mse", 3))
     left, right = state(first), state(second)
     assert left.keys() == right.keys()
     assert all(np.array_equal(left[k], right[k]) for k in left)
@@ -71,30 +69,30 @@ def test_the_same_run_twice_gives_the_same(tiny_cfg: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        (PostOptions("hst"), ConfigError, "unknown observer 'hst'; did you mean 'hist'"),
-        (PostOptions(images=0), ConfigError, "images: 0 is not valid"),
-        (PostOptions(images=17), DataError, "TrainDataset has 16 images, 17 are asked for"),
-        (PostOptions(percent=0.0), ConfigError, "percent: 0.0 is not valid"),
+        (PtqOptions("hst"), ConfigError, "unknown observer 'hst'; did you mean 'hist'"),
+        (PtqOptions(images=0), ConfigError, "images: 0 is not valid"),
+        (PtqOptions(images=17), DataError, "TrainDataset has 16 images, 17 are asked for"),
+        (PtqOptions(percent=0.0), ConfigError, "percent: 0.0 is not valid"),
     ],
 )
 def test_options_that_cannot_be(
-    tiny_cfg: Any, options: PostOptions, error: type[Exception], said: str
+    tiny_cfg: Any, options: PtqOptions, error: type[Exception], said: str
 ) -> None:
     net = small_net()
     with pytest.raises(error, match=said):
-        quantize_post(net, tiny_cfg, QuantSettings(), options)
+        run_ptq(net, tiny_cfg, QuantSettings(), options)
     assert record_of(net) is None
 
 
 def test_names_to_skip_that_match_nothing(tiny_cfg: Any) -> None:
     net = small_net()
     with pytest.raises(ConfigError, match="skip: no layer matches 'neck"):
-        quantize_post(net, tiny_cfg, QuantSettings(skip=("neck.*",)), PostOptions(images=1))
+        run_ptq(net, tiny_cfg, QuantSettings(skip=("neck.*",)), PtqOptions(images=1))
     assert record_of(net) is None
 
 
 def test_a_model_that_is_quantized_already(tiny_cfg: Any) -> None:
     net = small_net()
-    quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("avg", 1))
+    run_ptq(net, tiny_cfg, QuantSettings(), PtqOptions("avg", 1))
     with pytest.raises(QuantError, match="quantized already.*expected float weights"):
-        quantize_post(net, tiny_cfg, QuantSettings(), PostOptions("avg", 1))
+        run_ptq(net, tiny_cfg, QuantSettings(), PtqOptions("avg", 1))

@@ -12,7 +12,7 @@ import yaml
 
 from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.quantize.model import quantized_layers
-from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.steps import steps_of
@@ -229,12 +229,12 @@ def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> 
     from slim_det.deploy import artifact
 
     done: list[Any] = []
-    monkeypatch.setattr(strategy, "quantize_post", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr(strategy, "run_ptq", lambda *arguments: done.append(arguments))
     monkeypatch.setattr(artifact, "export_model", lambda *arguments: done.append(arguments))
     trainer = FakeTrainer(waiting(PTQ(observer="mse")))
     ppdet.engine.trainer.Trainer.post_quant(trainer, "folder")
     calibrated, exported = done
-    assert calibrated[3] == PostOptions("mse", images=40)
+    assert calibrated[3] == PtqOptions("mse", images=40)
     assert exported == (trainer.model, trainer.cfg, "folder")
 
 

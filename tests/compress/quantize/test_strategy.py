@@ -12,7 +12,7 @@ import pytest
 from ppdet.core.workspace import global_config
 
 from slim_det.compress.quantize.model import quantized_layers, ranges_of
-from slim_det.compress.quantize.observers import PostOptions
+from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.record import record_of
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.compress.quantize.strategy import (
@@ -130,12 +130,12 @@ def test_what_cannot_be_quantized_stays_as_it_was(model: paddle.nn.Layer) -> Non
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
-        ({}, PostOptions(images=20)),
-        ({"observer": "mse", "images": 7}, PostOptions("mse", 7)),
-        ({"ptq_config": {}}, PostOptions("kl", 20)),
+        ({}, PtqOptions(images=20)),
+        ({"observer": "mse", "images": 7}, PtqOptions("mse", 7)),
+        ({"ptq_config": {}}, PtqOptions("kl", 20)),
         (
             {"ptq_config": {"activation_quantizer": "AbsmaxQuantizer"}, "quant_batch_num": 3},
-            PostOptions("abs_max", 6),
+            PtqOptions("abs_max", 6),
         ),
         (
             {
@@ -146,15 +146,15 @@ def test_what_cannot_be_quantized_stays_as_it_was(model: paddle.nn.Layer) -> Non
                 },
                 "bias_correction": True,
             },
-            PostOptions("hist", 20, 0.999, True),
+            PtqOptions("hist", 20, 0.999, True),
         ),
         (
             {"ptq_config": {"hist_percent": 0.9}, "observer": "hist", "percent": 0.99},
-            PostOptions("hist", 20, 0.99),
+            PtqOptions("hist", 20, 0.99),
         ),
     ],
 )
-def test_options_of_ptq(settings: dict[str, Any], options: PostOptions) -> None:
+def test_options_of_ptq(settings: dict[str, Any], options: PtqOptions) -> None:
     """Batches are of two images here; what is said in our own keys wins."""
     assert PTQ(**settings).options(batch_size=2) == options
 
