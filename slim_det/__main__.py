@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 from slim_det.core.errors import ConfigError, SlimDetError
-from slim_det.core.process import log_to_stdout, report_unexpected, set_environment
+from slim_det.core.process import (
+    end_forks_with_this,
+    log_to_stdout,
+    report_unexpected,
+    set_environment,
+)
 from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
 from slim_det.core.silence import silenced
@@ -33,6 +38,7 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     script = Path(argv[0])
     set_environment()
+    end_forks_with_this()
     log_to_stdout()
     try:
         if not script.is_file():

@@ -61,7 +61,7 @@ for line in sys.stdin:
         self._process.stdin.write(json.dumps([str(a) for a in arguments]) + "\n")
         self._process.stdin.flush()
         pid = int(self._line())
-        while until and _is_running(pid):
+        while until and is_running(pid):
             if until():
                 os.kill(pid, signal.SIGKILL)
                 break
@@ -80,7 +80,8 @@ for line in sys.stdin:
         return self._process.stdout.readline().strip()
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

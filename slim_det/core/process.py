@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -13,6 +16,8 @@ from slim_det.core.silence import silenced
 
 DEBUG_VARIABLE = "SLIM_DET_DEBUG"
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
 
 def prepare_process(with_paddle: bool = True) -> None:
     """Set what must be set before paddle is imported, import it silently, log to stdout.
@@ -20,6 +25,7 @@ def prepare_process(with_paddle: bool = True) -> None:
     Importing ppdet registers slim_det's components with it (see ``slim_det/__init__.py``).
     """
     set_environment()
+    end_forks_with_this()
     log_to_stdout()
     if with_paddle:
         with silenced():
@@ -33,6 +39,17 @@ def set_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore")
+
+
+@functools.cache
+def end_forks_with_this() -> None:
+    """Let processes that are forked from this one end when it does, even if it is killed.
+
+    Paddle's DataLoader forks workers that wait for their next images without a time limit. Those of
+    a killed command would keep their memory until the machine is restarted.
+    """
+    prctl = ctypes.CDLL(None).prctl
+    os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
 
 
 def report_unexpected(program: str, error: Exception) -> int:

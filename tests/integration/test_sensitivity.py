@@ -103,7 +103,7 @@ def kill_and_finish(
 ) -> dict[str, Any]:
     """Kill the command so many times at random moments, then let it end; gives its result.
 
-    Images are read in a process of its own, which outlives the command for a while.
+    Images are read in a process of its own, which ends with the command.
     """
     output = folder / "out.json"
     journal = folder / "out.journal.jsonl"
