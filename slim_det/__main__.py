@@ -8,12 +8,7 @@ import sys
 from pathlib import Path
 
 from slim_det.core.errors import ConfigError, SlimDetError
-from slim_det.core.process import (
-    end_forks_with_this,
-    log_to_stdout,
-    report_unexpected,
-    set_environment,
-)
+from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
 from slim_det.core.silence import silenced
@@ -37,9 +32,7 @@ def main(argv: list[str]) -> int:
         print(USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     script = Path(argv[0])
-    set_environment()
-    end_forks_with_this()
-    log_to_stdout()
+    prepare_process(with_paddle=False)
     try:
         if not script.is_file():
             raise ConfigError(f"script '{script}' does not exist; {USAGE}")

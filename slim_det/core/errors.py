@@ -70,6 +70,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; valid: {shown}"
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+def one_line(value: object) -> str:
+    """An error's message, or any other text, without line breaks."""
+    return " ".join(str(value).split())

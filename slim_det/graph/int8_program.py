@@ -99,8 +99,7 @@ def check_ranges(p: DeployProgram, layers: Mapping[str, LayerRanges]) -> None:
         channels = p.block.var(name).shape[0]
         if ranges.shape not in ((1,), (channels,)):
             raise ExportError(f"'{name}' has {ranges.size} weight ranges; expected 1 or {channels}")
-        values = np.append(ranges, found.input_range)
-        if not np.isfinite(values).all() or (values <= 0).any():
+        if not found.is_usable:
             raise ExportError(
                 f"'{name}' has lost its scales (input range {found.input_range:g}); expected "
                 "positive numbers: quantize again"

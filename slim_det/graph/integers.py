@@ -31,6 +31,12 @@ class LayerRanges:
     weight_bits: int
     activation_bits: int
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether every range is finite and positive."""
+        values = np.append(self.weight_ranges, self.input_range)
+        return bool(np.isfinite(values).all() and (values > 0).all())
+
 
 def levels(bits: int) -> int:
     """The largest integer of a signed, symmetric type: 127 for 8 bits."""

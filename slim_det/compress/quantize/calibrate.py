@@ -16,7 +16,7 @@ from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.compress.quantize.statistics import Statistics
-from slim_det.core.errors import DataError, QuantError
+from slim_det.core.errors import DataError, QuantError, one_line
 from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.activations import ActivationRecorder
@@ -132,6 +132,6 @@ def _files_of(name: str) -> list[str]:
         with quiet_stdout():
             dataset.parse_dataset()
     except (OSError, ValueError, AssertionError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(f"{name} cannot be read ({reason})") from error
     return [str(record["im_file"]) for record in dataset.roidbs]

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
 import paddle
 from paddle.nn.layer.norm import _BatchNormBase
 
@@ -138,8 +137,7 @@ def ranges_of(model: paddle.nn.Layer) -> dict[str, LayerRanges]:
             weight_bits=record.settings.weight_bits,
             activation_bits=record.settings.activation_bits,
         )
-        values = np.append(ranges.weight_ranges, ranges.input_range)
-        if not np.isfinite(values).all() or (values <= 0).any():
+        if not ranges.is_usable:
             raise QuantError(
                 f"'{path}' has lost its scales (input range {ranges.input_range:g}); expected "
                 "positive numbers: quantize again"

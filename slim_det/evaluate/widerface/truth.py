@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.core.errors import DataError
+from slim_det.core.errors import DataError, one_line
 from slim_det.evaluate.widerface.files import image_name, image_names, parse_rows, read_lines
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
@@ -243,7 +243,7 @@ def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = loadmat(str(path), variable_names=list(keys))
     except Exception as error:  # damaged files raise zlib.error, ValueError, TypeError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(f"ground truth '{path}' is not a readable .mat file: {reason}") from error
     for key in keys:
         if key not in content or content[key].dtype != object:

@@ -9,7 +9,7 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
-from slim_det.core.errors import SensitivityError
+from slim_det.core.errors import SensitivityError, one_line
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS, from_historical
 from slim_det.planning.sensitivity.fields import Points
 from slim_det.planning.sensitivity.result import Conditions, Request, SensitivityResult, Sources
@@ -101,7 +101,9 @@ def _require_plain(content: bytes) -> None:
     except SensitivityError:
         raise
     except Exception as error:  # pickletools names no set of errors
-        raise SensitivityError(f"is not a pickle, or is cut short: {_one_line(error)}") from None
+        raise SensitivityError(
+            f"is not a pickle, or is cut short: {one_line(error)[:200]}"
+        ) from None
 
 
 def _load(content: bytes) -> Any:
@@ -111,7 +113,7 @@ def _load(content: bytes) -> Any:
     except SensitivityError:
         raise
     except Exception as error:  # pickle names no set of errors
-        raise SensitivityError(f"is damaged: {_one_line(error)}") from None
+        raise SensitivityError(f"is damaged: {one_line(error)[:200]}") from None
 
 
 def _losses(value: Any) -> Points:
@@ -144,7 +146,7 @@ def _losses(value: Any) -> Points:
 
 def _holds(name: str) -> str:
     """The error for a pickle that needs a class or function; numbers of numpy can be converted."""
-    name = _one_line(name)
+    name = one_line(name)[:200]
     if name.startswith("numpy."):
         return (
             f"holds numbers of numpy ({name}), which are not imported; convert them where the "
@@ -160,9 +162,5 @@ def _made_by(opcode: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = _one_line(repr(value))
+    text = one_line(repr(value))[:200]
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _one_line(value: Any) -> str:
-    return " ".join(str(value).split())[:200]

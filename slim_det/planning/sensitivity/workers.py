@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slim_det.core.errors import SensitivityError
+from slim_det.core.errors import SensitivityError, one_line
 from slim_det.planning.sensitivity.cuts import Target
 from slim_det.planning.sensitivity.grid import split
 
@@ -201,7 +201,7 @@ def _messages(task: Task, threads: int) -> Iterator[tuple[str | None, Any]]:
             yield cut.name, boxes
         yield None, ""
     except Exception as error:  # whatever it is, the owner must hear of it
-        yield None, " ".join(f"{type(error).__name__}: {error}".split())
+        yield None, one_line(f"{type(error).__name__}: {error}")
 
 
 @functools.lru_cache(maxsize=1)
