@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "measure the AP of a checkpoint or an exported model",
     "infer": "draw detected boxes on images",
     "export": "export a model for Paddle Inference and check the exported file",
+    "prune": "cut a trained detector and repair it from a few images, without training",
     "quantize": "convert a trained float detector to int8 with a few images",
     "inspect": "list what can be pruned and how much that saves",
     "verify": "check that a pruned or exported model matches the model it came from",

@@ -171,7 +171,7 @@ def _prepare(
 
 def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PtqOptions) -> None:
     """Check before the float model is measured that layers and images exist."""
-    from slim_det.compress.quantize.calibrate import calibration_images
+    from slim_det.compress.images import calibration_images
     from slim_det.core.errors import LayerError
     from slim_det.detectors.layer_finder import LayerFinder
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli import common
-from slim_det.core.errors import ConfigError, nearest
+from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from slim_det.planning.sensitivity.result import SensitivityResult
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(args: argparse.Namespace) -> SensitivityResult:
-    from slim_det.compress.prune.importance import CRITERIA
+    from slim_det.compress.prune.pruner import check_criterion
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.planning.sensitivity.analysis import Settings, analyse
     from slim_det.planning.sensitivity.grid import read_ratios
@@ -90,8 +90,7 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
 
     if not args.config:
         raise ConfigError("-c is missing: expected a configuration, --merge or --import_pickle")
-    if args.criterion not in CRITERIA:
-        raise ConfigError(f"--criterion '{args.criterion}'{nearest(args.criterion, CRITERIA)}")
+    check_criterion(args.criterion, "--criterion")
     settings = Settings(
         ratios=tuple(read_ratios(" ".join(args.ratios))),
         params=tuple(args.params) if args.params else None,

@@ -11,8 +11,8 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from slim_det.compress.images import deployed_mode
 from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
-from slim_det.compress.quantize.calibrate import deployed_mode
 from slim_det.compress.quantize.model import keep_float, program_ranges, quantized_layers
 from slim_det.compress.quantize.ptq import PtqResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized

@@ -14,6 +14,13 @@ from slim_det.graph import channel_rules as channels
 from slim_det.graph import mac_rules as macs
 from slim_det.graph import shape_ops
 from slim_det.graph.channels import Rule, unknown
+from slim_det.graph.linear_rules import (
+    Convolution,
+    DeformableConvolution,
+    LinearRule,
+    Product,
+    TransposedConvolution,
+)
 from slim_det.graph.op import Op
 
 
@@ -29,6 +36,7 @@ class Operator:
         bias: Input slot that may hold a bias; '' for none.
         result: Output slot.
         sampling: Input slots with the positions where ``data`` is sampled.
+        linear: How it is written as a matrix product; None if it is none.
         int8_kernel: It is a convolution that int8 engines have a kernel for.
         fused: The engine runs it inside the float convolution before it.
         fused_int8: It becomes part of the int8 convolution before it.
@@ -48,6 +56,7 @@ class Operator:
     bias: str = ""
     result: str = "Out"
     sampling: tuple[str, ...] = ()
+    linear: LinearRule | None = None
     int8_kernel: bool = False
     fused: bool = False
     fused_int8: bool = False
@@ -91,16 +100,23 @@ _CONVOLUTION = Operator(
     data="Input",
     weight="Filter",
     result="Output",
+    linear=Convolution(),
     int8_kernel=True,
 )
-_DEFORMABLE = replace(_CONVOLUTION, int8_kernel=False, sampling=("Offset", "Mask"))
+_DEFORMABLE = replace(
+    _CONVOLUTION,
+    int8_kernel=False,
+    sampling=("Offset", "Mask"),
+    linear=DeformableConvolution(),
+)
 _TRANSPOSED = replace(
     _CONVOLUTION,
     channels=channels.transposed_convolution,
     macs=macs.each_input_pixel,
+    linear=TransposedConvolution(),
     int8_kernel=False,
 )
-_PRODUCT = Operator(channels.matrix_product, macs.each_row, weight="Y")
+_PRODUCT = Operator(channels.matrix_product, macs.each_row, weight="Y", linear=Product())
 _SAME = Operator(channels.same)
 _ACTIVATION = replace(_SAME, fused=True, fused_int8=True)
 _SPATIAL = Operator(channels.spatial)

@@ -86,17 +86,25 @@ def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: 
         image_size_hw: Height and width in pixels.
         stem: The files without suffix, in an existing folder.
     """
-    spec = detector_spec(image_size_hw)
-    with deployment_program():
-        function = paddle.jit.to_static(model.forward, input_spec=[spec], full_graph=True)
-        program = function.concrete_program.main_program
-        move_relu_before_concat(DeployProgram(program, None, [], []))
-        paddle.jit.save(function, str(stem))
+    _save(model, [detector_spec(image_size_hw)], stem)
 
 
 def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
     """A detector from image to boxes as a program with a copy of its parameters."""
-    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
+    return layer_program(model, [detector_spec(image_size_hw)])
+
+
+def layer_program(layer: paddle.nn.Layer, input_spec: list[Any]) -> DeployProgram:
+    """Any layer as a program, in evaluation mode, with a copy of its parameters."""
+    with evaluation_mode(layer), tempfile.TemporaryDirectory(prefix="slim_det_program_") as folder:
         stem = Path(folder) / "model"
-        save_detector(model, image_size_hw, stem)
+        _save(layer, input_spec, stem)
         return DeployProgram.load(stem)
+
+
+def _save(layer: paddle.nn.Layer, input_spec: list[Any], stem: str | Path) -> None:
+    with deployment_program():
+        function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
+        program = function.concrete_program.main_program
+        move_relu_before_concat(DeployProgram(program, None, [], []))
+        paddle.jit.save(function, str(stem))

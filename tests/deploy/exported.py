@@ -10,7 +10,8 @@ from typing import Any
 import paddle
 import yaml
 
-from slim_det.compress.quantize.calibrate import calibration_images, collect
+from slim_det.compress.images import calibration_images
+from slim_det.compress.quantize.calibrate import collect
 from slim_det.compress.quantize.model import program_ranges, quantize_model
 from slim_det.compress.quantize.observers import input_range
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers

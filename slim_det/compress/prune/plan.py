@@ -34,6 +34,7 @@ class Plan(Step):
         groups: Group name -> {"channels", "kept"}: kept unit indices of the first member.
         slices: State-dict name -> {axis: kept indices}.
         depthwise: Weight name -> its new number of groups.
+        repair: How the layers were repaired after the cut, as JSON values; None if they were not.
     """
 
     suffix: ClassVar[str] = ".plan.json"
@@ -50,6 +51,7 @@ class Plan(Step):
     groups: dict[str, dict[str, Any]]
     slices: dict[str, dict[int, np.ndarray]]
     depthwise: dict[str, int] = field(default_factory=dict)
+    repair: dict[str, Any] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -95,6 +97,7 @@ class Plan(Step):
             "cost": self.cost,
             "groups": self.groups,
             "depthwise": self.depthwise,
+            "repair": self.repair,
             "slices": _lists(self.slices),
             "tensors": {name: list(shape) for name, shape in self.tensors.items()},
         }
@@ -117,6 +120,7 @@ class Plan(Step):
                 for name, axes in content["slices"].items()
             },
             depthwise=content["depthwise"],
+            repair=content.get("repair"),
         )
         _check_indices(plan)
         if plan.fingerprint != content["fingerprint"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
 from slim_det.compress.prune.importance import CRITERIA, smallest
 from slim_det.compress.prune.plan import Plan, apply_plan
 from slim_det.compress.prune.ratios import units_removed
+from slim_det.compress.prune.reconstruct.reconstruction import reconstruction_of
+from slim_det.compress.prune.reconstruct.settings import read_calibration
 from slim_det.compress.prune.requests import read_requests, select_groups
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.compress.tensors import tensor_shapes
@@ -24,13 +27,23 @@ from slim_det.graph.trace import Trace, trace_detector
 
 logger = logging.getLogger("slim_det")
 
+LEAST_SQUARES = "least_squares"
+"""The method that repairs layers."""
+
+FROM_IMAGES = ("elimination",)
+"""Criteria that choose channels from images."""
+
+UnitScores = Callable[[Group, int], np.ndarray]
+"""(group, number of units to remove) -> one score per unit; the lowest are removed."""
+
 
 class Pruner(Strategy):
     """Removes the least important channels of named layers from a detector.
 
     Args:
         criterion: A name in `slim_det.compress.prune.importance.CRITERIA`: `l1_norm`, `l2_norm`,
-            `fpgm`, `bn_scale` or `random`.
+            `fpgm`, `bn_scale` or `random`; or `elimination`, which finds the channels that the
+            others can replace, from images.
         pruned_params: Layer names in any spelling, globs, `yolo_head` (the 18 layers of a
             YOLOv3 head) or `all` (every group that can be pruned, the default). Not given if
             ``pruned_ratios`` names the layers itself.
@@ -38,8 +51,12 @@ class Pruner(Strategy):
             number for all, a list as long as ``pruned_params``, a mapping of names to
             numbers, or the name of a preset (`r578`, `sensity`).
         align: The remaining channels of a layer are rounded to a multiple of this.
-        seed: For the criterion `random`.
+        seed: For the criterion `random`, and for the positions at which images are sampled.
         print_params: Log the name and shape of every parameter first.
+        repair: `least_squares` lets the layers that read removed channels learn their former
+            outputs from images, right after the cut; None leaves them as they are.
+        calibration: Images, positions and ridge of `elimination` and of the repair, with the keys
+            of `slim_det.compress.prune.reconstruct.settings.Calibration`.
 
     Raises:
         ConfigError: A value is not valid.
@@ -55,13 +72,14 @@ class Pruner(Strategy):
         align: int = 1,
         seed: int = 0,
         print_params: bool = False,
+        repair: str | None = None,
+        calibration: Any = None,
     ) -> None:
-        if not isinstance(criterion, str) or criterion not in CRITERIA:
-            raise ConfigError(
-                f"Pruner.criterion: unknown criterion {criterion!r}"
-                f"{nearest(str(criterion), CRITERIA)}"
-            )
-        self.criterion = criterion
+        check_criterion(criterion, "Pruner.criterion: unknown criterion", FROM_IMAGES)
+        if repair not in (None, LEAST_SQUARES):
+            raise ConfigError(f"Pruner.repair: {repair!r} is not valid; expected {LEAST_SQUARES}")
+        self.criterion, self.repair = criterion, repair
+        self.calibration = read_calibration(calibration)
         self.align = whole_number("Pruner.align", align, 1)
         self.seed = whole_number("Pruner.seed", seed, 0)
         self.print_params = print_params
@@ -78,18 +96,47 @@ class Pruner(Strategy):
             for name, shape in tensor_shapes(model).items():
                 logger.info("parameter %s, shape %s", name, list(shape))
         trace = trace_detector(model, context.image_size_hw)
-        return self.cut(model, trace, find_groups(model, trace))
+        return self.cut(model, trace, find_groups(model, trace), context.cfg)
 
-    def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
-        """Prune a traced model in place and attach the plan to it.
+    @property
+    def needs_images(self) -> bool:
+        """Whether it cannot prune without images."""
+        return self.repair is not None or self.criterion in FROM_IMAGES
 
-        The arguments are those of `plan`.
+    def cut(
+        self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups, cfg: Any = None
+    ) -> paddle.nn.Layer:
+        """Prune a traced model in place, repair it if asked to, and attach the plan to it.
+
+        Args:
+            model: See `plan`.
+            trace: See `plan`.
+            groups: See `plan`.
+            cfg: ppdet's configuration, whose ``TestReader`` prepares the images; needed only if
+                `needs_images`.
 
         Raises:
+            DataError: There are no images.
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
-        plan = self.plan(model, trace, groups)
+        if not self.needs_images:
+            self._apply(model, self.plan(model, trace, groups))
+            return model
+        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        with reconstruction_of(
+            model, trace, groups, cfg, self.calibration, self.seed
+        ) as reconstruction:
+            chooses = self.criterion in FROM_IMAGES
+            reconstruction.observe(list(ratios), chooses, self.repair is not None)
+            scores = reconstruction.scores if chooses else None
+            plan = self.plan(model, trace, groups, scores)
+            self._apply(model, plan)
+            if self.repair is not None:
+                plan.repair = reconstruction.repair(model, plan).as_dict()
+        return model
+
+    def _apply(self, model: paddle.nn.Layer, plan: Plan) -> None:
         apply_plan(model, plan)
         reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
         if reached != plan.cost["after"]:
@@ -98,7 +145,6 @@ class Pruner(Strategy):
                 "the model's code holds channel numbers that cannot be followed"
             )
         logger.info("%s", describe_cost(plan))
-        return model
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: Plan) -> None:
@@ -115,8 +161,8 @@ class Pruner(Strategy):
         unpruned = context.build_detector()
         groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
         ratios = select_groups(self.requests, LayerFinder(unpruned), groups)
-        asked = (self.criterion, self.align, ratios)
-        if asked != (done["criterion"], done["align"], done["ratios"]):
+        asked = (self.criterion, self.align, ratios, self.repair is not None)
+        if asked != (done["criterion"], done["align"], done["ratios"], step.repair is not None):
             raise PlanError(
                 f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
                 f"than {context.asked_by} asks for; leave --slim_config out, or start from "
@@ -126,20 +172,28 @@ class Pruner(Strategy):
             "'%s' is already cut as %s asks; its plan is used", context.weights, context.asked_by
         )
 
-    def plan(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> Plan:
+    def plan(
+        self,
+        model: paddle.nn.Layer,
+        trace: Trace,
+        groups: ModelGroups,
+        scores: UnitScores | None = None,
+    ) -> Plan:
         """Choose what to remove; nothing is changed.
 
         Args:
             model: The model whose weights are scored.
             trace: Its operators at the image size of the costs.
             groups: Its channel groups.
+            scores: Scores the units of a group; by default the criterion, from weights.
 
         Raises:
+            ConfigError: The criterion needs images, and ``scores`` is not given.
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing would be removed.
         """
         ratios = select_groups(self.requests, LayerFinder(model), groups)
-        removed = self._places_removed(model, groups, ratios)
+        removed = self._places_removed(groups, ratios, scores or self._weight_scores(model))
         if not removed:
             raise PlanError(
                 "nothing to prune: every ratio removes less than one channel; "
@@ -175,18 +229,16 @@ class Pruner(Strategy):
         return plan
 
     def _places_removed(
-        self, model: paddle.nn.Layer, groups: ModelGroups, ratios: dict[str, float]
+        self, groups: ModelGroups, ratios: dict[str, float], scores: UnitScores
     ) -> dict[str, np.ndarray]:
         """Group name -> places of the units to remove, for groups that lose any."""
-        rng = np.random.default_rng(self.seed)
-        parameters = dict(model.named_parameters())
         removed = {}
         for name, ratio in ratios.items():
             group = groups.groups[name]
             places = np.zeros(0, np.int64)
-            if units_removed(len(group.units), ratio, self.align):
-                scores = self.unit_scores(group, parameters, rng)
-                places = least_important(group, scores, ratio, self.align)
+            count = units_removed(len(group.units), ratio, self.align)
+            if count:
+                places = least_important(group, scores(group, count), ratio, self.align)
             if len(places):
                 removed[name] = places
             else:
@@ -194,6 +246,11 @@ class Pruner(Strategy):
                     "%s: ratio %g of %d channels removes none", name, ratio, group.channels
                 )
         return removed
+
+    def _weight_scores(self, model: paddle.nn.Layer) -> UnitScores:
+        rng = np.random.default_rng(self.seed)
+        parameters = dict(model.named_parameters())
+        return lambda group, count: self.unit_scores(group, parameters, rng)
 
     def unit_scores(
         self, group: Group, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
@@ -209,8 +266,14 @@ class Pruner(Strategy):
             float64 [U]; the least important units have the lowest scores.
 
         Raises:
+            ConfigError: The criterion needs images.
             LayerError: The criterion does not fit a layer, or weights or scores are not finite.
         """
+        if self.criterion not in CRITERIA:
+            raise ConfigError(
+                f"criterion '{self.criterion}' needs images, which are not read here; expected "
+                f"one of {', '.join(CRITERIA)}"
+            )
         scores = np.full(len(group.units), np.nan)
         order = np.argsort(group.units)
         for member in group.members:
@@ -239,6 +302,27 @@ class Pruner(Strategy):
                 f"shape {scores.shape}; expected {len(filters)} finite numbers, one per channel"
             )
         return scores
+
+
+def check_criterion(name: Any, where: str, more: Iterable[str] = ()) -> None:
+    """Make sure that a criterion exists.
+
+    Args:
+        name: Its name.
+        where: Beginning of the message.
+        more: Names that are accepted besides those of `CRITERIA`.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    known = (*CRITERIA, *more)
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{where} {name!r}{nearest(str(name), known)}")
+
+
+def units_in_order(group: Group, count: int) -> np.ndarray:
+    """Scores that remove the first units: for costs, where only their number counts."""
+    return np.arange(len(group.units))
 
 
 def _finite(name: str, parameters: dict[str, paddle.Tensor]) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 
 import paddle
 
+from slim_det.compress.images import calibration_images
 from slim_det.compress.quantize.bias_correction import correct_biases
-from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.from_images import quantize_from_images
 from slim_det.compress.quantize.observers import PtqOptions
 from slim_det.compress.quantize.quantization_error import (

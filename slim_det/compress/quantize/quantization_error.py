@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from slim_det.compress.quantize.calibrate import run_images
+from slim_det.compress.images import run_images
 from slim_det.compress.quantize.layers import QuantConv2D, convolve
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.graph.activations import ActivationRecorder

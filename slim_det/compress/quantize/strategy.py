@@ -9,7 +9,7 @@ from typing import Any
 
 import paddle
 
-from slim_det.compress.quantize.calibrate import calibration_images
+from slim_det.compress.images import calibration_images
 from slim_det.compress.quantize.from_images import quantize_from_images
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.observers import PtqOptions

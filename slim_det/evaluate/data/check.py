@@ -76,8 +76,13 @@ def check_image(path: str | Path) -> None:
         raise DataError(f"'{path}' is not a readable image") from error
 
 
-def find_images(image: str | None, folder: str | None) -> list[str]:
+def find_images(image: str | None, folder: str | None, where: str = "--infer_dir") -> list[str]:
     """Paths of the images given by ``--infer_img`` or ``--infer_dir``, in order.
+
+    Args:
+        image: One image, which precedes the folder.
+        folder: A folder of images.
+        where: What names the folder, for messages.
 
     Raises:
         DataError: Neither is given, or a file is missing or not an image.
@@ -88,10 +93,10 @@ def find_images(image: str | None, folder: str | None) -> list[str]:
             raise DataError(f"--infer_img '{image}': expected {', '.join(IMAGE_SUFFIXES)}")
     elif folder:
         if not Path(folder).is_dir():
-            raise DataError(f"--infer_dir '{folder}' is not a folder")
+            raise DataError(f"{where} '{folder}' is not a folder")
         paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
-            raise DataError(f"--infer_dir '{folder}' has no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"{where} '{folder}' has no image ({', '.join(IMAGE_SUFFIXES)})")
     else:
         raise DataError("no image is given; add --infer_img FILE or --infer_dir FOLDER")
     for path in paths:

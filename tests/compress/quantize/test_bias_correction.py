@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 import pytest
 
+from slim_det.compress.images import calibration_images
 from slim_det.compress.quantize.bias_correction import correct_biases
-from slim_det.compress.quantize.calibrate import calibration_images
 from slim_det.compress.quantize.model import quantized_layers
 from slim_det.compress.quantize.quantization_error import (
     QuantizationError,

@@ -10,7 +10,8 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.quantize.calibrate import calibration_images, collect
+from slim_det.compress.images import calibration_images
+from slim_det.compress.quantize.calibrate import collect
 from slim_det.compress.quantize.record import QuantLayer
 from slim_det.core.errors import ConfigError, DataError, QuantError
 from tests.compress.quantize.small_nets import small_net, state

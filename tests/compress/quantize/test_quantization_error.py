@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.compress.quantize.calibrate import calibration_images
+from slim_det.compress.images import calibration_images
 from slim_det.compress.quantize.model import quantize_model
 from slim_det.compress.quantize.quantization_error import (
     QuantizationError,

@@ -1,0 +1,58 @@
+"""Least squares: the weights of a layer that reproduce given outputs from changed inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from slim_det.compress.prune.reconstruct.moments import Moments
+
+
+def solve(moments: Moments, weights: np.ndarray, ridge: float) -> np.ndarray:
+    """Minimise ``|y - W^T x|^2 + ridge * tr(x x^T) / D * |W - weights|^2`` for each group.
+
+    Channel pruning by He, Zhang, Sun 2017 (arXiv 1707.06168), in closed form, drawn to the weights
+    that the layer has.
+
+    Args:
+        moments: Sums over positions; centred ones leave the intercept free (see `intercept`).
+        weights: float64 [G, D, M].
+        ridge: Relative to the mean of the squared inputs.
+
+    Returns:
+        float64 [G, D, M]; a group whose inputs are all zero keeps its weights.
+    """
+    solved = np.array(weights, np.float64)
+    for group, xx in enumerate(moments.xx):
+        penalty = ridge * np.trace(xx) / len(xx)
+        if penalty <= 0.0:
+            continue
+        system = xx + penalty * np.eye(len(xx))
+        gap = moments.xy[group] - xx @ weights[group]
+        try:
+            solved[group] += cho_solve(cho_factor(system, check_finite=False), gap)
+        except LinAlgError:  # a ridge below rounding errors
+            solved[group] += np.linalg.lstsq(system, gap, rcond=None)[0]
+    return solved
+
+
+def intercept(moments: Moments, weights: np.ndarray) -> np.ndarray:
+    """What to add to the outputs of these weights so that their means are right, [G, M]."""
+    through = np.einsum("gd,gdm->gm", moments.x, weights)
+    return (moments.y - through) / max(moments.count, 1)
+
+
+def squared_error(moments: Moments, weights: np.ndarray, added: np.ndarray | float = 0.0) -> float:
+    """Sum of squared differences between targets and outputs.
+
+    Args:
+        moments: Sums over positions, not centred.
+        weights: float64 [G, D, M].
+        added: What is added to the outputs, [G, M].
+    """
+    explained = np.einsum("gdm,gdm->gm", weights, moments.xx @ weights)
+    error = moments.yy - 2 * np.einsum("gdm,gdm->gm", weights, moments.xy) + explained
+    shift = np.broadcast_to(np.asarray(added, np.float64), error.shape)
+    through = np.einsum("gd,gdm->gm", moments.x, weights)
+    error = error - 2 * shift * (moments.y - through) + moments.count * np.square(shift)
+    return float(np.maximum(error, 0.0).sum())

@@ -1,0 +1,98 @@
+"""Sums over positions that a least-squares problem needs, collected patch by patch.
+
+The memory is that of the sums, however many images are added. Patches come as float32; they are
+multiplied and summed in float64, since the solution of an ill-conditioned problem would not survive
+sums in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_ROWS = 1024
+"""Patches that are multiplied at once: fewer make the product slow, more cost memory."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of inputs x [G, P, D] and targets y [G, P, M], summed over P positions.
+
+    Attributes:
+        count: Number of positions.
+        x: Sum of x, [G, D].
+        y: Sum of y, [G, M].
+        xx: Sum of x x^T, [G, D, D].
+        xy: Sum of x y^T, [G, D, M].
+        yy: Sum of squares of y, [G, M].
+    """
+
+    count: int
+    x: np.ndarray
+    y: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: np.ndarray
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of positions."""
+        return Moments(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+        )
+
+    def centred(self) -> Moments:
+        """The moments after both means are subtracted."""
+        if not self.count:
+            return self
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        return Moments(
+            self.count,
+            np.zeros_like(self.x),
+            np.zeros_like(self.y),
+            self.xx - self.x[:, :, None] * mean_x[:, None, :],
+            self.xy - self.x[:, :, None] * mean_y[:, None, :],
+            np.maximum(self.yy - self.y * mean_y, 0.0),
+        )
+
+
+class MomentSums:
+    """Collects `Moments` from one image after the other."""
+
+    def __init__(self) -> None:
+        self._sums: Moments | None = None
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._rows = 0
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Add patches and their targets, [G, P, D] and [G, P, M]."""
+        self._waiting.append((x, y))
+        self._rows += x.shape[1]
+        if self._rows >= _ROWS:
+            self._flush()
+
+    def result(self) -> Moments | None:
+        """The sums so far; None before anything was added."""
+        self._flush()
+        return self._sums
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        x, y = (np.concatenate(part, axis=1, dtype=np.float64) for part in zip(*self._waiting))
+        self._waiting, self._rows = [], 0
+        transposed = x.transpose(0, 2, 1)
+        new = Moments(
+            x.shape[1],
+            x.sum(axis=1),
+            y.sum(axis=1),
+            transposed @ x,
+            transposed @ y,
+            np.square(y).sum(axis=1),
+        )
+        self._sums = new if self._sums is None else self._sums + new

@@ -1,0 +1,117 @@
+"""What the unpruned model computes on the images: moments of inputs, and outputs to reproduce.
+
+Each layer is seen at a number of output positions, which are drawn from every image with a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
+from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.graph.op import Op
+from slim_det.graph.operators import weight_of
+from slim_det.graph.staged_run import StagedRun
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which positions of an image are used.
+
+    Attributes:
+        positions: Of one use of a layer, over all images.
+        images: Number of images.
+        seed: Of the choice.
+    """
+
+    positions: int
+    images: int
+    seed: int = 0
+
+    def choose(self, image: int, use: int, available: int) -> np.ndarray:
+        """Indices of output positions, ascending, int64 [P]; the same at every call."""
+        wanted = math.ceil(self.positions / self.images)
+        if wanted >= available:
+            return np.arange(available)
+        generator = np.random.default_rng([self.seed, image, use])
+        return np.sort(generator.choice(available, wanted, replace=False))
+
+
+@dataclass
+class Observed:
+    """Results of one pass of the unpruned model.
+
+    Attributes:
+        moments: Weight name -> moments of the layer's input; its targets have no columns.
+        targets: (weight name, index of the operator) -> outputs at the chosen positions, for each
+            image float32 [P, O].
+    """
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    targets: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
+
+
+def observe(
+    run: StagedRun,
+    sampling: Sampling,
+    readers: Sequence[LinearLayer],
+    repaired: Sequence[LinearLayer],
+) -> Observed:
+    """Run the unpruned model once.
+
+    Args:
+        run: The unpruned model on the images.
+        sampling: Which positions are used.
+        readers: Layers whose inputs are summed.
+        repaired: Layers whose outputs are kept.
+    """
+    layers = list({layer.weight: layer for layer in (*readers, *repaired)}.values())
+    sums = {layer.weight: MomentSums() for layer in readers}
+    seen = Observed()
+    kept = {layer.weight for layer in repaired}
+    seen.targets = {(layer.weight, use): [] for layer in repaired for use in layer.uses}
+    weights = {layer.weight: _weight(run, layer) for layer in layers}
+    names = [name for layer in layers for name in layer.inputs(run.program)]
+    for image, arrays in enumerate(run.arrays(names)):
+        for layer in layers:
+            for use, x in sampled_patches(run, layer, sampling, image, arrays):
+                matrix = layer.rule.matrix(run.program.ops[use], weights[layer.weight])
+                if layer.weight in sums:
+                    sums[layer.weight].add(x, np.zeros((*x.shape[:2], 0), np.float32))
+                if layer.weight in kept:
+                    y = (x @ matrix).transpose(1, 0, 2)
+                    seen.targets[layer.weight, use].append(y.reshape(len(y), -1))
+    for name, total in sums.items():
+        found = total.result()
+        if found is not None:
+            seen.moments[name] = found
+    return seen
+
+
+def sampled_patches(
+    run: StagedRun,
+    layer: LinearLayer,
+    sampling: Sampling,
+    image: int,
+    arrays: dict[str, np.ndarray],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Patches of one image at the chosen positions, float32 [G, P, D], for each use of a layer."""
+    for use in layer.uses:
+        op = run.program.ops[use]
+        data = [arrays[name][0] for name in data_names(op)]
+        shape = weight_shape(run, op)
+        chosen = sampling.choose(image, use, layer.rule.positions(op, data, shape))
+        yield use, layer.rule.patches(op, data, shape, chosen).astype(np.float32, copy=False)
+
+
+def weight_shape(run: StagedRun, op: Op) -> tuple[int, ...]:
+    """Shape of an operator's weight."""
+    return tuple(run.program.block.var(weight_of(op)).shape)
+
+
+def _weight(run: StagedRun, layer: LinearLayer) -> np.ndarray:
+    return run.program.value(weight_of(run.program.ops[layer.uses[0]]))

@@ -1,0 +1,74 @@
+"""What an elimination needs of a group: the layers that read it, and the rows of each unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slim_det.compress.prune.groups import Group, ModelGroups
+from slim_det.compress.prune.reconstruct.elimination import Reader
+from slim_det.compress.prune.reconstruct.layers import LinearLayer
+from slim_det.compress.prune.reconstruct.moments import Moments
+from slim_det.compress.prune.reconstruct.repair import intercept_place
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import DeployProgram
+
+
+def reading_layers(
+    groups: ModelGroups, names: list[str], layers: dict[str, LinearLayer]
+) -> list[LinearLayer]:
+    """The linear layers that read channels of some groups, in order."""
+    units = np.concatenate([groups.groups[name].units for name in names])
+    reading = {a.parameter for a in groups.axes if not a.makes and np.isin(a.ids, units).any()}
+    return [layer for name, layer in layers.items() if name in reading]
+
+
+def readers_of(
+    group: Group,
+    groups: ModelGroups,
+    program: DeployProgram,
+    layers: dict[str, LinearLayer],
+    moments: dict[str, Moments],
+    ridge: float,
+) -> list[Reader]:
+    """One reader for each layer that reads a group; one for each part of a grouped layer.
+
+    Args:
+        group: The group.
+        groups: All groups of the model.
+        program: The unpruned program.
+        layers: Weight name -> linear layer.
+        moments: Weight name -> moments of the layer's input.
+        ridge: See `Reader`.
+    """
+    readers = []
+    for axis in groups.axes:
+        if axis.makes or axis.parameter not in moments or not np.isin(axis.ids, group.units).any():
+            continue
+        layer, seen = layers[axis.parameter], moments[axis.parameter]
+        op = program.ops[layer.uses[0]]
+        matrix = layer.rule.matrix(op, program.value(weight_of(op)).astype(np.float64))
+        if intercept_place(program, layer) is not None:
+            seen = seen.centred()
+        rows = unit_rows(group.units, axis.ids, matrix.shape[1] // len(axis.ids))
+        readers += [Reader(xx, w, rows, ridge) for xx, w in zip(seen.xx, matrix)]
+    return readers
+
+
+def unit_rows(units: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
+    """Rows of a matrix that belong to each unit.
+
+    Args:
+        units: Identities of the units, int64 [U].
+        ids: Identity of each input channel, int64 [C]; a unit may have several channels, or none.
+        size: Rows of one channel.
+
+    Returns:
+        int64 [U, B]; -1 fills up units with fewer rows than others.
+    """
+    found = [np.flatnonzero(ids == unit) for unit in units]
+    widest = max(len(channels) for channels in found)
+    rows = np.full((len(units), widest * size), -1)
+    for unit, channels in enumerate(found):
+        every = channels[:, None] * size + np.arange(size)
+        rows[unit, : every.size] = every.ravel()
+    return rows

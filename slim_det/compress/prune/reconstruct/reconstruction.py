@@ -1,0 +1,240 @@
+"""One model on calibration images: its channels chosen, then its layers repaired after the cut."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from slim_det.compress.images import deployed_mode, unlabelled_images
+from slim_det.compress.prune.groups import Group, ModelGroups
+from slim_det.compress.prune.plan import Plan
+from slim_det.compress.prune.reconstruct.batch_norm import restate_batch_norms
+from slim_det.compress.prune.reconstruct.elimination import Elimination, eliminate
+from slim_det.compress.prune.reconstruct.layers import Changed, changed_by, linear_layers
+from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, observe
+from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
+from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
+from slim_det.compress.prune.reconstruct.settings import Calibration
+from slim_det.compress.tensors import set_parameter
+from slim_det.core.errors import ConfigError, DataError, PlanError
+from slim_det.evaluate.images import image_batches
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.staged_run import StagedRun, store_images
+from slim_det.graph.trace import Trace, trace_program
+
+logger = logging.getLogger("slim_det")
+
+KEPT_MB = 8000
+"""Largest size, on disk, of the activations that the repair keeps from stage to stage."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did.
+
+    Attributes:
+        calibration: Its settings.
+        images: Number of images.
+        layers: Error of every layer, in the order in which they were repaired.
+        left: Weight name -> why its layer could not be repaired.
+    """
+
+    calibration: Calibration
+    images: int
+    layers: tuple[LayerError, ...]
+    left: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of JSON."""
+        return {
+            **self.calibration.as_dict(),
+            "images": self.images,
+            "layers": [layer.as_dict() for layer in self.layers],
+            "left": self.left,
+        }
+
+    def __str__(self) -> str:
+        """One line, and one for each layer that was not repaired."""
+        done = [layer for layer in self.layers if not layer.note]
+        before, after = (
+            np.mean([getattr(layer, which) for layer in done]) if done else 0.0
+            for which in ("before", "after")
+        )
+        lines = [
+            f"repaired {len(done)} layers on {self.images} images: mean relative error "
+            f"{before:.4f} -> {after:.4f}"
+        ]
+        lines += [f"{one.weight}: not repaired, {one.note}" for one in self.layers if one.note]
+        lines += [f"{name}: not repaired, {why}" for name, why in self.left.items()]
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def reconstruction_of(
+    model: paddle.nn.Layer,
+    trace: Trace,
+    groups: ModelGroups,
+    cfg: Any,
+    calibration: Calibration,
+    seed: int,
+) -> Iterator[Reconstruction]:
+    """The reconstruction of an unpruned detector; its files are deleted at the end.
+
+    Args:
+        model: The detector.
+        trace: Its operators, at the size of the images.
+        groups: Its channel groups.
+        cfg: ppdet's configuration; ``TestReader`` prepares the images.
+        calibration: Settings.
+        seed: Of the sampled positions.
+
+    Raises:
+        DataError: There are no images, or they are of another size.
+    """
+    size_hw = trace.image_size_hw
+    if size_hw is None or cfg is None:
+        raise ConfigError("images are needed, and this command reads none")
+    source, paths = unlabelled_images(calibration.images, calibration.folder)
+    logger.info("learning from %d images of %s", len(paths), source)
+
+    def images() -> Iterator[Mapping[str, np.ndarray]]:
+        for path, batch in image_batches(cfg, paths):
+            found = np.asarray(batch["image"]).shape
+            if found != (1, 3, *size_hw):
+                raise DataError(
+                    f"TestReader makes '{path}' {list(found)}; expected [1, 3, "
+                    f"{size_hw[0]}, {size_hw[1]}], the size of the model's input"
+                )
+            yield batch
+
+    work = tempfile.TemporaryDirectory(prefix="slim_det_images_")
+    with work as folder, deployed_mode(model, cfg):
+        yield Reconstruction(
+            lambda one: trace_program(one, size_hw),
+            model,
+            trace.parameters,
+            groups,
+            calibration,
+            seed,
+            images(),
+            Path(folder),
+        )
+
+
+class Reconstruction:
+    """What a model computes on calibration images, to choose its channels and to repair it.
+
+    Args:
+        trace: Model -> program, before and after the cut.
+        model: The unpruned model.
+        parameters: Variable of the program -> name in the state dict.
+        groups: Channel groups of the model.
+        calibration: Settings.
+        seed: Of the sampled positions.
+        images: Inputs of the program for each image, with a batch axis of one.
+        folder: For files, which hold everything that grows with the number of images.
+    """
+
+    def __init__(
+        self,
+        trace: Callable[[paddle.nn.Layer], DeployProgram],
+        model: paddle.nn.Layer,
+        parameters: Mapping[str, str],
+        groups: ModelGroups,
+        calibration: Calibration,
+        seed: int,
+        images: Iterator[Mapping[str, np.ndarray]],
+        folder: Path,
+    ) -> None:
+        self._trace, self._groups, self._parameters = trace, groups, dict(parameters)
+        self._calibration, self._folder = calibration, folder
+        self._program = trace(model)
+        self._layers = linear_layers(self._program, self._parameters)
+        self._images, count = store_images(images, self._program.feeds, self._new_folder())
+        if not count:
+            raise DataError("no image to learn from")
+        self._sampling = Sampling(calibration.positions, count, seed)
+        self._observed = Observed()
+        self._changed = Changed((), {}, ())
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self._sampling.images
+
+    def observe(self, names: list[str], choose: bool, repair: bool) -> None:
+        """Run the unpruned model on all images, once.
+
+        Args:
+            names: Groups that will lose channels.
+            choose: Whether `eliminate` will be called for these groups.
+            repair: Whether `repair` will be called.
+        """
+        units = np.concatenate([self._groups.groups[name].units for name in names])
+        self._changed = changed_by(self._program, self._parameters, self._groups, units)
+        readers = reading_layers(self._groups, names, self._layers) if choose else []
+        repaired = self._changed.layers if repair else ()
+        run = self._run(self._program)
+        self._observed = observe(run, self._sampling, readers, repaired)
+
+    def scores(self, group: Group, count: int) -> np.ndarray:
+        """One score per unit of a group: its place in the order of elimination, float64 [U]."""
+        scores = np.full(len(group.units), np.inf)
+        order = self.eliminate(group, count).order
+        scores[order] = np.arange(len(order))
+        return scores
+
+    def eliminate(self, group: Group, count: int) -> Elimination:
+        """Find the cheapest ``count`` units to remove from a group that was observed."""
+        readers = readers_of(
+            group,
+            self._groups,
+            self._program,
+            self._layers,
+            self._observed.moments,
+            self._calibration.ridge,
+        )
+        holders = np.array([np.isin(group.units, member.ids) for member in group.members])
+        return eliminate(readers, len(group.units), count, holders)
+
+    def repair(self, model: paddle.nn.Layer, plan: Plan) -> Repair:
+        """Repair a model that was cut as observed, and restate its batch norms, in place.
+
+        The model is changed at the end, all parameters at once.
+
+        Raises:
+            PlanError: The cut model has other operators than the unpruned one.
+        """
+        self._observed.moments.clear()
+        program = self._trace(model)
+        if [op.type for op in program.ops] != [op.type for op in self._program.ops]:
+            raise PlanError("the cut model has other operators than before; it cannot be repaired")
+        run, errors = self._run(program, KEPT_MB), []
+        for layer in tqdm(self._changed.layers, "repair", unit="layer", disable=None, leave=False):
+            ridge = self._calibration.ridge
+            errors.append(repair_layer(run, layer, plan, self._observed, self._sampling, ridge))
+        restate_batch_norms(self._run(program), self._changed.batch_norms)
+        parameters = dict(model.named_parameters())
+        known = set(program.parameters)
+        for variable, name in self._parameters.items():
+            if variable in known:
+                set_parameter(parameters[name], program.value(variable))
+        repair = Repair(self._calibration, self.images, tuple(errors), self._changed.left)
+        logger.info("%s", repair)
+        return repair
+
+    def _run(self, program: DeployProgram, limit_mb: float = 0.0) -> StagedRun:
+        folder = self._new_folder()
+        return StagedRun(program, self._images, self.images, folder, limit_mb)
+
+    def _new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._folder))

@@ -1,0 +1,178 @@
+"""Repairs a pruned model: each layer learns to give its former outputs from its changed inputs.
+
+Layer by layer in the order of execution, the weights are solved for by least squares (He, Zhang,
+Sun 2017, arXiv 1707.06168): inputs as the repaired layers before it give them, targets as the
+unpruned model gave them, on the output channels that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from slim_det.compress.prune.plan import Plan
+from slim_det.compress.prune.reconstruct.layers import LinearLayer
+from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
+from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, sampled_patches
+from slim_det.graph.op import Op
+from slim_det.graph.operators import weight_of
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.staged_run import StagedRun
+
+HELD_OUT = 5
+"""Every fifth image judges whether a repaired layer is better; all of them then repair it."""
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How well a layer gives the outputs of the unpruned model.
+
+    Errors are relative: squared error / squared deviation of the outputs from their means, over
+    the sampled positions of all images, with the inputs of the repaired model.
+
+    Attributes:
+        weight: Name in the state dict.
+        before: Error with the weights of the cut.
+        after: Error with the weights that the layer got.
+        note: Why it kept the weights of the cut; '' if it was repaired.
+    """
+
+    weight: str
+    before: float
+    after: float
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The parameter that takes the intercept of a layer: added to a bias, taken from a mean."""
+
+    variable: str
+    sign: int
+
+
+def repair_layer(
+    run: StagedRun,
+    layer: LinearLayer,
+    plan: Plan,
+    observed: Observed,
+    sampling: Sampling,
+    ridge: float,
+) -> LayerError:
+    """Solve for the weights of one layer and write them into the program of the cut model.
+
+    Args:
+        run: The cut model, every earlier layer repaired.
+        layer: The layer; its operators have the same indices as in the unpruned program.
+        plan: The cut.
+        observed: Targets from the unpruned model; those of this layer are dropped.
+        sampling: The positions that were observed.
+        ridge: See `solve`.
+    """
+    op = run.program.ops[layer.uses[0]]
+    weight = run.program.value(weight_of(op))
+    start = layer.rule.matrix(op, weight).astype(np.float64)
+    fit, held_out = _moments(run, layer, plan, observed, sampling, start)
+    place = intercept_place(run.program, layer)
+    everything = fit if held_out is None else fit + held_out
+    spread = float(everything.centred().yy.sum())
+    before = _relative(squared_error(everything, start), spread)
+    if held_out is not None:
+        trial, added = _solved(fit, start, ridge, place)
+        if not squared_error(held_out, trial, added) < squared_error(held_out, start):
+            return LayerError(layer.weight, before, before, "it is no better on held-out images")
+    solved, added = _solved(everything, start, ridge, place)
+    after = _relative(squared_error(everything, solved, added), spread)
+    if not after <= before:
+        return LayerError(layer.weight, before, before, "its error does not fall")
+    repaired = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
+    run.program.set_value(weight_of(op), repaired)
+    if place is not None:
+        old = run.program.value(place.variable)
+        run.program.set_value(place.variable, (old + place.sign * added.ravel()).astype(old.dtype))
+    return LayerError(layer.weight, before, after)
+
+
+def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
+    """Where a layer has room for an intercept: its bias, or the batch norm that alone reads it.
+
+    None if its uses differ in this, or share the parameter with another layer.
+    """
+    places = {_place_behind(program, program.ops[use]) for use in layer.uses}
+    if len(places) != 1:
+        return None
+    place = places.pop()
+    if place is None or len(program.readers(place.variable)) != len(layer.uses):
+        return None
+    return place
+
+
+def _place_behind(program: DeployProgram, op: Op) -> Place | None:
+    addition = program.bias_addition(op)
+    if addition is not None:
+        name = addition.input("Y")
+        writer = program.writer(name)
+        return Place(name if writer is None else writer.input("X"), +1)
+    readers = program.readers(program.with_bias(op))
+    if len(readers) == 1 and "batch_norm" in readers[0].type:
+        return Place(readers[0].input("Mean"), -1)
+    return None
+
+
+def _moments(
+    run: StagedRun,
+    layer: LinearLayer,
+    plan: Plan,
+    observed: Observed,
+    sampling: Sampling,
+    start: np.ndarray,
+) -> tuple[Moments, Moments | None]:
+    """The moments of the images to fit and of those held out; None if there are too few."""
+    groups, _, columns = start.shape
+    kept = _kept_outputs(layer, run, plan)
+    targets: Mapping[int, list[np.ndarray]] = {
+        use: observed.targets.pop((layer.weight, use)) for use in layer.uses
+    }
+    sums = MomentSums(), MomentSums()
+    for image, arrays in enumerate(run.arrays(layer.inputs(run.program))):
+        held = image % HELD_OUT == HELD_OUT - 1
+        for use, x in sampled_patches(run, layer, sampling, image, arrays):
+            y = targets[use][image]
+            y = y if kept is None else y[:, kept]
+            sums[held].add(x, y.reshape(len(y), groups, columns).transpose(1, 0, 2))
+    fit, held_out = (one.result() for one in sums)
+    if fit is None:
+        raise AssertionError("a run without images")
+    return fit, held_out
+
+
+def _kept_outputs(layer: LinearLayer, run: StagedRun, plan: Plan) -> np.ndarray | None:
+    """Output channels that the cut keeps; None for all."""
+    axes = plan.slices.get(layer.weight, {})
+    op = run.program.ops[layer.uses[0]]
+    return axes.get(layer.rule.out_axis(op))
+
+
+def _solved(
+    moments: Moments, start: np.ndarray, ridge: float, place: Place | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if place is None:
+        solved = solve(moments, start, ridge)
+        return solved, np.zeros((len(solved), solved.shape[2]))
+    solved = solve(moments.centred(), start, ridge)
+    return solved, intercept(moments, solved)
+
+
+def _relative(error: float, spread: float) -> float:
+    if spread > 0.0:
+        return error / spread
+    return 0.0 if error == 0.0 else math.inf

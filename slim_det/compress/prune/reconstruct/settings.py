@@ -1,0 +1,47 @@
+"""Settings of what is learned from images: which images, how many positions, and the ridge."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import Field, Strict
+
+from slim_det.core.schema import check_keys, validated
+
+Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images without labels, and what is taken from them.
+
+    Attributes:
+        images: How many, the first of ``TrainDataset`` or of ``folder``; fewer if it has fewer.
+        folder: A folder with images; None for ``TrainDataset``.
+        positions: Output positions at which each layer is seen, over all images.
+        ridge: How strongly solutions are drawn to the weights that a layer has, relative to the
+            mean square of its inputs.
+    """
+
+    images: Count = 256
+    folder: Annotated[str, Field(min_length=1, description="a folder with images")] | None = None
+    positions: Count = 8192
+    ridge: Annotated[
+        float, Field(gt=0, le=1, allow_inf_nan=False, description="a number above 0, at most 1")
+    ] = 1e-3
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of JSON."""
+        return asdict(self)
+
+
+def read_calibration(values: Any) -> Calibration:
+    """Read ``Pruner.calibration`` of a slim file; None for the defaults.
+
+    Raises:
+        ConfigError: A key or a value is not valid.
+    """
+    values = {} if values is None else values
+    check_keys(values, [field.name for field in fields(Calibration)], "Pruner.calibration")
+    return validated(Calibration, values, "Pruner.calibration.")
