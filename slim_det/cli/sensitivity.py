@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli import common
-from slim_det.core.errors import ConfigError
+from slim_det.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from slim_det.planning.sensitivity.result import SensitivityResult

@@ -71,9 +71,10 @@ class Reader:
     """One layer, or group of a grouped one, that reads the units.
 
     The inverse A = H^-1 and the energies P = W W^T are kept for the rows of the units alone.
-    Removing a unit c with A[c, c] = L L^T changes them to ``A - V V^T`` and ``P - V T^T - T V^T``, where
-    ``V = A[:, c] L^-T``, ``S = P[:, c] L^-T`` and ``T = S - V L^-1 S[c] / 2``. Diagonal blocks are
-    changed at once, everything else after several removals, in one matrix product.
+    Removing a unit c with A[c, c] = L L^T changes them to ``A - V V^T`` and
+    ``P - V T^T - T V^T``, where ``V = A[:, c] L^-T``, ``S = P[:, c] L^-T`` and
+    ``T = S - V L^-1 S[c] / 2``. Diagonal blocks are changed at once, everything else after several
+    removals, in one matrix product.
 
     Args:
         moment: H, float64 [D, D].
