@@ -13,11 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, solve_triangular
-from scipy.linalg.lapack import dpotri
+from scipy.linalg import solve_triangular
+
+from slim_det.compress.prune.reconstruct.symmetric import inverse, subtract_product
 
 _DELAYED = 256
 """Columns of updates that are collected before they are applied as one matrix product."""
+
+_CROWDED = 0.75
+"""Rows of removed units are dropped when at most this share of all rows is left."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,10 @@ class Reader:
     def __init__(
         self, moment: np.ndarray, weights: np.ndarray, rows: np.ndarray, ridge: float
     ) -> None:
-        energy = float(np.einsum("dm,dm->", weights, moment @ weights))
-        penalty = ridge * np.trace(moment) / len(moment)
         self._units, self._block = rows.shape
+        energies = weights @ weights.T
+        energy = float(np.vdot(moment, energies))
+        penalty = ridge * np.trace(moment) / len(moment)
         # Nothing is lost by removing what is zero, or is multiplied by zero.
         self._scale = 1.0 / energy if energy > 0.0 and penalty > 0.0 else 0.0
         if not self._scale:
@@ -96,12 +101,13 @@ class Reader:
         flat = rows.reshape(-1)
         self._a = _taken(_inverse(moment, penalty), flat)
         self._a[flat < 0, flat < 0] = 1.0
-        self._p = _taken(weights @ weights.T, flat)
+        self._p = _taken(energies, flat)
         self._places = np.arange(self._units)  # of each unit among those that are left
         self._alive = np.ones(self._units, bool)
         self._waiting = 0
         self._diagonals()
-        self._forget_changes()
+        waiting = max(self._block, _DELAYED // self._block * self._block)
+        self._v, self._t = (np.zeros((waiting, len(self._a))) for _ in range(2))
 
     def costs(self, units: np.ndarray) -> np.ndarray:
         """Growth of the relative squared error if one of these units is removed, [len(units)]."""
@@ -137,14 +143,14 @@ class Reader:
         return slice(start, start + self._block)
 
     def _diagonals(self) -> None:
-        count = len(self._a) // self._block
-        index = np.arange(count)
-        blocks = (count, self._block, count, self._block)
-        left = np.flatnonzero(self._alive)
+        """Read the diagonal blocks of the units that have rows."""
+        present = np.flatnonzero(self._places >= 0)
+        index = self._places[present]
+        blocks = (len(self._a) // self._block, self._block) * 2
         shape = (self._units, self._block, self._block)
         self._a_diagonal, self._p_diagonal = np.zeros(shape), np.zeros(shape)
-        self._a_diagonal[left] = self._a.reshape(blocks)[index, :, index]
-        self._p_diagonal[left] = self._p.reshape(blocks)[index, :, index]
+        self._a_diagonal[present] = self._a.reshape(blocks)[index, :, index]
+        self._p_diagonal[present] = self._p.reshape(blocks)[index, :, index]
 
     def _change_diagonals(self, v: np.ndarray, t: np.ndarray) -> None:
         kept = np.flatnonzero(self._places >= 0)
@@ -156,20 +162,27 @@ class Reader:
 
     def _apply_changes(self) -> None:
         """Apply the waiting changes to the rows of the units that are left."""
-        left = self._alive[self._places >= 0].repeat(self._block)
-        v, t = self._v[: self._waiting, left], self._t[: self._waiting, left]
-        self._a = self._a[np.ix_(left, left)] - v.T @ v
-        both = v.T @ t
-        self._p = self._p[np.ix_(left, left)] - both - both.T
-        self._places = np.where(self._alive, np.cumsum(self._alive) - 1, -1)
-        self._diagonals()
-        self._forget_changes()
-
-    def _forget_changes(self) -> None:
-        waiting = max(self._block, _DELAYED // self._block * self._block)
-        self._v = np.zeros((waiting, len(self._a)))
-        self._t = np.zeros((waiting, len(self._a)))
+        v, t = self._v[: self._waiting], self._t[: self._waiting]
+        subtract_product(self._a, v, v)
+        subtract_product(self._p, v, t)
+        subtract_product(self._p, t, v)
+        left = np.flatnonzero(self._alive[self._places >= 0])
+        if len(left) * self._block <= _CROWDED * len(self._a):
+            self._a, self._p = self._square_of(left, self._a), self._square_of(left, self._p)
+            self._places = np.where(self._alive, np.cumsum(self._alive) - 1, -1)
+            self._v, self._t = (np.zeros((len(self._v), len(self._a))) for _ in range(2))
         self._waiting = 0
+        self._diagonals()
+
+    def _of(self, places: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The columns of some units."""
+        blocks = columns.reshape(len(columns), -1, self._block)
+        return np.take(blocks, places, axis=1).reshape(len(columns), -1)
+
+    def _square_of(self, places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """The rows and columns of some units."""
+        rows = np.take(matrix.reshape(-1, self._block, len(matrix)), places, axis=0)
+        return self._of(places, rows.reshape(-1, len(matrix)))
 
 
 def _traces(matrices: np.ndarray) -> np.ndarray:
@@ -177,18 +190,15 @@ def _traces(matrices: np.ndarray) -> np.ndarray:
 
 
 def _inverse(moment: np.ndarray, penalty: float) -> np.ndarray:
-    system = moment.copy()
+    system = np.array(moment, order="C")
     system[np.diag_indices_from(system)] += penalty
-    factor, _ = cho_factor(system, lower=False, overwrite_a=True, check_finite=False)
-    inverse, failed = dpotri(factor, lower=0, overwrite_c=1)
-    if failed:
-        raise np.linalg.LinAlgError("a moment matrix is singular")
-    inverse = np.triu(inverse)
-    return inverse + np.triu(inverse, 1).T
+    return inverse(system)
 
 
 def _taken(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """These rows and columns; zeros for -1."""
-    found = matrix[np.ix_(rows, rows)]
+    if np.array_equal(rows, np.arange(len(matrix))):
+        return matrix
+    found = np.take(np.take(matrix, rows, axis=0), rows, axis=1)
     found[rows < 0], found[:, rows < 0] = 0.0, 0.0
     return found

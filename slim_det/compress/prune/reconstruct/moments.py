@@ -7,12 +7,17 @@ sums in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from slim_det.compress.prune.reconstruct.symmetric import add_squares, mirror
+
 _ROWS = 1024
 """Patches that are multiplied at once: fewer make the product slow, more cost memory."""
+
+_LARGE = 64
+"""From this number of rows on, matrices are summed in place, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class MomentSums:
     def __init__(self) -> None:
         self._sums: Moments | None = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self._rows = 0
+        self._rows = self._count = 0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Add patches and their targets, [G, P, D] and [G, P, M]."""
@@ -79,20 +84,40 @@ class MomentSums:
     def result(self) -> Moments | None:
         """The sums so far; None before anything was added."""
         self._flush()
-        return self._sums
+        if self._sums is None:
+            return None
+        for total in self._sums.xx if self._sums.xx.shape[1] >= _LARGE else ():
+            mirror(total)
+        return replace(self._sums, count=self._count)
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         x, y = (np.concatenate(part, axis=1, dtype=np.float64) for part in zip(*self._waiting))
         self._waiting, self._rows = [], 0
-        transposed = x.transpose(0, 2, 1)
-        new = Moments(
-            x.shape[1],
-            x.sum(axis=1),
-            y.sum(axis=1),
-            transposed @ x,
-            transposed @ y,
-            np.square(y).sum(axis=1),
-        )
-        self._sums = new if self._sums is None else self._sums + new
+        if self._sums is None:
+            self._sums = _nothing(x, y)
+        sums = self._sums
+        sums.x[:] += x.sum(axis=1)
+        sums.y[:] += y.sum(axis=1)
+        sums.yy[:] += np.square(y).sum(axis=1)
+        sums.xy[:] += x.transpose(0, 2, 1) @ y
+        if x.shape[2] < _LARGE:
+            sums.xx[:] += x.transpose(0, 2, 1) @ x
+        else:
+            for total, one in zip(sums.xx, x):
+                add_squares(total, one)
+        self._count += x.shape[1]
+
+
+def _nothing(x: np.ndarray, y: np.ndarray) -> Moments:
+    groups, _, rows = x.shape
+    columns = y.shape[2]
+    return Moments(
+        0,
+        np.zeros((groups, rows)),
+        np.zeros((groups, columns)),
+        np.zeros((groups, rows, rows)),
+        np.zeros((groups, rows, columns)),
+        np.zeros((groups, columns)),
+    )

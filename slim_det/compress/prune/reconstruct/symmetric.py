@@ -1,0 +1,56 @@
+"""Large symmetric matrices that are changed in place.
+
+A product of two matrices of thousands of rows makes a new one of hundreds of megabytes. These
+functions call BLAS on the matrix that is there, which saves the memory and the time to get it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg.blas import dgemm, dsyrk
+from scipy.linalg.lapack import dpotrf, dpotri
+
+_TILE = 512
+
+
+def add_squares(total: np.ndarray, x: np.ndarray) -> None:
+    """``total += x^T x`` in the upper triangle; see `mirror`.
+
+    Args:
+        total: float64 [D, D], C-contiguous.
+        x: float64 [P, D], C-contiguous.
+    """
+    # In BLAS' order of memory the matrix is its own transpose, and its lower triangle the upper.
+    dsyrk(1.0, x.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
+
+
+def subtract_product(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """``total -= left^T right``.
+
+    Args:
+        total: float64 [D, D], C-contiguous.
+        left: float64 [K, D], C-contiguous.
+        right: Like ``left``.
+    """
+    dgemm(-1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+
+
+def mirror(matrix: np.ndarray) -> None:
+    """Copy the upper triangle of a float64 [D, D] to its lower triangle."""
+    for start in range(0, len(matrix), _TILE):
+        end = start + _TILE
+        tile = matrix[start:end, start:end]
+        tile[:] = np.triu(tile) + np.triu(tile, 1).T
+        matrix[end:, start:end] = matrix[start:end, end:].T
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a positive definite float64 [D, D], which is overwritten."""
+    factor, failed = dpotrf(matrix.T, lower=1, overwrite_a=1, clean=0)
+    if not failed:
+        factor, failed = dpotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    found: np.ndarray = factor.T
+    mirror(found)
+    return found
