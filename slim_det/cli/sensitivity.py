@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from slim_det.planning.sensitivity.result import SensitivityResult
 
 
+METHODS = ("ap", "error")
+
+# Flags that only mean something where points are evaluated -> their defaults.
+_OF_EVALUATION = {
+    "criterion": "l1_norm",
+    "metric": None,
+    "workers": 1,
+    "shard": None,
+    "cache_mb": 1000,
+    "bootstrap": 0,
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     common.add_config_arguments(parser, required=False, slim_config=False)
@@ -25,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shares of channels to remove: start:end:step or a list (default 0.1:0.9:0.1)",
     )  # fmt: skip
     parser.add_argument(
+        "--method", choices=METHODS, default="ap",
+        help="ap: evaluate the detector at every point (default); error: what the remaining "
+        "channels cannot make good, found from training images without any evaluation",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images", metavar="DIR", help="with --method error: images (default: TrainDataset)"
+    )
+    parser.add_argument(
         "--criterion", default="l1_norm", metavar="NAME",
         help="how channels are chosen (default l1_norm)",
     )  # fmt: skip
@@ -32,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", metavar="NAME", help="ap (default), or for VOC: 11point, integral"
     )
     parser.add_argument(
-        "--num_images", type=common.positive, metavar="N", help="evaluate on the first N images"
-    )
+        "--num_images", type=common.positive, metavar="N",
+        help="use the first N images (default: all; with --method error at most 256)",
+    )  # fmt: skip
     parser.add_argument(
         "--output", default="sensitivity.json", metavar="FILE",
         help="result (default sensitivity.json); a plot and the journal are written beside it",
@@ -68,7 +90,10 @@ def run(args: argparse.Namespace) -> int:
     args.output = _output(args)
     if not args.output.endswith(".json"):
         raise ConfigError(f"--output '{args.output}': expected a name that ends in .json")
-    result = _merged(args) if args.merge or args.import_pickle else _measured(args)
+    if args.merge or args.import_pickle:
+        result = _merged(args)
+    else:
+        result = _from_errors(args) if args.method == "error" else _measured(args)
     require_writable(os.path.dirname(os.path.abspath(args.output)))
     write_result(args.output, result)
     picture = f"{args.output[: -len('.json')]}.png"
@@ -107,6 +132,28 @@ def _measured(args: argparse.Namespace) -> SensitivityResult:
     check_dataset(cfg, "EvalDataset")
     model = session.model_with_weights(cfg, cfg.get("weights"))
     return analyse(cfg, model, settings, args.output)
+
+
+def _from_errors(args: argparse.Namespace) -> SensitivityResult:
+    from slim_det.compress.prune.reconstruct.settings import read_calibration
+    from slim_det.planning.sensitivity.error_curves import error_curves
+    from slim_det.planning.sensitivity.grid import read_ratios
+    from slim_det.training import session
+    from slim_det.training.config import load_config
+
+    if not args.config:
+        raise ConfigError("-c is missing: expected a configuration")
+    for flag, default in _OF_EVALUATION.items():
+        if getattr(args, flag) != default:
+            raise ConfigError(f"--{flag} cannot be combined with --method error: leave it out")
+    given = {"images": args.num_images, "folder": args.images}
+    calibration = read_calibration({k: v for k, v in given.items() if v is not None})
+    ratios = tuple(read_ratios(" ".join(args.ratios)))
+    params = tuple(args.params) if args.params else None
+    cfg = load_config(args.config, args.opt)
+    session.set_device(cfg)
+    model = session.model_with_weights(cfg, cfg.get("weights"))
+    return error_curves(cfg, model, ratios, params, calibration)
 
 
 def _merged(args: argparse.Namespace) -> SensitivityResult:

@@ -11,7 +11,7 @@ import paddle
 
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
 from slim_det.compress.prune.plan import Plan
-from slim_det.compress.prune.pruner import Pruner, units_in_order
+from slim_det.compress.prune.pruner import Pruner
 from slim_det.graph.cost import Cost, macs_by_parameter, model_cost
 from slim_det.graph.operators import declared, weight_of
 from slim_det.graph.trace import trace_detector
@@ -112,8 +112,7 @@ def inspect_model(
     """
     trace = trace_detector(model, image_size_hw)
     groups = find_groups(model, trace)
-    scores = units_in_order if pruner and pruner.needs_images else None
-    plan = pruner.plan(model, trace, groups, scores) if pruner else None
+    plan = pruner.plan_for_costs(model, trace, groups) if pruner else None
     after_shapes = plan.shapes_after() if plan else {}
     macs = macs_by_parameter(trace), macs_by_parameter(trace, after_shapes)
     sizes = {name: p.size for name, p in model.named_parameters()}

@@ -228,6 +228,14 @@ class Pruner(Strategy):
         }
         return plan
 
+    def plan_for_costs(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> Plan:
+        """A plan with the right number of channels; which ones is left open if images decide.
+
+        Arguments and errors are those of `plan`.
+        """
+        undecided = _in_order if self.criterion in FROM_IMAGES else None
+        return self.plan(model, trace, groups, undecided)
+
     def _places_removed(
         self, groups: ModelGroups, ratios: dict[str, float], scores: UnitScores
     ) -> dict[str, np.ndarray]:
@@ -320,8 +328,8 @@ def check_criterion(name: Any, where: str, more: Iterable[str] = ()) -> None:
         raise ConfigError(f"{where} {name!r}{nearest(str(name), known)}")
 
 
-def units_in_order(group: Group, count: int) -> np.ndarray:
-    """Scores that remove the first units: for costs, where only their number counts."""
+def _in_order(group: Group, count: int) -> np.ndarray:
+    """Scores that remove the first units."""
     return np.arange(len(group.units))
 
 

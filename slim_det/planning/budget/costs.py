@@ -165,7 +165,9 @@ class FactorBuilder:
         ratio = ratio_for(len(group.units), removed, self._align)
         pruner = Pruner(self._criterion, pruned_ratios={group.name: ratio}, align=self._align)
         try:
-            plan = pruner.plan(self._traced.model, self._traced.trace, self._traced.groups)
+            plan = pruner.plan_for_costs(
+                self._traced.model, self._traced.trace, self._traced.groups
+            )
         except PlanError:  # every layer of the group keeps a channel: none can be removed
             return group.units[:0]
         return np.delete(group.units, plan.groups[group.name]["kept"])

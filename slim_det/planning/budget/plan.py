@@ -39,7 +39,7 @@ def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> Non
     Raises:
         PlanError: It does not; the model would miss its budget.
     """
-    plan = pruner.plan(traced.model, traced.trace, traced.groups)
+    plan = pruner.plan_for_costs(traced.model, traced.trace, traced.groups)
     for name, removed in solution.removed.items():
         units = len(traced.groups.groups[name].units)
         kept = len(plan.groups[name]["kept"]) if name in plan.groups else units

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "slim_det.sensitivity/1"
 
+RECONSTRUCTION_ERROR = "reconstruction_error"
+"""The metric of losses that were not evaluated but computed from activations."""
+
 T = TypeVar("T")
 
 

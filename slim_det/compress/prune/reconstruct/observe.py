@@ -15,6 +15,7 @@ from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.graph.op import Op
 from slim_det.graph.operators import weight_of
+from slim_det.graph.program import DeployProgram
 from slim_det.graph.staged_run import StagedRun
 
 
@@ -106,6 +107,13 @@ def sampled_patches(
         shape = weight_shape(run, op)
         chosen = sampling.choose(image, use, layer.rule.positions(op, data, shape))
         yield use, layer.rule.patches(op, data, shape, chosen).astype(np.float32, copy=False)
+
+
+def moments_mb(program: DeployProgram, layer: LinearLayer) -> float:
+    """Size of the moments of a layer's input, in megabytes."""
+    op = program.ops[layer.uses[0]]
+    groups, rows, _ = layer.rule.matrix(op, program.value(weight_of(op))).shape
+    return groups * rows**2 * 8 / 1e6
 
 
 def weight_shape(run: StagedRun, op: Op) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.reconstruct.batch_norm import restate_batch_norms
 from slim_det.compress.prune.reconstruct.elimination import Elimination, eliminate
-from slim_det.compress.prune.reconstruct.layers import Changed, changed_by, linear_layers
-from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, observe
+from slim_det.compress.prune.reconstruct.layers import (
+    Changed,
+    LinearLayer,
+    changed_by,
+    linear_layers,
+)
+from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, moments_mb, observe
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
 from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
 from slim_det.compress.prune.reconstruct.settings import Calibration
@@ -32,6 +37,9 @@ from slim_det.graph.staged_run import StagedRun, store_images
 from slim_det.graph.trace import Trace, trace_program
 
 logger = logging.getLogger("slim_det")
+
+MOMENTS_MB = 1500
+"""Memory for the moments of inputs at one time; where all need more, the model runs repeatedly."""
 
 KEPT_MB = 8000
 """Largest size, on disk, of the activations that the repair keeps from stage to stage."""
@@ -165,6 +173,7 @@ class Reconstruction:
         self._sampling = Sampling(calibration.positions, count, seed)
         self._observed = Observed()
         self._changed = Changed((), {}, ())
+        self._waiting: list[str] = []
 
     @property
     def images(self) -> int:
@@ -172,19 +181,33 @@ class Reconstruction:
         return self._sampling.images
 
     def observe(self, names: list[str], choose: bool, repair: bool) -> None:
-        """Run the unpruned model on all images, once.
+        """Run the unpruned model on all images.
 
         Args:
             names: Groups that will lose channels.
-            choose: Whether `eliminate` will be called for these groups.
+            choose: Whether `eliminate` will be called for these groups, in this order.
             repair: Whether `repair` will be called.
         """
         units = np.concatenate([self._groups.groups[name].units for name in names])
         self._changed = changed_by(self._program, self._parameters, self._groups, units)
-        readers = reading_layers(self._groups, names, self._layers) if choose else []
-        repaired = self._changed.layers if repair else ()
-        run = self._run(self._program)
-        self._observed = observe(run, self._sampling, readers, repaired)
+        self._waiting = list(names) if choose else []
+        self._observe_some(self._changed.layers if repair else ())
+
+    def _observe_some(self, repaired: Sequence[LinearLayer] = ()) -> None:
+        """Run the unpruned model for as many of the waiting groups as memory allows."""
+        readers: dict[str, LinearLayer] = {}
+        while self._waiting:
+            reading = reading_layers(self._groups, self._waiting[:1], self._layers)
+            wanted = {**readers, **{layer.weight: layer for layer in reading}}
+            size_mb = sum(moments_mb(self._program, layer) for layer in wanted.values())
+            if readers and size_mb > MOMENTS_MB:
+                break
+            readers = wanted
+            self._waiting.pop(0)
+        self._observed.moments.clear()
+        seen = observe(self._run(self._program), self._sampling, list(readers.values()), repaired)
+        self._observed.moments = seen.moments
+        self._observed.targets.update(seen.targets)
 
     def scores(self, group: Group, count: int) -> np.ndarray:
         """One score per unit of a group: its place in the order of elimination, float64 [U]."""
@@ -195,6 +218,8 @@ class Reconstruction:
 
     def eliminate(self, group: Group, count: int) -> Elimination:
         """Find the cheapest ``count`` units to remove from a group that was observed."""
+        while group.name in self._waiting:
+            self._observe_some()
         readers = readers_of(
             group,
             self._groups,
