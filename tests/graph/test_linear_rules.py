@@ -117,9 +117,7 @@ def deformable(
     """Offsets have this standard deviation, in pixels."""
     settings = {"padding": 1, **more}
     size = Conv2D(SHAPE[0], 4, kernel, **settings)(paddle.zeros([1, *SHAPE])).shape[2:]
-    layer = DeformConv2D(
-        SHAPE[0], 4, kernel, deformable_groups=parts, bias_attr=False, **settings
-    )
+    layer = DeformConv2D(SHAPE[0], 4, kernel, deformable_groups=parts, bias_attr=False, **settings)
     taps = parts * kernel[0] * kernel[1]
     given = [pixels(*SHAPE), far * pixels(2 * taps, *size, seed=2), pixels(taps, *size, seed=3)]
     return made(layer, *given[: version + 1])
@@ -223,4 +221,3 @@ def test_axes_of_channels(case: Case) -> None:
     np.moveaxis(changed, rule.out_axis(op), 0)[-1] = 1.0
     touched = rule.matrix(op, changed)
     assert touched[-1, :, -1].all() and np.count_nonzero(touched) == changed.sum()
-
