@@ -28,7 +28,9 @@ class Calibration:
     """
 
     images: Count = 256
-    folder: Annotated[str, Field(min_length=1, description="a folder with images")] | None = None
+    folder: Annotated[
+        Annotated[str, Field(min_length=1)] | None, Field(description="a folder with images")
+    ] = None
     positions: Count = 8192
     ridge: Annotated[
         float,
