@@ -20,7 +20,12 @@ from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.reconstruct.batch_norm import restate_batch_norms
 from slim_det.compress.prune.reconstruct.elimination import Elimination, eliminate
 from slim_det.compress.prune.reconstruct.layers import Changed, changed_by, linear_layers
-from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, observe
+from slim_det.compress.prune.reconstruct.observe import (
+    Observed,
+    Sampling,
+    check_parameters,
+    observe,
+)
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
 from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
 from slim_det.compress.prune.reconstruct.settings import Calibration
@@ -178,7 +183,11 @@ class Reconstruction:
             names: Groups that will lose channels.
             choose: Whether `eliminate` will be called for these groups.
             repair: Whether `repair` will be called.
+
+        Raises:
+            LayerError: A weight is not finite, or so large that outputs are not.
         """
+        check_parameters(self._program, self._parameters)
         units = np.concatenate([self._groups.groups[name].units for name in names])
         self._changed = changed_by(self._program, self._parameters, self._groups, units)
         readers = reading_layers(self._groups, names, self._layers) if choose else []
