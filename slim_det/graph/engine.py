@@ -59,8 +59,9 @@ class Engine:
         onednn: bool = True,
     ) -> None:
         try:
-            config = _configured(stem, threads or os.cpu_count() or 1, int8, onednn)
             program = _read_program(Path(f"{stem}.pdmodel"))
+            files = (f"{stem}.pdmodel", f"{stem}.pdiparams" if _has_parameters(program) else "")
+            config = _configured(files, threads or os.cpu_count() or 1, int8, onednn)
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
@@ -118,9 +119,9 @@ class Engine:
             raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
 
 
-def _configured(stem: str | Path, threads: int, int8: bool, onednn: bool) -> inference.Config:
+def _configured(files: tuple[str, str], threads: int, int8: bool, onednn: bool) -> inference.Config:
     """The settings that make a model fast on a CPU."""
-    config = inference.Config(f"{stem}.pdmodel", f"{stem}.pdiparams")
+    config = inference.Config(*files)
     config.disable_gpu()
     if onednn:
         config.enable_mkldnn()
@@ -140,6 +141,12 @@ def _read_program(path: Path) -> core.ProgramDesc:
     if not program.num_blocks():
         raise ValueError("the file is empty")
     return program
+
+
+def _has_parameters(program: core.ProgramDesc) -> bool:
+    """Whether a program reads a file of parameters; Paddle cannot load one that holds none."""
+    variables = program.block(0).all_vars()
+    return any(v.persistable() and v.name() not in ("feed", "fetch") for v in variables)
 
 
 @functools.cache

@@ -69,26 +69,13 @@ class _Window:
     def of(cls, op: Op, size_hw: tuple[int, int], kernel: tuple[int, int]) -> _Window:
         """The window of a convolution on an input of this size."""
         stride = _pair(op.attrs.get("strides", [1, 1]))
-        dilation = _pair(op.attrs.get("dilations", [1, 1]))
+        dilation, before, after = _border(op, size_hw, kernel, stride)
         span = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
-        padding = list(op.attrs.get("paddings", [0, 0]))
-        if len(padding) == 2:
-            padding = [padding[0], padding[0], padding[1], padding[1]]
-        before, after = [padding[0], padding[2]], [padding[1], padding[3]]
-        algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
-        if algorithm == "VALID":
-            before, after = [0, 0], [0, 0]
-        elif algorithm == "SAME":
-            need = [
-                max((math.ceil(n / s) - 1) * s + width - n, 0)
-                for n, s, width in zip(size_hw, stride, span)
-            ]
-            before, after = [n // 2 for n in need], [n - n // 2 for n in need]
         out = [
             (n + b + a - width) // s + 1
             for n, b, a, width, s in zip(size_hw, before, after, span, stride)
         ]
-        return cls(kernel, stride, dilation, _pair(before), _pair(after), _pair(out))
+        return cls(kernel, stride, dilation, before, after, _pair(out))
 
     def corners(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column where the padded input meets the first kernel pixel, int64 [P] each."""
@@ -176,7 +163,7 @@ class DeformableConvolution(Convolution):
 
 
 class TransposedConvolution:
-    """A transposed convolution with one group; its weight is [I, O, kh, kw].
+    """A transposed convolution; its weight is [I, O / G, kh, kw].
 
     It is a convolution of the input with ``stride - 1`` zeros between its pixels.
     """
@@ -191,7 +178,9 @@ class TransposedConvolution:
 
     def matrix(self, op: Op, weight: np.ndarray) -> np.ndarray:
         """See `LinearRule.matrix`."""
-        return weight.transpose(0, 2, 3, 1).reshape(1, -1, weight.shape[1])
+        groups = int(op.attrs.get("groups") or 1)
+        parts = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+        return parts.transpose(0, 1, 3, 4, 2).reshape(groups, -1, weight.shape[1])
 
     def weight(self, op: Op, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """See `LinearRule.weight`."""
@@ -208,12 +197,11 @@ class TransposedConvolution:
     ) -> np.ndarray:
         """See `LinearRule.patches`."""
         data = _channels_first(op, arrays[0])
-        stride, dilation = _pair(op.attrs["strides"]), _pair(op.attrs.get("dilations", [1, 1]))
-        kernel = _pair(shape[2:])
+        stride, kernel = _pair(op.attrs["strides"]), _pair(shape[2:])
+        dilation, before, _ = _border(op, _pair(data.shape[1:]), kernel, stride)
         reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
         spread = [(n - 1) * s + 1 for n, s in zip(data.shape[1:], stride)]
         out = self._out_hw(op, arrays[0], shape)
-        before = _paddings(op)
         # Output p takes pixel p + padding - dilation * k of the spread input for kernel pixel k.
         after = [max(0, o - 1 + b - n + 1) for o, b, n in zip(out, before, spread)]
         padded = np.zeros((len(data), *(r + n + a for r, n, a in zip(reach, spread, after))))
@@ -227,18 +215,16 @@ class TransposedConvolution:
         return _grouped(op, padded[:, rows, columns])
 
     def _out_hw(self, op: Op, data: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int]:
-        stride, dilation = op.attrs["strides"], op.attrs.get("dilations", [1, 1])
         fixed = list(op.attrs.get("output_size") or [])
         if fixed:
             return _pair(fixed)
+        size, stride, kernel = _size_hw(op, data), _pair(op.attrs["strides"]), _pair(shape[2:])
+        dilation, before, after = _border(op, size, kernel, stride)
         extra = list(op.attrs.get("output_padding") or [0, 0])
-        begins, ends = _paddings(op), _paddings(op, end=True)
         return _pair(
             [
-                (n - 1) * s - b - e + d * (k - 1) + 1 + x
-                for n, s, b, e, d, k, x in zip(
-                    _size_hw(op, data), stride, begins, ends, dilation, shape[2:], extra
-                )
+                (n - 1) * s - b - a + d * (k - 1) + 1 + x
+                for n, s, b, a, d, k, x in zip(size, stride, before, after, dilation, kernel, extra)
             ]
         )
 
@@ -282,11 +268,27 @@ def _size_hw(op: Op, data: np.ndarray) -> tuple[int, int]:
     return _pair(_channels_first(op, data).shape[1:])
 
 
-def _paddings(op: Op, end: bool = False) -> tuple[int, int]:
+def _border(
+    op: Op, size_hw: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Dilation, and padding before and after, of a convolution or a transposed one.
+
+    ``SAME`` is what Paddle makes of it: without dilation, whatever the attribute says.
+    """
+    dilation = _pair(op.attrs.get("dilations", [1, 1]))
+    algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
+    if algorithm == "VALID":
+        return dilation, (0, 0), (0, 0)
+    if algorithm == "SAME":
+        need = [
+            max((math.ceil(n / s) - 1) * s + k - n, 0) for n, s, k in zip(size_hw, stride, kernel)
+        ]
+        before, after = [n // 2 for n in need], [n - n // 2 for n in need]
+        return (1, 1), _pair(before), _pair(after)
     padding = list(op.attrs.get("paddings", [0, 0]))
     if len(padding) == 2:
-        return _pair(padding)
-    return _pair(padding[1::2] if end else padding[::2])
+        return dilation, _pair(padding), _pair(padding)
+    return dilation, _pair(padding[::2]), _pair(padding[1::2])
 
 
 def _grouped(op: Op, taken: np.ndarray) -> np.ndarray:

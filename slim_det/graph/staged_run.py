@@ -18,6 +18,8 @@ from slim_det.graph.program import DeployProgram
 
 BYTES_PER_FLOAT = 4
 
+_WITHOUT_WORK = ("feed", "fetch")
+
 
 class ArrayStore:
     """Arrays of every image, by name, in files.
@@ -132,7 +134,7 @@ class StagedRun:
         missing, part = set(names) - self._stored, []
         for index in range(len(self.program.ops) - 1, -1, -1):
             op = self.program.ops[index]
-            if op.type not in ("feed", "fetch") and not missing.isdisjoint(op.output_arg_names):
+            if op.type not in _WITHOUT_WORK and not missing.isdisjoint(op.output_arg_names):
                 part.append(index)
                 missing |= set(op.input_arg_names) - self._stored
         return part[::-1]
@@ -141,7 +143,11 @@ class StagedRun:
         """What operators that have not run will read of what is stored or computed by then."""
         done = self._done.union(part)
         known = {*self._kept, *(n for i in part for n in self.program.ops[i].output_arg_names)}
-        later = (op for i, op in enumerate(self.program.ops) if i not in done)
+        later = [
+            op
+            for i, op in enumerate(self.program.ops)
+            if i not in done and op.type not in _WITHOUT_WORK
+        ]
         read = dict.fromkeys(name for op in later for name in op.input_arg_names)
         return [name for name in read if name in known and name in self._from_image]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from slim_det.compress.prune.groups import ModelGroups
-from slim_det.graph.linear_rules import LinearRule
+from slim_det.graph.linear_rules import LinearRule, Product
 from slim_det.graph.op import Op
 from slim_det.graph.operators import declared, result_of, weight_of
-from slim_det.graph.program import Program
+from slim_det.graph.program import DeployProgram, Program
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def data_names(op: Op) -> list[str]:
     return [name for name in map(op.input, slots) if name]
 
 
-def linear_layers(program: Program, parameters: dict[str, str]) -> dict[str, LinearLayer]:
-    """Weight name -> layer, for every weight that only linear operators use.
+def linear_layers(program: DeployProgram, parameters: dict[str, str]) -> dict[str, LinearLayer]:
+    """Weight name -> layer, for every weight that only linear operators use, all in the same way.
 
     Args:
         program: The operators.
@@ -64,19 +64,31 @@ def linear_layers(program: Program, parameters: dict[str, str]) -> dict[str, Lin
     """
     uses: dict[str, list[int]] = {}
     for index, op in enumerate(program.ops):
-        name = parameters.get(weight_of(op), "")
-        if name and declared(op).linear:
-            uses.setdefault(name, []).append(index)
+        if weight_of(op) in parameters and declared(op).linear is not None:
+            uses.setdefault(weight_of(op), []).append(index)
     found = {}
-    for name, indices in uses.items():
-        rule = declared(program.ops[indices[0]]).linear
-        if rule is not None:
-            found[name] = LinearLayer(name, tuple(indices), rule)
+    for variable, indices in uses.items():
+        ops = [program.ops[index] for index in indices]
+        rule = declared(ops[0]).linear
+        rank = len(program.block.var(variable).shape)
+        forms = {_form(op, rank) for op in ops}
+        alike = len(forms) == 1 and None not in forms
+        if rule is not None and alike and program.readers(variable) == ops:
+            found[parameters[variable]] = LinearLayer(parameters[variable], tuple(indices), rule)
     return found
 
 
+def _form(op: Op, weight_rank: int) -> tuple[int, int, int] | None:
+    """What must be the same for all uses of a weight; None if its rule does not cover the use."""
+    rule = declared(op).linear
+    axes = 2 if isinstance(rule, Product) else 4
+    if rule is None or op.attrs.get("trans_x") or weight_rank != axes:
+        return None
+    return rule.in_axis(op), rule.out_axis(op), int(op.attrs.get("groups") or 1)
+
+
 def changed_by(
-    program: Program, parameters: dict[str, str], groups: ModelGroups, removed: np.ndarray
+    program: DeployProgram, parameters: dict[str, str], groups: ModelGroups, removed: np.ndarray
 ) -> Changed:
     """What changes in an unpruned program when units are removed.
 
@@ -98,7 +110,7 @@ def changed_by(
         if not weight or not (weight in reading or changed.intersection(data_names(op))):
             continue
         if weight not in known:
-            left[weight] = f"operator '{op.type}' is not written as a matrix product"
+            left[weight] = f"its use by operator '{op.type}' is not written as a matrix product"
         elif known[weight] not in layers:
             layers.append(known[weight])
     norms = [

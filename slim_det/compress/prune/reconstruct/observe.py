@@ -6,13 +6,14 @@ Each layer is seen at a number of output positions, which are drawn from every i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.core.errors import LayerError
 from slim_det.graph.op import Op
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
@@ -56,6 +57,21 @@ class Observed:
     targets: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
 
 
+def check_parameters(program: DeployProgram, parameters: Mapping[str, str]) -> None:
+    """Make sure that a model can be run and learned from.
+
+    Args:
+        program: The model.
+        parameters: Variable -> name in the state dict.
+
+    Raises:
+        LayerError: A weight or a statistic is not finite.
+    """
+    for variable in program.parameters:
+        if variable in parameters and not np.isfinite(program.value(variable)).all():
+            raise LayerError(f"'{parameters[variable]}' holds numbers that are not finite")
+
+
 def observe(
     run: StagedRun,
     sampling: Sampling,
@@ -69,6 +85,9 @@ def observe(
         sampling: Which positions are used.
         readers: Layers whose inputs are summed.
         repaired: Layers whose outputs are kept.
+
+    Raises:
+        LayerError: What a layer reads or makes is not finite.
     """
     layers = list({layer.weight: layer for layer in (*readers, *repaired)}.values())
     sums = {layer.weight: MomentSums() for layer in readers}
@@ -81,10 +100,12 @@ def observe(
         for layer in layers:
             for use, x in sampled_patches(run, layer, sampling, image, arrays):
                 matrix = layer.rule.matrix(run.program.ops[use], weights[layer.weight])
+                _check_finite(layer, image, x)
                 if layer.weight in sums:
                     sums[layer.weight].add(x, np.zeros((*x.shape[:2], 0), np.float32))
                 if layer.weight in kept:
                     y = (x @ matrix).transpose(1, 0, 2)
+                    _check_finite(layer, image, y)
                     seen.targets[layer.weight, use].append(y.reshape(len(y), -1))
     for name, total in sums.items():
         found = total.result()
@@ -123,3 +144,11 @@ def weight_shape(run: StagedRun, op: Op) -> tuple[int, ...]:
 
 def _weight(run: StagedRun, layer: LinearLayer) -> np.ndarray:
     return run.program.value(weight_of(run.program.ops[layer.uses[0]]))
+
+
+def _check_finite(layer: LinearLayer, image: int, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise LayerError(
+            f"'{layer.weight}' reads or makes numbers that are not finite, on image {image}; "
+            "the weights before it are too large"
+        )

@@ -25,7 +25,13 @@ from slim_det.compress.prune.reconstruct.layers import (
     changed_by,
     linear_layers,
 )
-from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, moments_mb, observe
+from slim_det.compress.prune.reconstruct.observe import (
+    Observed,
+    Sampling,
+    check_parameters,
+    moments_mb,
+    observe,
+)
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
 from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
 from slim_det.compress.prune.reconstruct.settings import Calibration
@@ -187,7 +193,11 @@ class Reconstruction:
             names: Groups that will lose channels.
             choose: Whether `eliminate` will be called for these groups, in this order.
             repair: Whether `repair` will be called.
+
+        Raises:
+            LayerError: A weight is not finite, or so large that outputs are not.
         """
+        check_parameters(self._program, self._parameters)
         units = np.concatenate([self._groups.groups[name].units for name in names])
         self._changed = changed_by(self._program, self._parameters, self._groups, units)
         self._waiting = list(names) if choose else []

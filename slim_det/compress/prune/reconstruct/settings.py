@@ -11,6 +11,9 @@ from slim_det.core.schema import check_keys, validated
 
 Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
 
+LEAST_RIDGE = 1e-8
+"""With less, rounding errors of inputs that depend on each other make their moments indefinite."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -25,10 +28,13 @@ class Calibration:
     """
 
     images: Count = 256
-    folder: Annotated[str, Field(min_length=1, description="a folder with images")] | None = None
+    folder: Annotated[
+        Annotated[str, Field(min_length=1)] | None, Field(description="a folder with images")
+    ] = None
     positions: Count = 8192
     ridge: Annotated[
-        float, Field(gt=0, le=1, allow_inf_nan=False, description="a number above 0, at most 1")
+        float,
+        Field(ge=LEAST_RIDGE, le=1, allow_inf_nan=False, description="a number from 1e-8 to 1"),
     ] = 1e-3
 
     def as_dict(self) -> dict[str, Any]:
