@@ -19,8 +19,9 @@ from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, sampled_patches
+from slim_det.graph.linear_rules import Product
 from slim_det.graph.op import Op
-from slim_det.graph.operators import weight_of
+from slim_det.graph.operators import declared, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.staged_run import StagedRun
 
@@ -98,7 +99,8 @@ def repair_layer(
     run.program.set_value(weight_of(op), repaired)
     if place is not None:
         old = run.program.value(place.variable)
-        run.program.set_value(place.variable, (old + place.sign * added.ravel()).astype(old.dtype))
+        moved = (old + place.sign * added.reshape(old.shape)).astype(old.dtype)
+        run.program.set_value(place.variable, moved)
     return LayerError(layer.weight, before, after)
 
 
@@ -121,11 +123,26 @@ def _place_behind(program: DeployProgram, op: Op) -> Place | None:
     if addition is not None:
         name = addition.input("Y")
         writer = program.writer(name)
+        alone = len(program.readers(result_of(op))) == 1
+        if not alone or not _one_number_a_channel(program, op, addition):
+            return None
         return Place(name if writer is None else writer.input("X"), +1)
-    readers = program.readers(program.with_bias(op))
+    readers = program.readers(result_of(op))
     if len(readers) == 1 and "batch_norm" in readers[0].type:
         return Place(readers[0].input("Mean"), -1)
     return None
+
+
+def _one_number_a_channel(program: DeployProgram, op: Op, addition: Op) -> bool:
+    """Whether what is added to the result of a layer has one number for each of its channels."""
+    shape = list(program.block.var(result_of(op)).shape)
+    added = list(program.block.var(addition.input("Y")).shape)
+    missing, axis = len(shape) - len(added), int(addition.attrs.get("axis", -1))
+    first = axis if missing and axis >= 0 else missing
+    last = isinstance(declared(op).linear, Product) or op.attrs.get("data_format") == "NHWC"
+    channels = len(shape) - 1 if last else 1
+    expected = [shape[channels] if i == channels else 1 for i in range(len(shape))]
+    return [1] * first + added + [1] * (missing - first) == expected
 
 
 def _moments(
