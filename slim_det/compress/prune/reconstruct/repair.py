@@ -7,7 +7,6 @@ unpruned model gave them, on the output channels that are kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,13 +27,17 @@ from slim_det.graph.staged_run import StagedRun
 HELD_OUT = 5
 """Every fifth image judges whether a repaired layer is better; all of them then repair it."""
 
+_ROUNDING = 1e-12
+"""Deviations of this share of the squares are rounding errors of their difference."""
+
 
 @dataclass(frozen=True)
 class LayerError:
     """How well a layer gives the outputs of the unpruned model.
 
     Errors are relative: squared error / squared deviation of the outputs from their means, over
-    the sampled positions of all images, with the inputs of the repaired model.
+    the sampled positions of all images, with the inputs of the repaired model. Outputs that are
+    the same everywhere are compared with their squares, and with 1 if they are all zero.
 
     Attributes:
         weight: Name in the state dict.
@@ -85,15 +88,15 @@ def repair_layer(
     fit, held_out = _moments(run, layer, plan, observed, sampling, start)
     place = intercept_place(run.program, layer)
     everything = fit if held_out is None else fit + held_out
-    spread = float(everything.centred().yy.sum())
-    before = _relative(squared_error(everything, start), spread)
+    error = squared_error(everything, start)
+    before = _relative(error, everything)
     if held_out is not None:
         trial, added = _solved(fit, start, ridge, place)
         if not squared_error(held_out, trial, added) < squared_error(held_out, start):
             return LayerError(layer.weight, before, before, "it is no better on held-out images")
     solved, added = _solved(everything, start, ridge, place)
-    after = _relative(squared_error(everything, solved, added), spread)
-    if not after <= before:
+    left = squared_error(everything, solved, added)
+    if not left <= error:
         return LayerError(layer.weight, before, before, "its error does not fall")
     repaired = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
     run.program.set_value(weight_of(op), repaired)
@@ -101,7 +104,7 @@ def repair_layer(
         old = run.program.value(place.variable)
         moved = (old + place.sign * added.reshape(old.shape)).astype(old.dtype)
         run.program.set_value(place.variable, moved)
-    return LayerError(layer.weight, before, after)
+    return LayerError(layer.weight, before, _relative(left, everything))
 
 
 def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
@@ -189,7 +192,11 @@ def _solved(
     return solved, intercept(moments, solved)
 
 
-def _relative(error: float, spread: float) -> float:
+def _relative(error: float, moments: Moments) -> float:
+    squares = float(moments.yy.sum())
+    spread = float(moments.centred().yy.sum())
+    if spread <= _ROUNDING * squares:
+        spread = squares  # outputs that do not differ are compared with their size
     if spread > 0.0:
         return error / spread
-    return 0.0 if error == 0.0 else math.inf
+    return float(error > 0.0)
