@@ -59,8 +59,9 @@ class Engine:
         onednn: bool = True,
     ) -> None:
         try:
-            config = _configured(stem, threads or os.cpu_count() or 1, int8, onednn)
             program = _read_program(Path(f"{stem}.pdmodel"))
+            given = Path(f"{stem}.pdiparams") if _has_parameters(program) else None
+            config = _configured(stem, given, threads or os.cpu_count() or 1, int8, onednn)
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
@@ -118,9 +119,11 @@ class Engine:
             raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
 
 
-def _configured(stem: str | Path, threads: int, int8: bool, onednn: bool) -> inference.Config:
+def _configured(
+    stem: str | Path, parameters: Path | None, threads: int, int8: bool, onednn: bool
+) -> inference.Config:
     """The settings that make a model fast on a CPU."""
-    config = inference.Config(f"{stem}.pdmodel", f"{stem}.pdiparams")
+    config = inference.Config(f"{stem}.pdmodel", str(parameters or ""))
     config.disable_gpu()
     if onednn:
         config.enable_mkldnn()
@@ -140,6 +143,14 @@ def _read_program(path: Path) -> core.ProgramDesc:
     if not program.num_blocks():
         raise ValueError("the file is empty")
     return program
+
+
+def _has_parameters(program: core.ProgramDesc) -> bool:
+    """Whether there is a file of parameters: Paddle writes none without them."""
+    return any(
+        variable.persistable() and variable.name() not in ("feed", "fetch")
+        for variable in program.block(0).all_vars()
+    )
 
 
 @functools.cache
