@@ -144,7 +144,7 @@ def test_integers_that_are_declared_stay_integers(tmp_path: Path) -> None:
     class Next(paddle.nn.Layer):
         def __init__(self) -> None:
             super().__init__()
-            self.scale = self.create_parameter([1])  # no program without parameters is loaded
+            self.scale = self.create_parameter([1])
 
         def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
             return [x + 1, paddle.cast(x, "float32") * self.scale]
@@ -152,6 +152,18 @@ def test_integers_that_are_declared_stay_integers(tmp_path: Path) -> None:
     program = traced(Next(), InputSpec([1], "int64", "x"), tmp_path)
     found = engine_of(program, tmp_path)({"x": np.array([2**24 + 1])})
     assert found[program.fetches[0]].tolist() == [2**24 + 2]
+
+
+def test_a_part_without_parameters(tmp_path: Path) -> None:
+    """Paddle writes no file of parameters for it."""
+    layers = paddle.nn.Sequential(paddle.nn.Conv2D(2, 3, 1), paddle.nn.ReLU())
+    program = traced(layers, InputSpec(list(SHAPE), "float32", "x"), tmp_path)
+    relu = next(op for op in program.ops if op.type == "relu")
+    part = program.engine([relu.input("X")], [relu.output()], tmp_path, threads=1)
+    x = picture().numpy()[:, [0, 1, 1]]
+    (found,) = part({relu.input("X"): x}).values()
+    assert x.min() < 0.0 < x.max()
+    assert np.array_equal(found, np.maximum(x, 0.0))
 
 
 def test_prepared_run_reads_the_inputs_of_before(tmp_path: Path) -> None:

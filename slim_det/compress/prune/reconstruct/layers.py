@@ -131,7 +131,7 @@ def _in_order(program: Program, ops: Iterable[Op]) -> list[Op]:
 def _repairable_order(
     program: Program, layers: list[LinearLayer]
 ) -> tuple[list[LinearLayer], list[LinearLayer]]:
-    """Sort layers so that each comes after all that it depends on; also those in a circle."""
+    """Sort layers so that each comes after all that it depends on, and name those that cannot."""
     behind = {
         layer.weight: {
             name
@@ -141,18 +141,20 @@ def _repairable_order(
         for layer in layers
     }
     ordered: list[LinearLayer] = []
+    circular: list[LinearLayer] = []
     waiting = list(layers)
+
+    def before(layer: LinearLayer, other: LinearLayer) -> bool:
+        return not behind[layer.weight].isdisjoint(other.inputs(program))
+
     while waiting:
-        free = (
-            layer
-            for layer in waiting
-            if not any(
-                behind[other.weight].intersection(layer.inputs(program)) for other in waiting
-            )
-        )
-        chosen = next(free, None)
-        if chosen is None:
-            return ordered, waiting
-        ordered.append(chosen)
+        free = [one for one in waiting if not any(before(other, one) for other in waiting)]
+        if free:
+            ordered.append(free[0])
+            waiting.remove(free[0])
+            continue
+        # Without one of the layers that come back to themselves, others may be free.
+        chosen = next((layer for layer in waiting if before(layer, layer)), waiting[0])
+        circular.append(chosen)
         waiting.remove(chosen)
-    return ordered, []
+    return ordered, circular

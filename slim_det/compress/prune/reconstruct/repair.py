@@ -7,7 +7,6 @@ unpruned model gave them, on the output channels that are kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +18,17 @@ from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, sampled_patches
+from slim_det.graph.linear_rules import Product
 from slim_det.graph.op import Op
-from slim_det.graph.operators import weight_of
+from slim_det.graph.operators import declared, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.staged_run import StagedRun
 
 HELD_OUT = 5
 """Every fifth image judges whether a repaired layer is better; all of them then repair it."""
+
+_ROUNDING = 1e-12
+"""Deviations of this share of the squares are rounding errors of their difference."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class LayerError:
     """How well a layer gives the outputs of the unpruned model.
 
     Errors are relative: squared error / squared deviation of the outputs from their means, over
-    the sampled positions of all images, with the inputs of the repaired model.
+    the sampled positions of all images, with the inputs of the repaired model. Outputs that are
+    the same everywhere are compared with their squares, and with 1 if they are all zero.
 
     Attributes:
         weight: Name in the state dict.
@@ -84,22 +88,23 @@ def repair_layer(
     fit, held_out = _moments(run, layer, plan, observed, sampling, start)
     place = intercept_place(run.program, layer)
     everything = fit if held_out is None else fit + held_out
-    spread = float(everything.centred().yy.sum())
-    before = _relative(squared_error(everything, start), spread)
+    error = squared_error(everything, start)
+    before = _relative(error, everything)
     if held_out is not None:
         trial, added = _solved(fit, start, ridge, place)
         if not squared_error(held_out, trial, added) < squared_error(held_out, start):
             return LayerError(layer.weight, before, before, "it is no better on held-out images")
     solved, added = _solved(everything, start, ridge, place)
-    after = _relative(squared_error(everything, solved, added), spread)
-    if not after <= before:
+    left = squared_error(everything, solved, added)
+    if not left <= error:
         return LayerError(layer.weight, before, before, "its error does not fall")
     repaired = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
     run.program.set_value(weight_of(op), repaired)
     if place is not None:
         old = run.program.value(place.variable)
-        run.program.set_value(place.variable, (old + place.sign * added.ravel()).astype(old.dtype))
-    return LayerError(layer.weight, before, after)
+        moved = (old + place.sign * added.reshape(old.shape)).astype(old.dtype)
+        run.program.set_value(place.variable, moved)
+    return LayerError(layer.weight, before, _relative(left, everything))
 
 
 def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
@@ -121,11 +126,26 @@ def _place_behind(program: DeployProgram, op: Op) -> Place | None:
     if addition is not None:
         name = addition.input("Y")
         writer = program.writer(name)
+        alone = len(program.readers(result_of(op))) == 1
+        if not alone or not _one_number_a_channel(program, op, addition):
+            return None
         return Place(name if writer is None else writer.input("X"), +1)
-    readers = program.readers(program.with_bias(op))
+    readers = program.readers(result_of(op))
     if len(readers) == 1 and "batch_norm" in readers[0].type:
         return Place(readers[0].input("Mean"), -1)
     return None
+
+
+def _one_number_a_channel(program: DeployProgram, op: Op, addition: Op) -> bool:
+    """Whether what is added to the result of a layer has one number for each of its channels."""
+    shape = list(program.block.var(result_of(op)).shape)
+    added = list(program.block.var(addition.input("Y")).shape)
+    missing, axis = len(shape) - len(added), int(addition.attrs.get("axis", -1))
+    first = axis if missing and axis >= 0 else missing
+    last = isinstance(declared(op).linear, Product) or op.attrs.get("data_format") == "NHWC"
+    channels = len(shape) - 1 if last else 1
+    expected = [shape[channels] if i == channels else 1 for i in range(len(shape))]
+    return [1] * first + added + [1] * (missing - first) == expected
 
 
 def _moments(
@@ -172,7 +192,11 @@ def _solved(
     return solved, intercept(moments, solved)
 
 
-def _relative(error: float, spread: float) -> float:
+def _relative(error: float, moments: Moments) -> float:
+    squares = float(moments.yy.sum())
+    spread = float(moments.centred().yy.sum())
+    if spread <= _ROUNDING * squares:
+        spread = squares  # outputs that do not differ are compared with their size
     if spread > 0.0:
         return error / spread
-    return 0.0 if error == 0.0 else math.inf
+    return float(error > 0.0)
