@@ -118,6 +118,9 @@ class Slim(Strategy):
     zero. The penalty acts on batch norms directly behind the layers that make the channels of a
     group, because `bn_scale` reads those.
 
+    The penalty alone moves a scale by at most ``sparsity`` times the sum of the learning rates over
+    all steps, divided by 1 - momentum. Scales start at 1, so short trainings need a larger weight.
+
     Args:
         sparsity: Weight of the penalty; 0 trains without it.
         params: Layer names in the notations of ``Pruner.pruned_params``; all groups that can be
