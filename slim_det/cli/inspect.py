@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Build the model (without data or weights) and list its groups and totals."""
     from ppdet.core.workspace import create
 
+    from slim_det.core.errors import ConfigError
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.report.inspection import inspect_model
     from slim_det.training import session
@@ -34,6 +35,11 @@ def run(args: argparse.Namespace) -> int:
         slim = session.read_slim(args.slim_config)
         apply_overrides(args.opt)
         pruner = create("Pruner") if "Pruner" in slim.strategies else None
+        if pruner and pruner.share_of == "energy":
+            raise ConfigError(
+                f"{args.slim_config}: Pruner.share_of: energy depends on the weights, which "
+                "`inspect` does not read; `eval` and `train` print what it prunes"
+            )
     model = session.build_model(cfg)
     result = inspect_model(model, image_size_hw(cfg, args.image_size), pruner)
     _print(result)

@@ -12,6 +12,7 @@ from ppdet.core.workspace import global_config, register
 from slim_det.compress.distill.strategy import Distill
 from slim_det.compress.hook import Hook
 from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.prune.slimming import Slim
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.strategy import hooks_of
 from slim_det.core.script_overrides import script_overrides
@@ -26,7 +27,8 @@ from slim_det.training.checkpoint_saver import CheckpointSaver
 from slim_det.training.config import apply_overrides
 
 COMPONENTS = (
-    Pruner, Distill, QAT, PTQ, PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
+    Pruner, Slim, Distill, QAT, PTQ,
+    PlainBackbone, BlazeFaceNet, FaceHead, SSDLoss, ScaledYOLOv3FPN,
 )  # fmt: skip
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks

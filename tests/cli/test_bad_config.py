@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.commands import CONFIGS
+
 Refused = Callable[..., str]
 
 
@@ -79,6 +81,12 @@ def test_override(refused: Refused, tiny: Path, override: str, said: str) -> Non
         ({"Pruner": {"ratios": 0.5}}, "unknown key 'ratios'; did you mean 'pruned_ratios'?"),
         ({"Pruner": {"criterion": "l1norm"}}, "'l1norm'; did you mean 'l1_norm'?"),
         ({"Pruner": {"align": 0}}, "Pruner.align: 0 is not valid"),
+        ({"Pruner": {"share_of": "energy"}}, "expected criterion: bn_scale"),
+        ({"slim": "Slim", "Slim": {"sparsty": 1}}, "'sparsty'; did you mean 'sparsity'?"),
+        ({"slim": "Slim", "Slim": {"sparsity": -1}}, "Slim.sparsity: -1 is not valid"),
+        ({"slim": "Slim", "Slim": {"params": []}}, "Slim.params: [] is not valid"),
+        ({"slim": "Slim", "Slim": {"params": ["neck.yolo_block.0.tipp"]}}, "yolo_block.0.tip'?"),
+        ({"slim": "Slim", "Slim": {"params": "yolo_head.yolo_output.0"}}, "cannot be cut"),
     ],
 )
 def test_slim_file(
@@ -123,6 +131,12 @@ def test_missing_files_name_their_neighbours(refused: Refused, tiny: Path, r578:
     slim = r578.with_name("prune_r587.yml")
     line = refused("train", "-c", tiny, "--slim_config", slim)
     assert f"{slim} does not exist; did you mean 'prune_r578.yml'?" in line
+
+
+def test_energy_is_not_known_without_weights(refused: Refused, tiny: Path) -> None:
+    """`inspect` reads none, and all scales of a new model are equal."""
+    line = refused("inspect", "-c", tiny, "--slim_config", CONFIGS / "prune_bn_scale_energy.yml")
+    assert "prune_bn_scale_energy.yml: Pruner.share_of: energy depends on the weights" in line
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!Callable"])

@@ -27,6 +27,8 @@ def one_line(call: Any, *arguments: Any) -> str:
         (["DistillPrune", "QAT"], ("Pruner", "Distill", "QAT")),
         (["Pruner", "Distill", "QAT"], ("Pruner", "Distill", "QAT")),
         (["Pruner", "PTQ"], ("Pruner", "PTQ")),
+        (["Slim", "Distill"], ("Slim", "Distill")),
+        (["Pruner", "Slim", "Distill", "QAT"], ("Pruner", "Slim", "Distill", "QAT")),
     ],
 )
 def test_chains_that_work(names: list[str], chain: tuple[str, ...]) -> None:
@@ -41,6 +43,9 @@ def test_chains_that_work(names: list[str], chain: tuple[str, ...]) -> None:
         (["DistillPrune", "PrunerQAT"], "'Pruner' is named twice"),
         (["QAT", "PTQ"], "'QAT' and 'PTQ' exclude each other"),
         (["Distill", "PTQ"], "'PTQ' does not train"),
+        (["Slim", "PTQ"], "'PTQ' does not train"),
+        (["Slim", "Pruner"], "'Pruner' comes after 'Slim'; expected slim: [Pruner, Slim]"),
+        (["Distill", "Slim"], "'Slim' comes after 'Distill'; expected slim: [Slim, Distill]"),
         (["Distill", "Pruner"], "'Pruner' comes after 'Distill'; expected slim: [Pruner, Distill]"),
         (["QAT", "Distill"], "'Distill' comes after 'QAT'; expected slim: [Distill, QAT]"),
         (["QAT", "Pruner", "Distill"], "expected slim: [Pruner, Distill, QAT]"),

@@ -108,7 +108,7 @@ def write(stem: Path, *steps: Step) -> Path:
 
 def test_registered_strategies_are_ours_and_the_users() -> None:
     names = list(registered_strategies())
-    assert names == ["Pruner", "Distill", "QAT", "PTQ", "Note", "Free"]
+    assert names == ["Pruner", "Slim", "Distill", "QAT", "PTQ", "Note", "Free"]
     suffixes = [kind.suffix for kind in step_kinds()]
     assert suffixes == [".plan.json", ".companions.pdparams", ".noted.json", ".quant.json"]
 

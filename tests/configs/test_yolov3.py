@@ -17,6 +17,7 @@ from slim_det.compress.distill.teacher import Teacher
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.requests import select_groups
+from slim_det.compress.prune.slimming import scales_of
 from slim_det.compress.quantize.quantizable_layers import find_quantizable_layers
 from slim_det.core.safe_yaml import read_tree
 from slim_det.detectors.image_size import image_size_hw
@@ -32,6 +33,7 @@ SLIM = [path for path in FILES if "slim" in read_tree(path, check_only=True)]
 MODELS = [path for path in FILES if path not in SLIM]
 PRUNING = [path for path in SLIM if "Pruner" in read_tree(path, check_only=True)]
 DISTILLING = [path for path in SLIM if "Distill" in read_tree(path, check_only=True)]
+SLIMMING = [path for path in SLIM if "Slim" in read_tree(path, check_only=True)]
 QUANTIZING = [path for path in SLIM if {"QAT", "PTQ"} & {*read_tree(path, check_only=True)}]
 
 # YOLOv3-MobileNetV1 at 608 pixels on COCO: MACs and parameters in the published conventions.
@@ -67,7 +69,8 @@ def mobilenet(ppdet_registered: None) -> Iterator[tuple[Any, paddle.nn.Layer, An
 
 def test_both_kinds_are_there() -> None:
     assert len(SLIM) >= 7 and len(MODELS) >= 13
-    assert {*PRUNING, *DISTILLING, *QUANTIZING} == {*SLIM} and DISTILLING and QUANTIZING
+    assert {*PRUNING, *SLIMMING, *DISTILLING, *QUANTIZING} == {*SLIM}
+    assert SLIMMING and DISTILLING and QUANTIZING
 
 
 def test_training_is_set_up(built: tuple[Any, paddle.nn.Layer]) -> None:
@@ -137,6 +140,18 @@ def test_slim_file_cuts_what_can_be_cut(mobilenet: tuple, slim: Path) -> None:
     if slim.stem in PUBLISHED:
         cost = pruner.plan(model, trace, groups).cost["after"]
         assert (cost["macs"], cost["params"]) == PUBLISHED[slim.stem]
+
+
+@pytest.mark.parametrize("slim", SLIMMING, ids=name_of)
+def test_slim_file_penalizes_the_head(mobilenet: tuple, slim: Path) -> None:
+    """The scales behind its 18 layers, with a weight above 0."""
+    _, model, _, groups = mobilenet
+    with fresh_config():
+        session.read_slim(str(slim))
+        strategy = create("Slim")
+    scales = scales_of(model, groups, strategy.layers)
+    assert len(scales) == 18 and strategy.sparsity > 0.0
+    assert all(name.startswith("neck.yolo_block.") for name in scales)
 
 
 @pytest.mark.parametrize("slim", DISTILLING, ids=name_of)

@@ -120,6 +120,7 @@ def test_slim_file_that_says_the_same_is_accepted(cfg: Any, trained: Path, tmp_p
         {"pruned_ratios": {"neck.yolo_block.*": 0.5}},
         {"pruned_ratios": "r578", "align": 4},
         {"pruned_ratios": "r578", "criterion": "fpgm"},
+        {"pruned_ratios": "r578", "criterion": "bn_scale", "share_of": "energy"},
     ],
 )
 def test_slim_file_that_says_otherwise_is_refused(

@@ -12,7 +12,7 @@ import paddle
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
 from slim_det.compress.prune.importance import CRITERIA, smallest
 from slim_det.compress.prune.plan import Plan, apply_plan
-from slim_det.compress.prune.ratios import units_removed
+from slim_det.compress.prune.ratios import SHARE_OF, units_removed, units_within_energy
 from slim_det.compress.prune.reconstruct.reconstruction import reconstruction_of
 from slim_det.compress.prune.reconstruct.settings import read_calibration
 from slim_det.compress.prune.requests import read_requests, select_groups
@@ -57,6 +57,8 @@ class Pruner(Strategy):
             outputs from images, right after the cut; None leaves them as they are.
         calibration: Images, positions and ridge of `elimination` and of the repair, with the keys
             of `slim_det.compress.prune.reconstruct.settings.Calibration`.
+        share_of: What a ratio is a share of: `channels`, or with `bn_scale` the `energy` of a
+            layer's scales, the sum of their squares (see `units_within_energy`).
 
     Raises:
         ConfigError: A value is not valid.
@@ -74,11 +76,21 @@ class Pruner(Strategy):
         print_params: bool = False,
         repair: str | None = None,
         calibration: Any = None,
+        share_of: str = "channels",
     ) -> None:
         check_criterion(criterion, "Pruner.criterion: unknown criterion", FROM_IMAGES)
         if repair not in (None, LEAST_SQUARES):
             raise ConfigError(f"Pruner.repair: {repair!r} is not valid; expected {LEAST_SQUARES}")
-        self.criterion, self.repair = criterion, repair
+        if share_of not in SHARE_OF:
+            raise ConfigError(
+                f"Pruner.share_of: {share_of!r} is not valid; expected {' or '.join(SHARE_OF)}"
+            )
+        if share_of == "energy" and criterion != "bn_scale":
+            raise ConfigError(
+                "Pruner.share_of: 'energy' is that of batch norm scales and the criterion is "
+                f"'{criterion}'; expected criterion: bn_scale"
+            )
+        self.criterion, self.repair, self.share_of = criterion, repair, share_of
         self.calibration = read_calibration(calibration)
         self.align = whole_number("Pruner.align", align, 1)
         self.seed = whole_number("Pruner.seed", seed, 0)
@@ -161,8 +173,9 @@ class Pruner(Strategy):
         unpruned = context.build_detector()
         groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
         ratios = select_groups(self.requests, LayerFinder(unpruned), groups)
-        asked = (self.criterion, self.align, ratios, self.repair is not None)
-        if asked != (done["criterion"], done["align"], done["ratios"], step.repair is not None):
+        asked = (self.criterion, self.align, ratios, self.repair is not None, self.share_of)
+        before = (done["criterion"], done["align"], done["ratios"], step.repair is not None)
+        if asked != (*before, done.get("share_of", "channels")):  # plans of earlier versions
             raise PlanError(
                 f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
                 f"than {context.asked_by} asks for; leave --slim_config out, or start from "
@@ -209,6 +222,7 @@ class Pruner(Strategy):
                 "ratios": ratios,
                 "align": self.align,
                 "seed": self.seed,
+                "share_of": self.share_of,
             },
             cost={},
             groups={
@@ -240,19 +254,20 @@ class Pruner(Strategy):
         self, groups: ModelGroups, ratios: dict[str, float], scores: UnitScores
     ) -> dict[str, np.ndarray]:
         """Group name -> places of the units to remove, for groups that lose any."""
+        energy = self.share_of == "energy"
         removed = {}
         for name, ratio in ratios.items():
             group = groups.groups[name]
             places = np.zeros(0, np.int64)
             count = units_removed(len(group.units), ratio, self.align)
-            if count:
-                places = least_important(group, scores(group, count), ratio, self.align)
+            if energy or count:
+                chosen = scores(group, count)
+                places = least_important(group, chosen, ratio, self.align, energy)
             if len(places):
                 removed[name] = places
             else:
-                logger.warning(
-                    "%s: ratio %g of %d channels removes none", name, ratio, group.channels
-                )
+                whole = f"{'the energy of ' if energy else ''}{group.channels} channels"
+                logger.warning("%s: ratio %g of %s removes none", name, ratio, whole)
         return removed
 
     def _weight_scores(self, model: paddle.nn.Layer) -> UnitScores:
@@ -357,18 +372,24 @@ def describe_cost(plan: Plan) -> str:
     )
 
 
-def least_important(group: Group, scores: np.ndarray, ratio: float, align: int = 1) -> np.ndarray:
+def least_important(
+    group: Group, scores: np.ndarray, ratio: float, align: int = 1, energy: bool = False
+) -> np.ndarray:
     """Places of the units to remove, ascending; every member keeps at least one of its units.
 
     Args:
         group: The group to prune.
         scores: One score per unit, [U].
-        ratio: Share of the units to remove.
+        ratio: Share to remove.
         align: See `units_removed`.
+        energy: Whether it is a share of the energy (see `units_within_energy`), not of the units.
     """
-    count = units_removed(len(group.units), ratio, align)
     members = np.array([np.isin(group.units, member.ids) for member in group.members])
-    return smallest(scores, count, members)
+    if not energy:
+        return smallest(scores, units_removed(len(group.units), ratio, align), members)
+    count = units_within_energy(scores, ratio, align)
+    # A unit that a member has to keep is not replaced by one with more energy.
+    return np.intersect1d(smallest(scores, count, members), smallest(scores, count))
 
 
 def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:

@@ -27,7 +27,7 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
             "Pruner.pruned_ratios is missing; expected a number, a list, a mapping or a preset "
             f"({', '.join(PRESETS)})"
         )
-    if isinstance(pruned_ratios, str) and _number(pruned_ratios) is None:
+    if isinstance(pruned_ratios, str) and as_number(pruned_ratios) is None:
         return _preset(pruned_params, pruned_ratios)
     if isinstance(pruned_ratios, dict):
         if pruned_params is not None:
@@ -38,7 +38,7 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
         if not pruned_ratios:
             raise ConfigError("Pruner.pruned_ratios is empty; expected layer names with ratios")
         return [(str(name), _ratio(value, str(name))) for name, value in pruned_ratios.items()]
-    names = _layer_names(pruned_params)
+    names = read_layers(pruned_params, "Pruner.pruned_params")
     if not isinstance(pruned_ratios, (list, tuple)):
         ratio = _ratio(pruned_ratios, "all layers")
         return [(name, ratio) for name in names]
@@ -61,7 +61,7 @@ def select_groups(
     chosen: dict[str, float] = {}
     asked_by: dict[str, str] = {}
     for spelling, ratio in requests:
-        for name in _groups_named(spelling, finder, groups):
+        for name in groups_named(spelling, finder, groups):
             if chosen.get(name, ratio) != ratio:
                 raise LayerError(
                     f"'{spelling}' ({ratio:g}) and '{asked_by[name]}' ({chosen[name]:g}) "
@@ -85,22 +85,32 @@ def _preset(pruned_params: Any, preset: str) -> list[tuple[str, float]]:
     return list(PRESETS[preset].items())
 
 
-def _layer_names(pruned_params: Any) -> list[str]:
-    if pruned_params is None:
+def read_layers(value: Any, key: str) -> list[str]:
+    """Read names of layers: one, a list, `yolo_head`, or None for all.
+
+    Args:
+        value: What the slim file says.
+        key: Its key, for messages.
+
+    Returns:
+        Spellings; one may still be a glob or `all`.
+
+    Raises:
+        ConfigError: It is anything else.
+    """
+    if value is None:
         return ["all"]
-    if pruned_params == "yolo_head":
+    if value == "yolo_head":
         return list(YOLO_HEAD_LAYERS)
-    if isinstance(pruned_params, str):
-        return [pruned_params]
-    if not isinstance(pruned_params, (list, tuple)) or not pruned_params:
-        raise ConfigError(
-            f"Pruner.pruned_params: {pruned_params!r} is not valid; expected a list of layers"
-        )
-    return [str(name) for name in pruned_params]
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ConfigError(f"{key}: {value!r} is not valid; expected a list of layers")
+    return [str(name) for name in value]
 
 
 def _ratio(value: Any, name: str) -> float:
-    number = _number(value)
+    number = as_number(value)
     if number is None or not 0.0 < number < 1.0:
         raise ConfigError(
             f"Pruner.pruned_ratios: ratio {value!r} for '{name}' is not valid; expected a "
@@ -109,7 +119,7 @@ def _ratio(value: Any, name: str) -> float:
     return number
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """A number, which may be written as text; None for anything else."""
     try:
         return float(value)
@@ -117,8 +127,12 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _groups_named(spelling: str, finder: LayerFinder, groups: ModelGroups) -> list[str]:
-    """Groups that a spelling selects; a glob leaves out those that cannot be pruned."""
+def groups_named(spelling: str, finder: LayerFinder, groups: ModelGroups) -> list[str]:
+    """Groups that a spelling selects; a glob and `all` leave out those that cannot be pruned.
+
+    Raises:
+        LayerError: No layer has this name, or none that can be pruned.
+    """
     weights = groups.member_of if spelling == "all" else finder.find(spelling)
     found = list(dict.fromkeys(g for weight in weights for g in _groups_of_weight(weight, groups)))
     if spelling != "all" and not any(sign in spelling for sign in "*?["):

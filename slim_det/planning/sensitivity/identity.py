@@ -19,10 +19,10 @@ from slim_det.version import __version__
 # Settings that change no box. The data are hashed separately.
 _WITHOUT_EFFECT = frozenset(
     """
-    EvalDataset LearningRate OptimizerBuilder TestDataset TestReader TrainDataset TrainReader
+    EvalDataset LearningRate OptimizerBuilder Slim TestDataset TestReader TrainDataset TrainReader
     collate_batch epoch filename log_iter
-    output_eval pretrain_weights print_flops print_params save_dir snapshot_epoch use_gpu use_vdl
-    vdl_log_dir weights widerface_ground_truth worker_num
+    output_eval pretrain_weights print_flops print_params save_dir share_of snapshot_epoch use_gpu
+    use_vdl vdl_log_dir weights widerface_ground_truth worker_num
     """.split()
 )
 

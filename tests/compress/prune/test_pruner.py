@@ -111,6 +111,32 @@ def test_what_remains_is_aligned() -> None:
     assert plan.groups == {"inner": {"channels": 6, "kept": [0, 2, 4, 5]}}
 
 
+ENERGY = {"criterion": "bn_scale", "share_of": "energy"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "kept"),
+    [(0.002, [0, 2, 3]), (0.006, [0, 3]), (0.03, [0, 3]), (0.04, [3]), (0.99, [3])],
+)
+def test_a_ratio_may_be_a_share_of_the_energy(ratio: float, kept: list[int]) -> None:
+    """Squares 0.01, 0.04, 0.25 and 9: the smallest have 0.1, 0.5 and 3.2 % of 9.3."""
+    plan = plan_for(small_net(), pruned_ratios={"stem": ratio}, **ENERGY)
+    assert plan.groups == {"stem": {"channels": 4, "kept": kept}}
+    assert slices_of(plan)["bn.weight"] == {0: kept}
+    assert plan.settings["share_of"] == "energy" and plan.settings["ratios"] == {"stem": ratio}
+
+
+def test_what_remains_of_the_energy_is_aligned() -> None:
+    plan = plan_for(small_net(), pruned_ratios={"stem": 0.04}, align=2, **ENERGY)
+    assert plan.groups["stem"]["kept"] == [0, 3]
+
+
+def test_an_energy_that_removes_nothing_is_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="slim_det"), pytest.raises(PlanError):
+        plan_for(small_net(), pruned_ratios={"stem": 0.0009}, **ENERGY)
+    assert "stem: ratio 0.0009 of the energy of 4 channels removes none" in caplog.text
+
+
 def test_planning_changes_nothing() -> None:
     net = small_net()
     net.train()
@@ -128,6 +154,7 @@ def test_the_plan_says_what_was_asked_for_and_what_it_costs() -> None:
         "ratios": {"stem": 0.5, "inner": 0.5},
         "align": 2,
         "seed": 9,
+        "share_of": "channels",
     }
     pixels = 64
     assert plan.cost["before"]["macs"] == pixels * (4 * 27 + 4 * 9 + 24 + 24 + 8)
@@ -155,6 +182,28 @@ class Partly(paddle.nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.head(paddle.concat([self.narrow(x), self.wide(x)], 1) + self.all_of_it(x))
+
+
+class Normed(paddle.nn.Layer):
+    """`Partly`, with batch norm behind each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, channels in (("narrow", 2), ("wide", 3), ("all_of_it", 5)):
+            layers = paddle.nn.Conv2D(3, channels, 1), paddle.nn.BatchNorm2D(channels)
+            setattr(self, name, paddle.nn.Sequential(*layers))
+        self.head = paddle.nn.Conv2D(5, 2, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(paddle.concat([self.narrow(x), self.wide(x)], 1) + self.all_of_it(x))
+
+
+def test_every_layer_keeps_a_channel_whatever_its_energy() -> None:
+    """All of `narrow` has less than a thousandth of the energy."""
+    net = Normed()
+    fill_with(net, {"narrow.1.weight": [0.01, 0.02], "wide.1.weight": [7.0, 9.0, 8.0]})
+    plan = plan_for(net, pruned_ratios=0.001, **ENERGY)
+    assert plan.groups == {"narrow": {"channels": 5, "kept": [1, 2, 3, 4]}}
 
 
 def test_every_layer_keeps_a_channel() -> None:
@@ -287,6 +336,10 @@ def test_scores_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, sc
         ({"align": "8"}, "Pruner.align: '8' is not valid"),
         ({"seed": -1}, "Pruner.seed: -1 is not valid; expected a whole number >= 0"),
         ({"pruned_ratios": 1.0}, "ratio 1.0 for 'all layers' is not valid"),
+        ({"share_of": "filters"}, "'filters' is not valid; expected channels or energy"),
+        ({"share_of": None}, "Pruner.share_of: None is not valid"),
+        ({"share_of": ["energy"]}, "Pruner.share_of: ['energy'] is not valid"),
+        ({"share_of": "energy"}, "criterion is 'l1_norm'; expected criterion: bn_scale"),
     ],
 )
 def test_mistakes_in_settings(settings: dict[str, Any], message: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.compress.prune.ratios import units_removed
+from slim_det.compress.prune.ratios import units_removed, units_within_energy
 from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
 
 HEAD_CHANNELS = (512, 1024, 512, 1024, 512, 1024, 256, 512, 256, 512, 256, 512) + (
@@ -74,6 +75,51 @@ def test_aligned_remains_are_multiples_or_everything(units: int, ratio: float, a
     assert remains % align == 0 or remains == units
     unaligned = units - units_removed(units, ratio)
     assert abs(remains - unaligned) <= max(align / 2, align - unaligned)
+
+
+@pytest.mark.parametrize(
+    ("scores", "ratio", "removed"),
+    [
+        # Energies 1, 4, 9, 36: of 50, the smallest three have 1, 5 and 14.
+        ([6.0, 1.0, 3.0, 2.0], 0.01, 0),
+        ([6.0, 1.0, 3.0, 2.0], 0.02, 1),  # exactly the share of the smallest
+        ([6.0, 1.0, 3.0, 2.0], 0.09, 1),
+        ([6.0, 1.0, 3.0, 2.0], 0.1, 2),
+        ([6.0, 1.0, 3.0, 2.0], 0.27, 2),
+        ([6.0, 1.0, 3.0, 2.0], 0.28, 3),
+        ([6.0, 1.0, 3.0, 2.0], 0.99, 3),
+        ([-6.0, 1.0, -3.0, 2.0], 0.1, 2),
+        ([0.0, 0.0, 5.0, 0.0], 1e-9, 3),  # channels without energy always go
+        ([0.0, 0.0], 0.5, 1),  # but one stays
+        ([2.0], 0.9, 0),
+        ([1.0, 1.0, 1.0, 1.0], 0.5, 2),  # of equal ones, as many as fit
+        ([1.0, 1.0, 1.0, 1.0], 0.49, 1),
+    ],
+)
+def test_energy_is_the_sum_of_squares(scores: list[float], ratio: float, removed: int) -> None:
+    assert units_within_energy(np.array(scores), ratio) == removed
+
+
+@given(
+    scores=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40).map(np.array),
+    ratio=RATIOS,
+    align=st.integers(1, 16),
+)
+def test_energy_keeps_a_channel_and_the_multiple(
+    scores: np.ndarray, ratio: float, align: int
+) -> None:
+    remains = len(scores) - units_within_energy(scores, ratio, align)
+    assert 1 <= remains <= len(scores)
+    assert remains % align == 0 or remains == len(scores)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "align", "remains"),
+    [(0.3, 1, 7), (0.3, 4, 8), (0.5, 4, 4), (0.99, 4, 4), (0.01, 4, 10), (0.99, 16, 10)],
+)
+def test_what_remains_of_the_energy_is_aligned(ratio: float, align: int, remains: int) -> None:
+    """Ten channels of equal energy, so that a share of the energy is one of the channels."""
+    assert 10 - units_within_energy(np.full(10, 2.0), ratio, align) == remains
 
 
 @pytest.mark.parametrize(
