@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
+from slim_det.compress.prune.compose import compose, groups_left, history
+from slim_det.compress.prune.groups import Group, ModelGroups, find_groups, slices_without
 from slim_det.compress.prune.importance import CRITERIA, smallest
-from slim_det.compress.prune.plan import Plan, apply_plan
+from slim_det.compress.prune.iterative import IterativePruning
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.ratios import units_removed
 from slim_det.compress.prune.requests import read_requests, select_groups
+from slim_det.compress.prune.schedule import read_schedule
+from slim_det.compress.prune.stepwise import check_epochs, check_rest, divided, record_step
+from slim_det.compress.steps import attach_step
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError, nearest
@@ -40,12 +45,18 @@ class Pruner(Strategy):
         align: The remaining channels of a layer are rounded to a multiple of this.
         seed: For the criterion `random`.
         print_params: Log the name and shape of every parameter first.
+        again: Prune weights that are pruned already once more; ratios are then shares of the
+            channels that are left.
+        schedule: Reach the ratios in steps with training after each: ``{steps: 3, epochs: 10}`` or
+            ``{macs_per_step: 0.07, epochs: 10}`` (see `slim_det.compress.prune.schedule`). Only a
+            training has steps; other commands prune by the complete ratios.
 
     Raises:
         ConfigError: A value is not valid.
     """
 
     step = Plan
+    hooks = (IterativePruning,)
 
     def __init__(
         self,
@@ -55,6 +66,8 @@ class Pruner(Strategy):
         align: int = 1,
         seed: int = 0,
         print_params: bool = False,
+        again: bool = False,
+        schedule: Any = None,
     ) -> None:
         if not isinstance(criterion, str) or criterion not in CRITERIA:
             raise ConfigError(
@@ -65,6 +78,10 @@ class Pruner(Strategy):
         self.align = whole_number("Pruner.align", align, 1)
         self.seed = whole_number("Pruner.seed", seed, 0)
         self.print_params = print_params
+        if not isinstance(again, bool):
+            raise ConfigError(f"Pruner.again: {again!r} is not valid; expected true or false")
+        self.again = again
+        self.schedule = read_schedule(schedule)
         self.requests = read_requests(pruned_params, pruned_ratios)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
@@ -78,18 +95,25 @@ class Pruner(Strategy):
             for name, shape in tensor_shapes(model).items():
                 logger.info("parameter %s, shape %s", name, list(shape))
         trace = trace_detector(model, context.image_size_hw)
-        return self.cut(model, trace, find_groups(model, trace))
+        return self._cut_for(context, model, trace, find_groups(model, trace))
 
-    def cut(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> paddle.nn.Layer:
+    def cut(
+        self,
+        model: paddle.nn.Layer,
+        trace: Trace,
+        groups: ModelGroups,
+        ratios: dict[str, float] | None = None,
+    ) -> paddle.nn.Layer:
         """Prune a traced model in place and attach the plan to it.
 
-        The arguments are those of `plan`.
+        The arguments are those of `plan`. If the model has a plan already, both become one.
 
         Raises:
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
-        plan = self.plan(model, trace, groups)
+        earlier = plan_of(model)
+        plan = self.plan(model, trace, groups, ratios)
         apply_plan(model, plan)
         reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
         if reached != plan.cost["after"]:
@@ -97,8 +121,46 @@ class Pruner(Strategy):
                 f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
                 "the model's code holds channel numbers that cannot be followed"
             )
+        if earlier is not None:
+            plan = compose(earlier, plan)
+            attach_step(model, plan)
         logger.info("%s", describe_cost(plan))
         return model
+
+    def _cut_for(
+        self, context: Context, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups
+    ) -> paddle.nn.Layer:
+        """Prune by the ratios, or by the first step of the schedule if training follows."""
+        if self.schedule is None or not context.is_training:
+            return self.cut(model, trace, groups)
+        if context.purpose == "resume":
+            raise ConfigError(
+                f"'{context.weights}' has had no step of the schedule that {context.asked_by} asks "
+                f"for; expected -o pretrain_weights={context.weights} instead of -r"
+            )
+        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        steps = divided(self.schedule, ratios, self.align, model, trace, groups)
+        check_epochs(steps, context.cfg)
+        earlier, settings = plan_of(model), self._settings(ratios)
+        if earlier is not None:
+            settings["earlier"] = history(earlier.settings)
+        self.cut(model, trace, groups, steps.next_ratios(groups))
+        record_step(model, steps, settings)
+        return model
+
+    @classmethod
+    def advance(cls, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
+        """Prune by the next step of the plan's schedule, by the weights as they are now."""
+        steps, done, size = step.steps, step.settings, step.image_size_hw
+        if steps is None or steps.is_complete:
+            return
+        unpruned = context.build_detector()
+        groups = groups_left(find_groups(unpruned, trace_detector(unpruned, size)), step)
+        pruner = cls(
+            done["criterion"], pruned_ratios=done["ratios"], align=done["align"], seed=done["seed"]
+        )
+        pruner.cut(model, trace_detector(model, size), groups, steps.next_ratios(groups))
+        record_step(model, steps, done)
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: Plan) -> None:
@@ -106,39 +168,71 @@ class Pruner(Strategy):
         apply_plan(model, step)
 
     def adopt(self, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
-        """Refuse settings that contradict the plan beside the weights.
+        """Refuse settings that contradict the plan beside the weights, or prune them again.
+
+        With ``again``, a new training prunes them in any case. Any other use leaves weights as they
+        are if this pruner made the last cut, such as those of a training that is resumed.
 
         Raises:
+            ConfigError: Weights to resume have not had the requested cut.
             PlanError: The weights were pruned with other settings.
         """
-        done = step.settings
         unpruned = context.build_detector()
         groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
-        ratios = select_groups(self.requests, LayerFinder(unpruned), groups)
-        asked = (self.criterion, self.align, ratios)
-        if asked != (done["criterion"], done["align"], done["ratios"]):
+        asked = self._settings(select_groups(self.requests, LayerFinder(unpruned), groups))
+        done = {key: step.settings.get(key) for key in asked}
+        is_done = {**done, "seed": self.seed} == asked
+        weights, asked_by = context.weights, context.asked_by
+        if self.again and (context.purpose == "train" or not is_done):
+            if context.purpose == "resume":
+                raise ConfigError(
+                    f"'{weights}' was not cut again as {asked_by} asks, so it cannot be resumed; "
+                    f"expected -o pretrain_weights={weights} instead of -r"
+                )
+            self.check_weights(model, context)
+            trace = trace_detector(model, step.image_size_hw)
+            self._cut_for(context, model, trace, groups_left(groups, step))
+            return
+        if not is_done:
             raise PlanError(
-                f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
-                f"than {context.asked_by} asks for; leave --slim_config out, or start from "
-                "unpruned weights"
+                f"'{weights}' was already cut, with {step.settings['criterion']}, in another way "
+                f"than {asked_by} asks for; leave --slim_config out, start from unpruned weights, "
+                "or set Pruner.again: true to cut what is left"
             )
-        logger.info(
-            "'%s' is already cut as %s asks; its plan is used", context.weights, context.asked_by
-        )
+        check_rest(step, self.schedule, context)
+        logger.info("'%s' is already cut as %s asks; its plan is used", weights, asked_by)
 
-    def plan(self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups) -> Plan:
+    def _settings(self, ratios: dict[str, float]) -> dict[str, Any]:
+        """What a plan keeps of this pruner."""
+        settings = {
+            "criterion": self.criterion,
+            "ratios": ratios,
+            "align": self.align,
+            "seed": self.seed,
+        }
+        return {**settings, "again": True} if self.again else settings
+
+    def plan(
+        self,
+        model: paddle.nn.Layer,
+        trace: Trace,
+        groups: ModelGroups,
+        ratios: dict[str, float] | None = None,
+    ) -> Plan:
         """Choose what to remove; nothing is changed.
 
         Args:
             model: The model whose weights are scored.
             trace: Its operators at the image size of the costs.
-            groups: Its channel groups.
+            groups: Its channel groups; those of a pruned model are from `groups_left`.
+            ratios: Group name -> share of its units to remove; None for those of the slim file.
 
         Raises:
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing would be removed.
         """
-        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        if ratios is None:
+            ratios = select_groups(self.requests, LayerFinder(model), groups)
         removed = self._places_removed(model, groups, ratios)
         if not removed:
             raise PlanError(
@@ -150,12 +244,7 @@ class Pruner(Strategy):
             architecture=type(model).__name__,
             tensors=tensor_shapes(model),
             image_size_hw=trace.image_size_hw or (0, 0),
-            settings={
-                "criterion": self.criterion,
-                "ratios": ratios,
-                "align": self.align,
-                "seed": self.seed,
-            },
+            settings=self._settings(ratios),
             cost={},
             groups={
                 name: _kept_entry(groups.groups[name], places) for name, places in removed.items()
@@ -277,18 +366,3 @@ def least_important(group: Group, scores: np.ndarray, ratio: float, align: int =
     count = units_removed(len(group.units), ratio, align)
     members = np.array([np.isin(group.units, member.ids) for member in group.members])
     return smallest(scores, count, members)
-
-
-def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
-    """Parameter name -> axis -> places kept, for every axis that loses units.
-
-    Args:
-        groups: All channel groups of a model.
-        removed: Identities of the removed units.
-    """
-    slices: dict[str, dict[int, np.ndarray]] = {}
-    for axis in groups.axes:
-        keep = ~np.isin(axis.ids, removed)
-        if not keep.all():
-            slices.setdefault(axis.parameter, {})[axis.axis] = np.flatnonzero(keep)
-    return slices
