@@ -158,10 +158,14 @@ def test_the_weights_between_two_steps_are_weights(
 
 def test_steps_by_macs(cli: Cli, ordered: Path, unpruned: Path, tmp_path: Path) -> None:
     """30 % of the original MACs at a time, and what the ratios still ask for in the last step."""
-    by_macs = slim_file(tmp_path / "macs.yml", schedule={"macs_per_step": 0.3, "epochs": 1})
+    schedule = {"macs_per_step": 0.3, "epochs": 1, "restart_lr": True}
+    by_macs = slim_file(tmp_path / "macs.yml", schedule=schedule)
     overrides = ("-o", f"save_dir={tmp_path}", f"pretrain_weights={unpruned}", "epoch=2")
     done(cli("train", "-c", ordered, "--slim_config", by_macs, *overrides))
-    first, last = (plan(tmp_path / "tiny" / name)["cost"] for name in ("0", "model_final"))
+    stems = [tmp_path / "tiny" / name for name in ("0", "model_final")]
+    rates = [paddle.load(f"{stem}.pdopt")["LR_Scheduler"] for stem in stems]
+    assert rates[0] == rates[1] and rates[1]["last_epoch"] == 2, "it starts again"
+    first, last = (plan(stem)["cost"] for stem in stems)
     original = first["before"]["macs"]
     assert 0.69 <= first["after"]["macs"] / original <= 0.7
     assert weights(tmp_path / "tiny" / "model_final")[TIP].shape[0] == WIDTHS[-1]

@@ -27,8 +27,8 @@ class IterativePruning(Hook):
 
     The first step is made before the Trainer exists. The later ones slice parameters, optimizer
     state and moving average in place: all of them stay the same objects, so the optimizer goes on
-    with what it has. The plan records the steps that are done, so a resumed training makes the
-    others in the same epochs.
+    with what it has. The learning rate starts again if the schedule says so. The plan records the
+    steps that are done, so a resumed training makes the others in the same epochs.
 
     Args:
         trainer: ppdet's Trainer, with a pruned model.
@@ -104,6 +104,8 @@ class IterativePruning(Hook):
         slices = slices_between(before, _plan(trainer.model))
         average = trainer.ema.state_dict if getattr(trainer, "use_ema", False) else {}
         slice_training_state(trainer.model, slices, slots, average)
+        if before.steps is not None and before.steps.asked.get("restart_lr"):
+            trainer.lr.step(0)
 
 
 def _plan(model: paddle.nn.Layer) -> Plan:

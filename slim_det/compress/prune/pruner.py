@@ -48,8 +48,9 @@ class Pruner(Strategy):
         again: Prune weights that are pruned already once more; ratios are then shares of the
             channels that are left.
         schedule: Reach the ratios in steps with training after each: ``{steps: 3, epochs: 10}`` or
-            ``{macs_per_step: 0.07, epochs: 10}`` (see `slim_det.compress.prune.schedule`). Only a
-            training has steps; other commands prune by the complete ratios.
+            ``{macs_per_step: 0.07, epochs: 10}``, with ``restart_lr`` or without (see
+            `slim_det.compress.prune.schedule`). Only a training has steps; other commands prune by
+            the complete ratios.
 
     Raises:
         ConfigError: A value is not valid.

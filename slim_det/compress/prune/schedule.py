@@ -21,15 +21,18 @@ class Schedule:
         steps: Number of steps, each of which removes the same share of the channels that are left;
             None if ``macs_per_step`` decides.
         macs_per_step: Share of the original MACs that each step removes.
+        restart_lr: Whether the learning rate starts again after each step, so that each is followed
+            by the first ``epochs`` epochs of the configured schedule.
     """
 
     epochs: int
     steps: int | None = None
     macs_per_step: float | None = None
+    restart_lr: bool = False
 
     def asked(self) -> dict[str, Any]:
-        """Its keys in a slim file."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Its keys in a slim file, without those that are not set."""
+        return {key: value for key, value in asdict(self).items() if value}
 
 
 def read_schedule(value: Any) -> Schedule | None:
@@ -41,22 +44,28 @@ def read_schedule(value: Any) -> Schedule | None:
     if value is None:
         return None
     where = "Pruner.schedule"
-    check_keys(value, ("epochs", "steps", "macs_per_step"), where)
+    check_keys(value, ("epochs", "steps", "macs_per_step", "restart_lr"), where)
     if ("steps" in value) == ("macs_per_step" in value) or "epochs" not in value:
         raise ConfigError(
             f"{where}: expected epochs, and either steps or macs_per_step, found "
-            f"{', '.join(value) or 'nothing'}"
+            f"{', '.join(map(str, value)) or 'nothing'}"
         )
     epochs = whole_number(f"{where}.epochs", value["epochs"], 1)
+    restart_lr = value.get("restart_lr", False)
+    if not isinstance(restart_lr, bool):
+        raise ConfigError(
+            f"{where}.restart_lr: {restart_lr!r} is not valid; expected true or false"
+        )
     if "steps" in value:
-        return Schedule(epochs, steps=whole_number(f"{where}.steps", value["steps"], 2))
+        steps = whole_number(f"{where}.steps", value["steps"], 2)
+        return Schedule(epochs, steps=steps, restart_lr=restart_lr)
     share = value["macs_per_step"]
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise ConfigError(
             f"{where}.macs_per_step: {share!r} is not valid; expected a number between 0 and 1, "
             "both excluded"
         )
-    return Schedule(epochs, macs_per_step=float(share))
+    return Schedule(epochs, macs_per_step=float(share), restart_lr=restart_lr)
 
 
 @dataclass(frozen=True)

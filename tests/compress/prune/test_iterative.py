@@ -59,12 +59,13 @@ class FakeTrainer:
         self.cfg = AttrDict(architecture="Detector", **{"epoch": EPOCHS, **settings, **cfg})
         self.model, self.use_ema, self.start_epoch = model, ema, 0
         self.use_amp, self.amp_level = bool(cfg.get("amp_level")), cfg.get("amp_level")
-        self.rate = paddle.optimizer.lr.StepDecay(0.02, step_size=4)
-        self.optimizer = paddle.optimizer.Momentum(self.rate, 0.9, parameters=model.parameters())
+        self.lr = paddle.optimizer.lr.StepDecay(0.02, step_size=1, gamma=0.5)
+        self.optimizer = paddle.optimizer.Momentum(self.lr, 0.9, parameters=model.parameters())
         if ema:
             self.ema = ModelEMA(model, decay=0.9)
         self.hook, self.saver = IterativePruning(self), CheckpointSaver(self)
         self.widths: list[tuple[int, int]] = []
+        self.rates: list[float] = []
 
     def resume(self, stem: Path) -> None:
         average = self.ema if self.use_ema else None
@@ -93,10 +94,11 @@ class FakeTrainer:
 
     def _step(self, epoch: int) -> None:
         image = np.random.default_rng(epoch).normal(size=(2, 3, 8, 8)).astype("float32")
+        self.rates.append(self.optimizer.get_lr())
         (self.model({"image": paddle.to_tensor(image)}) - 1.0).square().mean().backward()
         with unique_name.guard():
             self.optimizer.step()
-        self.rate.step()
+        self.lr.step()
         self.optimizer.clear_grad()
 
 
@@ -166,6 +168,24 @@ def shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def plan_text(stem: Path) -> str:
     return Path(f"{stem}.plan.json").read_text()
+
+
+def test_the_learning_rate_starts_again_if_asked(tmp_path: Path) -> None:
+    """After each step, also in a training that is resumed just then or in between."""
+    plain = FakeTrainer(tmp_path / "plain", stepwise())
+    plain.train()
+    assert plain.rates == pytest.approx([0.02 * 0.5**epoch for epoch in range(EPOCHS)])
+    folder = tmp_path / "restarted"
+    trainer = FakeTrainer(folder, stepwise(restart_lr=True))
+    trainer.train()
+    assert trainer.rates == pytest.approx([0.02, 0.01] * 3)
+    for done in (2, 3):
+        model = detector()
+        checkpoint.load_weights(model, folder / "run" / str(done - 1))
+        resumed = FakeTrainer(tmp_path / str(done), model)
+        resumed.resume(folder / "run" / str(done - 1))
+        resumed.train()
+        assert resumed.rates == pytest.approx(trainer.rates[done:])
 
 
 def test_a_resumed_model_that_was_cut_after_the_optimizer_was_made(tmp_path: Path) -> None:

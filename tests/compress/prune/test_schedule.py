@@ -33,6 +33,9 @@ def test_both_kinds() -> None:
     by_macs = read_schedule({"macs_per_step": 0.07, "epochs": 1})
     assert even == Schedule(12, steps=3) and by_macs == Schedule(1, macs_per_step=0.07)
     assert even.asked() == {"epochs": 12, "steps": 3}
+    again = read_schedule({"steps": 3, "epochs": 12, "restart_lr": True})
+    assert again.asked() == {"epochs": 12, "steps": 3, "restart_lr": True}
+    assert read_schedule({"steps": 3, "epochs": 12, "restart_lr": False}) == even
     assert by_macs.asked() == {"epochs": 1, "macs_per_step": 0.07}
 
 
@@ -47,6 +50,7 @@ def test_both_kinds() -> None:
         ({"epochs": 3, "steps": 2, "macs_per_step": 0.1}, "found epochs, steps, macs_per_step"),
         ({"epochs": 0, "steps": 2}, "Pruner.schedule.epochs: 0 is not valid"),
         ({"epochs": 1, "steps": 1}, "Pruner.schedule.steps: 1 is not valid; expected a whole"),
+        ({"epochs": 1, "steps": 2, "restart_lr": 1}, "restart_lr: 1 is not valid; expected true"),
         ({"epochs": 1, "steps": 2.0}, "Pruner.schedule.steps: 2.0 is not valid"),
         ({"epochs": 1, "macs_per_step": 7}, "macs_per_step: 7 is not valid; expected a number"),
         ({"epochs": 1, "macs_per_step": True}, "macs_per_step: True is not valid"),
