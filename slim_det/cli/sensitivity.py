@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(args: argparse.Namespace) -> SensitivityResult:
-    from slim_det.compress.prune.pruner import check_criterion
+    from slim_det.compress.prune.importance import check_criterion
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.planning.sensitivity.analysis import Settings, analyse
     from slim_det.planning.sensitivity.grid import read_ratios

@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify_pruned(args: argparse.Namespace) -> int:
     """Compare the head outputs of a pruned model with those of the masked unpruned one."""
-    from slim_det.compress.prune.plan import plan_of
-    from slim_det.compress.prune.pruner import describe_cost
+    from slim_det.compress.prune.plan import describe_cost, plan_of
     from slim_det.core.errors import ConfigError, PlanError
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.training import session

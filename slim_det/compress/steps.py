@@ -59,6 +59,11 @@ class Step:
         """Whether there is anything to keep beside the weights."""
         return bool(self.suffix)
 
+    @property
+    def forbids_slicing(self) -> str:
+        """Why a trained model with this step cannot lose channels, in words; '' if it can."""
+        return f"the model is {self.state}" if self.changes_model else ""
+
     def differs(self, other: Any) -> str:
         """How the step that was read from a file differs, in words; '' if both do the same."""
         return "" if self == other else "says something else"

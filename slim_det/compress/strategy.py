@@ -108,12 +108,27 @@ class Strategy:
     def adopt(self, model: paddle.nn.Layer, step: Any, context: Context) -> None:
         """Check that what was done to the weights is what these settings ask for.
 
-        Called instead of the strategy if the weights have its step already. This default accepts
-        any step.
+        Called instead of the strategy if the weights have its step already. A strategy that can
+        be applied twice may do so here. This default accepts any step.
 
         Raises:
             SlimDetError: The settings contradict the step.
         """
+
+    @classmethod
+    def advance(cls, model: paddle.nn.Layer, step: Any, context: Context) -> None:
+        """Do the next part of a step that is spread over a training, in place.
+
+        A hook of the strategy calls it through `advance_step`. The parameters stay the same
+        objects, because an optimizer exists.
+
+        Args:
+            model: The model as it is trained now.
+            step: What was done to it so far.
+            context: As for the strategy itself; only the configuration and `build_detector` are
+                known.
+        """
+        raise NotImplementedError(f"{cls.__name__} acts at once")
 
     @classmethod
     def check_purpose(cls, context: Context) -> None:
@@ -203,6 +218,11 @@ def restore_step(model: paddle.nn.Layer, step: Step) -> None:
     """
     _strategies_of(type(step))[0].restore(model, step)
     attach_step(model, step)
+
+
+def advance_step(model: paddle.nn.Layer, step: Step, context: Context) -> None:
+    """Do the next part of a step through its strategy (see `Strategy.advance`)."""
+    _strategies_of(type(step))[0].advance(model, step, context)
 
 
 def step_path(stem: Path, kind: type[Step]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import paddle
@@ -26,6 +27,20 @@ def set_parameter(parameter: paddle.Tensor, value: np.ndarray) -> None:
     """Give a parameter a value of any shape; its name, gradient flag and settings stay."""
     place = paddle.framework._current_expected_place()
     parameter.value().get_tensor().set(np.ascontiguousarray(value), place)
+
+
+def slot_owner(key: str, parameters: Iterable[str]) -> str:
+    """Parameter whose optimizer state has a name such as ``conv2d_0.w_0_velocity_0``.
+
+    Args:
+        key: Name of the state.
+        parameters: Names of parameters (``conv2d_0.w_0``).
+
+    Returns:
+        The longest name that the key starts with; '' if there is none.
+    """
+    owners = (name for name in parameters if f"{key}_".startswith(f"{name}_"))
+    return max(owners, key=len, default="")
 
 
 def differing(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from slim_det.compress.hook import Hook
-from slim_det.compress.steps import steps_of
+from slim_det.compress.steps import Step, step_of, steps_of
+from slim_det.compress.strategy import read_steps
 from slim_det.training import checkpoint
 
 logger = logging.getLogger("slim_det")
@@ -18,7 +19,7 @@ class CheckpointSaver(Hook):
     """Replaces ppdet's Checkpointer; writes the same files, and those of steps.
 
     Unlike with ppdet's, a resumed run still knows its best AP, and an evaluation without any
-    boxes counts as AP 0.
+    boxes counts as AP 0. A model that was pruned further competes only with those of its own size.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -27,6 +28,7 @@ class CheckpointSaver(Hook):
         self.folder = Path(cfg.save_dir) / cfg.filename
         self.model = trainer.model
         self.best_ap: float | None = None
+        self._best_steps: list[Step] = []
 
     def after_train_epoch(self, status: dict[str, Any]) -> None:
         """Save every ``snapshot_epoch`` epochs, and the last one as ``model_final``."""
@@ -39,8 +41,9 @@ class CheckpointSaver(Hook):
         if not status.get("save_best_model") or not self.is_main_process:
             return
         ap = metric_value(self.trainer._metrics[0])
-        if self.best_ap is None:
-            self.best_ap = self._stored_best()
+        steps = steps_of(self.model)
+        if self.best_ap is None or any(a is not b for a, b in zip(steps, self._best_steps)):
+            self.best_ap, self._best_steps = self._stored_best(), steps
         if ap >= self.best_ap:
             self.best_ap = ap
             best = {"ap": ap, "epoch": status["epoch_id"]}
@@ -48,10 +51,14 @@ class CheckpointSaver(Hook):
         logger.info("AP %.4f, best so far %.4f", ap, self.best_ap)
 
     def _stored_best(self) -> float:
-        """AP of the best model of a resumed run; -1 in a new one."""
+        """AP of the best model of a resumed run; -1 in a new one, or if it was changed since."""
         path = self.folder / "best_model.json"
         if self.trainer.start_epoch == 0 or not path.is_file():
             return -1.0
+        for stored in read_steps(self.folder / "best_model"):
+            done = step_of(self.model, type(stored))
+            if done is None or done.differs(stored):
+                return -1.0
         return float(json.loads(path.read_text(encoding="utf-8"))["ap"])
 
     def _save(

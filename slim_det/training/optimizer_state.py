@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from slim_det.compress.steps import steps_of
+from slim_det.compress.tensors import slot_owner
 from slim_det.core.errors import WeightsError
 from slim_det.core.paddle_files import read_paddle_file
 
@@ -41,7 +42,7 @@ def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
     covered = set()
     for table, entries in ((state, slots), (masters, dict(masters))):
         for key, value in entries.items():
-            owner = _owner(key, names)
+            owner = slot_owner(key, names)
             if not owner:
                 raise WeightsError(f"'{path}' is of another model: '{key}' belongs to no parameter")
             covered.add(owner)
@@ -54,12 +55,6 @@ def load_optimizer(model: paddle.nn.Layer, path: Path, optimizer: Any) -> int:
     tensors = {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
     optimizer.set_state_dict(tensors)
     return last_epoch
-
-
-def _owner(key: str, names: dict[str, str]) -> str:
-    """Parameter of a slot such as ``conv2d_0.w_0_velocity_0``: the longest name it starts with."""
-    owners = (name for name in names if f"{key}_".startswith(f"{name}_"))
-    return max(owners, key=len, default="")
 
 
 def _fit_slot(

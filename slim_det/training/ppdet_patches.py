@@ -33,6 +33,7 @@ COMPONENTS = (
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
+_resume_weights_of_ppdet = ppdet_trainer.Trainer.resume_weights
 
 
 def register_components() -> None:
@@ -45,6 +46,7 @@ def register_components() -> None:
     ppdet_trainer.Checkpointer = CheckpointSaver
     ppdet_trainer.load_weight = checkpoint.resume
     ppdet_trainer.Trainer.load_weights = _load_weights
+    ppdet_trainer.Trainer.resume_weights = _resume_weights
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
     ppdet_trainer.Trainer._init_metrics = _init_metrics
     # ppdet's callback ends the process; here faces are evaluated in the loop like other data.
@@ -86,9 +88,20 @@ def _load_weights(trainer: Any, weights: str) -> None:
 def _init_callbacks(trainer: Any) -> None:
     """`Trainer._init_callbacks`: ppdet's, and the hooks of the strategies."""
     _init_callbacks_of_ppdet(trainer)
-    if trainer.mode != "train":
-        return
-    ours = [hook(trainer) for hook in hooks_of(trainer.model)]
+    if trainer.mode == "train":
+        _add_hooks(trainer)
+
+
+def _resume_weights(trainer: Any, weights: str) -> None:
+    """`Trainer.resume_weights`: ppdet's, and the hooks of steps that came with the weights."""
+    _resume_weights_of_ppdet(trainer, weights)
+    _add_hooks(trainer)
+
+
+def _add_hooks(trainer: Any) -> None:
+    """Register the hooks of the strategies whose steps the model has, unless they are there."""
+    present = {type(callback) for callback in trainer._callbacks}
+    ours = [hook(trainer) for hook in hooks_of(trainer.model) if hook not in present]
     if ours:
         # Ours come first, so that a model with values that are not finite is not saved.
         callbacks = [*ours, *trainer._callbacks]

@@ -114,6 +114,34 @@ def test_resumed_run_knows_its_best(tmp_path: Path) -> None:
     assert best(tmp_path) == {"ap": 0.1, "epoch": 0}
 
 
+def cut(model: paddle.nn.Layer, kept: list[int]) -> None:
+    """Prune a linear layer with three outputs, once more or for the first time."""
+    slices = {"weight": {1: np.array(kept)}, "bias": {0: np.array(kept)}}
+    apply_plan(model, Plan("Linear", tensor_shapes(model), (32, 32), {}, {}, {}, slices))
+
+
+def test_a_smaller_model_is_not_measured_against_a_larger_one(tmp_path: Path) -> None:
+    """A model that is cut in training has another best; so it has when it is resumed."""
+    trainer = make_trainer(tmp_path)
+    cut(trainer.model, [0, 2])
+    saver = CheckpointSaver(trainer)
+    evaluated(saver, 0, 0.6)
+    cut(trainer.model, [1])
+    for epoch, ap in ((1, 0.3), (2, 0.2), (3, 0.4)):
+        evaluated(saver, epoch, ap)
+        assert best(tmp_path)["ap"] == max(ap, 0.3)
+    plan = json.loads((tmp_path / "run" / "best_model.plan.json").read_text())
+    assert plan["slices"]["bias"] == {"0": [1]}
+    same, larger = paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 3)
+    cut(same, [1])
+    evaluated(CheckpointSaver(make_trainer(tmp_path, start=4, model=same)), 4, 0.3)
+    assert best(tmp_path) == {"ap": 0.4, "epoch": 3}
+    cut(larger, [0])
+    for model in (larger, paddle.nn.Linear(2, 3)):
+        evaluated(CheckpointSaver(make_trainer(tmp_path, start=4, model=model)), 4, 0.1)
+        assert best(tmp_path) == {"ap": 0.1, "epoch": 4}
+
+
 def test_evaluation_by_itself_saves_nothing(tmp_path: Path) -> None:
     saver = CheckpointSaver(make_trainer(tmp_path))
     saver.on_epoch_end({"mode": "eval", "epoch_id": 0})

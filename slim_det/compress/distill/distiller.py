@@ -132,6 +132,12 @@ class Distiller(Step):
             self.auxiliary_modules.resume(stem.with_name(stem.name + self.suffix))
 
     @property
+    def forbids_slicing(self) -> str:
+        """Terms between inner layers are bound to their width; raw outputs keep theirs."""
+        inner = [term.key for term in self.terms if not term.loss.on_yolo_outputs]
+        return f"Distill compares inner layers ({inner[0]})" if inner else ""
+
+    @property
     def acting(self) -> list[BoundTerm]:
         """The terms that act in this epoch."""
         return [term for term in self.terms if term.weight(self.epoch) > 0]

@@ -67,6 +67,24 @@ class ModelGroups:
     member_of: dict[str, str]
     followers: dict[str, list[str]]
 
+    def without(self, removed: np.ndarray) -> ModelGroups:
+        """The groups once units are removed; those that are left keep their identity.
+
+        `find_groups` may find others in the pruned model: a grouped convolution with one input
+        channel left per group is a depthwise one, whose channels are no longer tied. But only
+        units of the original model can be named in a plan against it.
+
+        Args:
+            removed: Identities of the removed units, int64 [R].
+        """
+        axes = [replace(axis, ids=_without(axis.ids, removed)) for axis in self.axes]
+        groups = {}
+        for group in self.groups.values():
+            members = [replace(one, ids=_without(one.ids, removed)) for one in group.members]
+            reasons = {unit: list(group.reasons) for unit in group.units.tolist()}
+            groups[group.name] = _make_group(group.name, members, reasons)
+        return replace(self, groups=groups, axes=axes)
+
 
 def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
     """Find the channel groups of a traced model.
@@ -90,6 +108,10 @@ def find_groups(model: paddle.nn.Layer, trace: Trace) -> ModelGroups:
         member_of.update({member.parameter: group.name for member in members})
     followers = _followers(axes, groups, member_of)
     return ModelGroups(groups, axes, graph.depthwise, member_of, followers)
+
+
+def _without(ids: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    return ids[~np.isin(ids, removed)]
 
 
 def _reasons_by_unit(graph: ChannelGraph) -> dict[int, list[str]]:
@@ -136,3 +158,18 @@ def _followers(
             found = dict.fromkeys(unit_group[u] for u in axis.ids.tolist() if u in unit_group)
             followers[axis.parameter] = list(found)
     return followers
+
+
+def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
+    """Parameter name -> axis -> places kept, for every axis that loses units.
+
+    Args:
+        groups: All channel groups of a model.
+        removed: Identities of the removed units.
+    """
+    slices: dict[str, dict[int, np.ndarray]] = {}
+    for axis in groups.axes:
+        keep = ~np.isin(axis.ids, removed)
+        if not keep.all():
+            slices.setdefault(axis.parameter, {})[axis.axis] = np.flatnonzero(keep)
+    return slices

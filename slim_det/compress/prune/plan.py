@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import paddle
 
+from slim_det.compress.prune.schedule import Steps
 from slim_det.compress.steps import Step, attach_step, step_of
 from slim_det.compress.tensors import (
     differing,
@@ -29,12 +31,16 @@ class Plan(Step):
         architecture: Class name of the model, e.g. ``YOLOv3``.
         tensors: State-dict name -> shape before pruning; identifies the model.
         image_size_hw: Image size of the costs, in pixels.
-        settings: What was requested: criterion, ratio of each group, align, seed.
+        settings: What was requested last: criterion, ratio of each group, align, seed. ``earlier``
+            lists the settings of the cuts before it, ``schedule`` the steps it was divided into
+            (see `slim_det.compress.prune.schedule`); both are absent where there are none.
         cost: ``{"before": ..., "after": ...}`` with the keys of `slim_det.graph.cost.Cost`.
         groups: Group name -> {"channels", "kept"}: kept unit indices of the first member.
         slices: State-dict name -> {axis: kept indices}.
         depthwise: Weight name -> its new number of groups.
         repair: How the layers were repaired after the cut, as JSON values; None if they were not.
+        continues: Whether the training of the model makes the steps of the schedule that are left.
+            It is not in the file: weights that a new training starts from stay as they are.
     """
 
     suffix: ClassVar[str] = ".plan.json"
@@ -52,26 +58,36 @@ class Plan(Step):
     slices: dict[str, dict[int, np.ndarray]]
     depthwise: dict[str, int] = field(default_factory=dict)
     repair: dict[str, Any] | None = None
+    continues: bool = False
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the names and shapes of the unpruned model."""
         return fingerprint(self.architecture, self.tensors)
 
+    @property
+    def steps(self) -> Steps | None:
+        """The steps of its schedule; None if it has none."""
+        schedule = self.settings.get("schedule")
+        return Steps(**schedule) if schedule else None
+
+    @property
+    def forbids_slicing(self) -> str:
+        """Nothing: a pruned model can be pruned further."""
+        return ""
+
     def shapes_after(self) -> dict[str, tuple[int, ...]]:
         """State-dict name -> shape after pruning, for the tensors that change."""
-        after = {}
-        for name, axes in self.slices.items():
-            shape = list(self.tensors[name])
-            for axis, kept in axes.items():
-                shape[axis] = len(kept)
-            after[name] = tuple(shape)
-        return after
+        return sliced_shapes(self.tensors, self.slices)
 
     def differs(self, other: Plan) -> str:
         """Whether another plan removes other channels, or is of another model."""
         same = self.tensors == other.tensors and _lists(self.slices) == _lists(other.slices)
         return "" if same else "cuts other channels"
+
+    def resume(self, stem: Path) -> None:
+        """Go on with the schedule, if there is one."""
+        self.continues = True
 
     def fit(self, name: str, value: np.ndarray) -> np.ndarray:
         """Slice a tensor that has its shape from before pruning."""
@@ -123,6 +139,7 @@ class Plan(Step):
             repair=content.get("repair"),
         )
         _check_indices(plan)
+        _ = plan.steps  # raises an error if the schedule is damaged
         if plan.fingerprint != content["fingerprint"]:
             raise ValueError("its fingerprint does not match its tensors")
         return plan
@@ -135,6 +152,24 @@ class Plan(Step):
     def __str__(self) -> str:
         """A short description."""
         return f"{len(self.groups)} groups cut"
+
+
+def sliced_shapes(
+    tensors: dict[str, tuple[int, ...]], slices: dict[str, dict[int, np.ndarray]]
+) -> dict[str, tuple[int, ...]]:
+    """State-dict name -> shape once only the kept indices are left, for tensors that have any.
+
+    Args:
+        tensors: State-dict name -> shape now.
+        slices: State-dict name -> {axis: kept indices}.
+    """
+    after = {}
+    for name, axes in slices.items():
+        shape = list(tensors[name])
+        for axis, kept in axes.items():
+            shape[axis] = len(kept)
+        after[name] = tuple(shape)
+    return after
 
 
 def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
@@ -162,6 +197,18 @@ def apply_plan(model: paddle.nn.Layer, plan: Plan) -> None:
         if name in plan.slices:
             _refresh_layer(layer, plan.depthwise.get(name))
     attach_step(model, plan)
+
+
+def describe_cost(plan: Plan) -> str:
+    """One line on the savings of a plan."""
+    before, after = plan.cost["before"], plan.cost["after"]
+    height, width = plan.image_size_hw
+    return (
+        f"pruned {len(plan.groups)} groups: MACs at {height}x{width} {before['macs']:.0f} -> "
+        f"{after['macs']:.0f} ({after['macs'] / before['macs'] - 1:+.2%}), parameters "
+        f"{before['params']:.0f} -> {after['params']:.0f} "
+        f"({after['params'] / before['params'] - 1:+.2%})"
+    )
 
 
 def plan_of(model: paddle.nn.Layer) -> Plan | None:

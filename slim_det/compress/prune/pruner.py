@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
-from slim_det.compress.prune.importance import CRITERIA, smallest
-from slim_det.compress.prune.plan import Plan, apply_plan
-from slim_det.compress.prune.ratios import SHARE_OF, units_removed, units_within_energy
+from slim_det.compress.prune.compose import compose, groups_left, history
+from slim_det.compress.prune.groups import Group, ModelGroups, find_groups, slices_without
+from slim_det.compress.prune.importance import check_criterion, least_important, unit_scores
+from slim_det.compress.prune.iterative import IterativePruning
+from slim_det.compress.prune.plan import Plan, apply_plan, describe_cost, plan_of
+from slim_det.compress.prune.ratios import SHARE_OF, units_removed
 from slim_det.compress.prune.reconstruct.reconstruction import reconstruction_of
 from slim_det.compress.prune.reconstruct.settings import read_calibration
 from slim_det.compress.prune.requests import read_requests, select_groups
+from slim_det.compress.prune.schedule import read_schedule
+from slim_det.compress.prune.stepwise import check_epochs, check_rest, divided, record_step
+from slim_det.compress.steps import attach_step
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.compress.tensors import tensor_shapes
-from slim_det.core.errors import ConfigError, LayerError, PlanError, nearest
+from slim_det.core.errors import ConfigError, PlanError
 from slim_det.core.schema import whole_number
 from slim_det.detectors.layer_finder import LayerFinder
-from slim_det.graph.channels import Producer
 from slim_det.graph.cost import model_cost
 from slim_det.graph.trace import Trace, trace_detector
 
@@ -35,6 +39,12 @@ FROM_IMAGES = ("elimination",)
 
 UnitScores = Callable[[Group, int], np.ndarray]
 """(group, number of units to remove) -> one score per unit; the lowest are removed."""
+
+# Settings that make no difference to weights that are pruned already.
+_FREE = ("seed", "calibration")
+
+# Settings that plans of earlier versions lack -> what they did.
+_IMPLIED = {"share_of": "channels", "repair": None, "calibration": None}
 
 
 class Pruner(Strategy):
@@ -59,12 +69,19 @@ class Pruner(Strategy):
             of `slim_det.compress.prune.reconstruct.settings.Calibration`.
         share_of: What a ratio is a share of: `channels`, or with `bn_scale` the `energy` of a
             layer's scales, the sum of their squares (see `units_within_energy`).
+        again: Prune weights that are pruned already once more; ratios are then shares of the
+            channels that are left.
+        schedule: Reach the ratios in steps with training after each: ``{steps: 3, epochs: 10}`` or
+            ``{macs_per_step: 0.07, epochs: 10}``, with ``restart_lr`` or without (see
+            `slim_det.compress.prune.schedule`). Only a training has steps; other commands prune by
+            the complete ratios.
 
     Raises:
         ConfigError: A value is not valid.
     """
 
     step = Plan
+    hooks = (IterativePruning,)
 
     def __init__(
         self,
@@ -77,6 +94,8 @@ class Pruner(Strategy):
         repair: str | None = None,
         calibration: Any = None,
         share_of: str = "channels",
+        again: bool = False,
+        schedule: Any = None,
     ) -> None:
         check_criterion(criterion, "Pruner.criterion: unknown criterion", FROM_IMAGES)
         if repair not in (None, LEAST_SQUARES):
@@ -90,11 +109,20 @@ class Pruner(Strategy):
                 "Pruner.share_of: 'energy' is that of batch norm scales and the criterion is "
                 f"'{criterion}'; expected criterion: bn_scale"
             )
-        self.criterion, self.repair, self.share_of = criterion, repair, share_of
+        if not isinstance(again, bool):
+            raise ConfigError(f"Pruner.again: {again!r} is not valid; expected true or false")
+        if share_of == "energy" and schedule is not None:
+            raise ConfigError(
+                "Pruner.schedule divides numbers of channels; expected share_of: channels"
+            )
+        self.criterion, self.repair = criterion, repair
         self.calibration = read_calibration(calibration)
+        self.share_of = share_of
         self.align = whole_number("Pruner.align", align, 1)
         self.seed = whole_number("Pruner.seed", seed, 0)
         self.print_params = print_params
+        self.again = again
+        self.schedule = read_schedule(schedule)
         self.requests = read_requests(pruned_params, pruned_ratios)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
@@ -108,7 +136,7 @@ class Pruner(Strategy):
             for name, shape in tensor_shapes(model).items():
                 logger.info("parameter %s, shape %s", name, list(shape))
         trace = trace_detector(model, context.image_size_hw)
-        return self.cut(model, trace, find_groups(model, trace), context.cfg)
+        return self._cut_for(context, model, trace, find_groups(model, trace))
 
     @property
     def needs_images(self) -> bool:
@@ -116,14 +144,22 @@ class Pruner(Strategy):
         return self.repair is not None or self.criterion in FROM_IMAGES
 
     def cut(
-        self, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups, cfg: Any = None
+        self,
+        model: paddle.nn.Layer,
+        trace: Trace,
+        groups: ModelGroups,
+        ratios: dict[str, float] | None = None,
+        cfg: Any = None,
     ) -> paddle.nn.Layer:
         """Prune a traced model in place, repair it if asked to, and attach the plan to it.
+
+        If the model has a plan already, both become one.
 
         Args:
             model: See `plan`.
             trace: See `plan`.
             groups: See `plan`.
+            ratios: See `plan`.
             cfg: ppdet's configuration, whose ``TestReader`` prepares the images; needed only if
                 `needs_images`.
 
@@ -133,30 +169,61 @@ class Pruner(Strategy):
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
         if not self.needs_images:
-            self._apply(model, self.plan(model, trace, groups))
+            _apply(model, self.plan(model, trace, groups, ratios))
             return model
-        ratios = select_groups(self.requests, LayerFinder(model), groups)
-        with reconstruction_of(
-            model, trace, groups, cfg, self.calibration, self.seed
-        ) as reconstruction:
+        if ratios is None:
+            ratios = select_groups(self.requests, LayerFinder(model), groups)
+        images = reconstruction_of(model, trace, groups, cfg, self.calibration, self.seed)
+        with images as reconstruction:
             chooses = self.criterion in FROM_IMAGES
             reconstruction.observe(list(ratios), chooses, self.repair is not None)
             scores = reconstruction.scores if chooses else None
-            plan = self.plan(model, trace, groups, scores)
-            self._apply(model, plan)
+            plan = self.plan(model, trace, groups, ratios, scores)
+            applied = _apply(model, plan)
             if self.repair is not None:
-                plan.repair = reconstruction.repair(model, plan).as_dict()
+                applied.repair = reconstruction.repair(model, plan).as_dict()
         return model
 
-    def _apply(self, model: paddle.nn.Layer, plan: Plan) -> None:
-        apply_plan(model, plan)
-        reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
-        if reached != plan.cost["after"]:
-            raise PlanError(
-                f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
-                "the model's code holds channel numbers that cannot be followed"
+    def _cut_for(
+        self, context: Context, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups
+    ) -> paddle.nn.Layer:
+        """Prune by the ratios, or by the first step of the schedule if training follows."""
+        if self.schedule is None or not context.is_training:
+            return self.cut(model, trace, groups, cfg=context.cfg)
+        if context.purpose == "resume":
+            raise ConfigError(
+                f"'{context.weights}' has had no step of the schedule that {context.asked_by} asks "
+                f"for; expected -o pretrain_weights={context.weights} instead of -r"
             )
-        logger.info("%s", describe_cost(plan))
+        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        steps = divided(self.schedule, ratios, self.align, model, trace, groups)
+        check_epochs(steps, context.cfg)
+        earlier, settings = plan_of(model), self._settings(ratios)
+        if earlier is not None:
+            settings["earlier"] = history(earlier.settings)
+        self.cut(model, trace, groups, steps.next_ratios(groups), context.cfg)
+        record_step(model, steps, settings)
+        return model
+
+    @classmethod
+    def advance(cls, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
+        """Prune by the next step of the plan's schedule, by the weights as they are now."""
+        steps, done, size = step.steps, step.settings, step.image_size_hw
+        if steps is None or steps.is_complete:
+            return
+        unpruned = context.build_detector()
+        groups = groups_left(find_groups(unpruned, trace_detector(unpruned, size)), step)
+        pruner = cls(
+            done["criterion"],
+            pruned_ratios=done["ratios"],
+            align=done["align"],
+            seed=done["seed"],
+            repair=done.get("repair"),
+            calibration=done.get("calibration"),
+        )
+        ratios = steps.next_ratios(groups)
+        pruner.cut(model, trace_detector(model, size), groups, ratios, context.cfg)
+        record_step(model, steps, done)
 
     @classmethod
     def restore(cls, model: paddle.nn.Layer, step: Plan) -> None:
@@ -164,32 +231,62 @@ class Pruner(Strategy):
         apply_plan(model, step)
 
     def adopt(self, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
-        """Refuse settings that contradict the plan beside the weights.
+        """Refuse settings that contradict the plan beside the weights, or prune them again.
+
+        With ``again``, a new training prunes them in any case. Any other use leaves weights as they
+        are if this pruner made the last cut, such as those of a training that is resumed.
 
         Raises:
+            ConfigError: Weights to resume have not had the requested cut.
             PlanError: The weights were pruned with other settings.
         """
-        done = step.settings
         unpruned = context.build_detector()
         groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
-        ratios = select_groups(self.requests, LayerFinder(unpruned), groups)
-        asked = (self.criterion, self.align, ratios, self.repair is not None, self.share_of)
-        before = (done["criterion"], done["align"], done["ratios"], step.repair is not None)
-        if asked != (*before, done.get("share_of", "channels")):  # plans of earlier versions
-            raise PlanError(
-                f"'{context.weights}' was already cut, with {done['criterion']}, in another way "
-                f"than {context.asked_by} asks for; leave --slim_config out, or start from "
-                "unpruned weights"
-            )
-        logger.info(
-            "'%s' is already cut as %s asks; its plan is used", context.weights, context.asked_by
+        asked = self._settings(select_groups(self.requests, LayerFinder(unpruned), groups))
+        is_done = all(
+            step.settings.get(key, _IMPLIED.get(key)) == value
+            for key, value in asked.items()
+            if key not in _FREE
         )
+        weights, asked_by = context.weights, context.asked_by
+        if self.again and (context.purpose == "train" or not is_done):
+            if context.purpose == "resume":
+                raise ConfigError(
+                    f"'{weights}' was not cut again as {asked_by} asks, so it cannot be resumed; "
+                    f"expected -o pretrain_weights={weights} instead of -r"
+                )
+            self.check_weights(model, context)
+            trace = trace_detector(model, step.image_size_hw)
+            self._cut_for(context, model, trace, groups_left(groups, step))
+            return
+        if not is_done:
+            raise PlanError(
+                f"'{weights}' was already cut, with {step.settings['criterion']}, in another way "
+                f"than {asked_by} asks for; leave --slim_config out, start from unpruned weights, "
+                "or set Pruner.again: true to cut what is left"
+            )
+        check_rest(step, self.schedule, context)
+        logger.info("'%s' is already cut as %s asks; its plan is used", weights, asked_by)
+
+    def _settings(self, ratios: dict[str, float]) -> dict[str, Any]:
+        """What a plan keeps of this pruner."""
+        settings = {
+            "criterion": self.criterion,
+            "ratios": ratios,
+            "align": self.align,
+            "seed": self.seed,
+            "share_of": self.share_of,
+            "repair": self.repair,
+            "calibration": self.calibration.as_dict() if self.needs_images else None,
+        }
+        return {**settings, "again": True} if self.again else settings
 
     def plan(
         self,
         model: paddle.nn.Layer,
         trace: Trace,
         groups: ModelGroups,
+        ratios: dict[str, float] | None = None,
         scores: UnitScores | None = None,
     ) -> Plan:
         """Choose what to remove; nothing is changed.
@@ -197,7 +294,8 @@ class Pruner(Strategy):
         Args:
             model: The model whose weights are scored.
             trace: Its operators at the image size of the costs.
-            groups: Its channel groups.
+            groups: Its channel groups; those of a pruned model are from `groups_left`.
+            ratios: Group name -> share of its units to remove; None for those of the slim file.
             scores: Scores the units of a group; by default the criterion, from weights.
 
         Raises:
@@ -205,7 +303,8 @@ class Pruner(Strategy):
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing would be removed.
         """
-        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        if ratios is None:
+            ratios = select_groups(self.requests, LayerFinder(model), groups)
         removed = self._places_removed(groups, ratios, scores or self._weight_scores(model))
         if not removed:
             raise PlanError(
@@ -217,13 +316,7 @@ class Pruner(Strategy):
             architecture=type(model).__name__,
             tensors=tensor_shapes(model),
             image_size_hw=trace.image_size_hw or (0, 0),
-            settings={
-                "criterion": self.criterion,
-                "ratios": ratios,
-                "align": self.align,
-                "seed": self.seed,
-                "share_of": self.share_of,
-            },
+            settings=self._settings(ratios),
             cost={},
             groups={
                 name: _kept_entry(groups.groups[name], places) for name, places in removed.items()
@@ -248,7 +341,7 @@ class Pruner(Strategy):
         Arguments and errors are those of `plan`.
         """
         undecided = _in_order if self.criterion in FROM_IMAGES else None
-        return self.plan(model, trace, groups, undecided)
+        return self.plan(model, trace, groups, scores=undecided)
 
     def _places_removed(
         self, groups: ModelGroups, ratios: dict[str, float], scores: UnitScores
@@ -273,74 +366,24 @@ class Pruner(Strategy):
     def _weight_scores(self, model: paddle.nn.Layer) -> UnitScores:
         rng = np.random.default_rng(self.seed)
         parameters = dict(model.named_parameters())
-        return lambda group, count: self.unit_scores(group, parameters, rng)
-
-    def unit_scores(
-        self, group: Group, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
-    ) -> np.ndarray:
-        """One score per unit, by the first member that produces it.
-
-        Args:
-            group: The group to score.
-            parameters: State-dict name -> parameter of the model.
-            rng: For the criterion `random`.
-
-        Returns:
-            float64 [U]; the least important units have the lowest scores.
-
-        Raises:
-            ConfigError: The criterion needs images.
-            LayerError: The criterion does not fit a layer, or weights or scores are not finite.
-        """
-        if self.criterion not in CRITERIA:
-            raise ConfigError(
-                f"criterion '{self.criterion}' needs images, which are not read here; expected "
-                f"one of {', '.join(CRITERIA)}"
-            )
-        scores = np.full(len(group.units), np.nan)
-        order = np.argsort(group.units)
-        for member in group.members:
-            places = order[np.searchsorted(group.units, member.ids, sorter=order)]
-            channel_scores = self._channel_scores(member, parameters, rng)
-            total = np.bincount(places, channel_scores, minlength=len(scores))
-            new = places[np.isnan(scores[places])]
-            scores[new] = total[new]
-            if not np.isnan(scores).any():
-                break
-        return scores
-
-    def _channel_scores(
-        self, member: Producer, parameters: dict[str, paddle.Tensor], rng: np.random.Generator
-    ) -> np.ndarray:
-        weight = _finite(member.parameter, parameters)
-        filters = np.moveaxis(weight, member.axis, 0).reshape(len(member.ids), -1)
-        scale = _finite(member.batch_norm, parameters) if member.batch_norm else None
-        try:
-            scores = np.asarray(CRITERIA[self.criterion](filters, scale, rng), np.float64)
-        except ValueError as error:
-            raise LayerError(f"'{member.parameter}': {error}; choose another criterion") from error
-        if scores.shape != (len(filters),) or not np.isfinite(scores).all():
-            raise LayerError(
-                f"'{member.parameter}': criterion '{self.criterion}' returned an array of "
-                f"shape {scores.shape}; expected {len(filters)} finite numbers, one per channel"
-            )
-        return scores
+        return lambda group, count: unit_scores(self.criterion, group, parameters, rng)
 
 
-def check_criterion(name: Any, where: str, more: Iterable[str] = ()) -> None:
-    """Make sure that a criterion exists.
-
-    Args:
-        name: Its name.
-        where: Beginning of the message.
-        more: Names that are accepted besides those of `CRITERIA`.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    known = (*CRITERIA, *more)
-    if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"{where} {name!r}{nearest(str(name), known)}")
+def _apply(model: paddle.nn.Layer, plan: Plan) -> Plan:
+    """Prune a model by a plan and check its cost; returns the plan that is attached to it."""
+    earlier = plan_of(model)
+    apply_plan(model, plan)
+    reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
+    if reached != plan.cost["after"]:
+        raise PlanError(
+            f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
+            "the model's code holds channel numbers that cannot be followed"
+        )
+    if earlier is not None:
+        plan = compose(earlier, plan)
+        attach_step(model, plan)
+    logger.info("%s", describe_cost(plan))
+    return plan
 
 
 def _in_order(group: Group, count: int) -> np.ndarray:
@@ -348,60 +391,6 @@ def _in_order(group: Group, count: int) -> np.ndarray:
     return np.arange(len(group.units))
 
 
-def _finite(name: str, parameters: dict[str, paddle.Tensor]) -> np.ndarray:
-    value = parameters[name].numpy().astype(np.float64)
-    if not np.isfinite(value).all():
-        raise LayerError(f"'{name}' holds weights that are not finite")
-    return value
-
-
 def _kept_entry(group: Group, removed: np.ndarray) -> dict[str, Any]:
     kept = np.delete(np.arange(len(group.units)), removed)
     return {"channels": group.channels, "kept": kept.tolist()}
-
-
-def describe_cost(plan: Plan) -> str:
-    """One line on the savings of a plan."""
-    before, after = plan.cost["before"], plan.cost["after"]
-    height, width = plan.image_size_hw
-    return (
-        f"pruned {len(plan.groups)} groups: MACs at {height}x{width} {before['macs']:.0f} -> "
-        f"{after['macs']:.0f} ({after['macs'] / before['macs'] - 1:+.2%}), parameters "
-        f"{before['params']:.0f} -> {after['params']:.0f} "
-        f"({after['params'] / before['params'] - 1:+.2%})"
-    )
-
-
-def least_important(
-    group: Group, scores: np.ndarray, ratio: float, align: int = 1, energy: bool = False
-) -> np.ndarray:
-    """Places of the units to remove, ascending; every member keeps at least one of its units.
-
-    Args:
-        group: The group to prune.
-        scores: One score per unit, [U].
-        ratio: Share to remove.
-        align: See `units_removed`.
-        energy: Whether it is a share of the energy (see `units_within_energy`), not of the units.
-    """
-    members = np.array([np.isin(group.units, member.ids) for member in group.members])
-    if not energy:
-        return smallest(scores, units_removed(len(group.units), ratio, align), members)
-    count = units_within_energy(scores, ratio, align)
-    # A unit that a member has to keep is not replaced by one with more energy.
-    return np.intersect1d(smallest(scores, count, members), smallest(scores, count))
-
-
-def slices_without(groups: ModelGroups, removed: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
-    """Parameter name -> axis -> places kept, for every axis that loses units.
-
-    Args:
-        groups: All channel groups of a model.
-        removed: Identities of the removed units.
-    """
-    slices: dict[str, dict[int, np.ndarray]] = {}
-    for axis in groups.axes:
-        keep = ~np.isin(axis.ids, removed)
-        if not keep.all():
-            slices.setdefault(axis.parameter, {})[axis.axis] = np.flatnonzero(keep)
-    return slices

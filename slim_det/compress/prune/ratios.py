@@ -1,11 +1,16 @@
-"""Ratios: how many channels of a layer are removed."""
+"""Ratios: how many channels of a layer are removed, at once or in steps."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 SHARE_OF = ("channels", "energy")
 """What a ratio can be a share of."""
+
+BISECTIONS = 20
+"""Halvings of the interval from 0 to 1 in which a progress is searched: to one in a million."""
 
 
 def units_removed(units: int, ratio: float, align: int = 1) -> int:
@@ -49,3 +54,63 @@ def _aligned(units: int, removed: int, align: int) -> int:
     if align > 1:
         kept = min(units, max(align, align * int(kept / align + 0.5)))
     return units - kept
+
+
+def ratio_at(ratio: float, progress: float) -> float:
+    """Share of the original channels that is removed on the way to a ratio.
+
+    The share that is kept falls geometrically, so equal steps of the progress remove equal shares
+    of the channels that are left: with half of all channels to remove, three steps keep 79, 63 and
+    50 %. It is the rule of PaddleSlim's `SensitivePruneStrategy` (``num_steps``).
+
+    Args:
+        ratio: Share to remove in the end, between 0 and 1.
+        progress: Part of the way, from 0 to 1.
+
+    Returns:
+        ``1 - (1 - ratio) ** progress``, and exactly ``ratio`` at the end.
+    """
+    return ratio if progress == 1 else 1 - (1 - ratio) ** progress
+
+
+def even_progress(steps: int) -> list[float]:
+    """Progress after each of a number of equal steps."""
+    return [step / steps for step in range(1, steps)] + [1.0]
+
+
+def progress_by_macs(
+    macs_at: Callable[[float], float], original_macs: float, share: float
+) -> list[float]:
+    """Progress after each of as many steps as are needed if each removes a share of the MACs.
+
+    Args:
+        macs_at: Progress -> MACs of the model; they do not grow with the progress.
+        original_macs: MACs before the first step.
+        share: Share of the original MACs that a step removes, between 0 and 1.
+
+    Returns:
+        For each step the smallest progress that removes its MACs. The last step ends at 1 and may
+        remove less. A step is left out if the one before it removes enough for both.
+    """
+    final_macs = macs_at(1.0)
+    found: list[float] = []
+    reached = original_macs
+    for step in range(1, int(1 / share) + 1):
+        allowed = original_macs * (1 - share * step)
+        if allowed >= reached:
+            continue
+        progress = _smallest_progress(macs_at, allowed)
+        reached = macs_at(progress)
+        if reached <= final_macs:
+            break
+        found.append(progress)
+    return [*found, 1.0]
+
+
+def _smallest_progress(macs_at: Callable[[float], float], macs: float) -> float:
+    """The smallest progress at which the MACs are at most ``macs``, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if macs_at(middle) <= macs else (middle, high)
+    return high

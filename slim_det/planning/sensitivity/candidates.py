@@ -9,7 +9,8 @@ import numpy as np
 import paddle
 
 from slim_det.compress.prune.groups import Group, ModelGroups
-from slim_det.compress.prune.pruner import Pruner, least_important
+from slim_det.compress.prune.importance import least_important, unit_scores
+from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.requests import select_groups
 from slim_det.core.errors import LayerError
 from slim_det.detectors.layer_finder import LayerFinder
@@ -71,7 +72,8 @@ def _target(
     if not reading:
         raise LayerError(f"'{group.name}': no layer reads its channels, so a cut changes nothing")
     repeats = _convolution_groups(trace)
-    scores = pruner.unit_scores(group, parameters, np.random.default_rng(pruner.seed))
+    rng = np.random.default_rng(pruner.seed)
+    scores = unit_scores(pruner.criterion, group, parameters, rng)
     cuts = []
     for ratio in ratios:
         removed = group.units[least_important(group, scores, ratio, pruner.align)]

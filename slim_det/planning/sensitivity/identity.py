@@ -20,9 +20,9 @@ from slim_det.version import __version__
 _WITHOUT_EFFECT = frozenset(
     """
     EvalDataset LearningRate OptimizerBuilder Slim TestDataset TestReader TrainDataset TrainReader
-    collate_batch epoch filename log_iter
-    output_eval pretrain_weights print_flops print_params save_dir share_of snapshot_epoch use_gpu
-    use_vdl vdl_log_dir weights widerface_ground_truth worker_num
+    again calibration collate_batch epoch filename log_iter output_eval pretrain_weights print_flops
+    print_params repair save_dir schedule share_of snapshot_epoch use_gpu use_vdl vdl_log_dir
+    weights widerface_ground_truth worker_num
     """.split()
 )
 

@@ -125,6 +125,13 @@ def test_only_the_student_is_in_the_student() -> None:
     assert [op.type for op in ours.ops] == [op.type for op in theirs.ops]
 
 
+def test_only_raw_outputs_keep_their_shape_when_the_student_is_cut() -> None:
+    outputs = distilled(tiny_detector(1), tiny_detector(2), "l2")
+    assert outputs.forbids_slicing == ""
+    inner = distilled(tiny_detector(1), tiny_detector(2), "l2", pairs=[pair("feature_l2")])
+    assert inner.forbids_slicing == "Distill compares inner layers (distill_feature_l2)"
+
+
 def test_evaluation_is_left_alone() -> None:
     student, teacher, batch = tiny_detector(1), tiny_detector(2), make_batch()
     plain = tiny_detector(1)

@@ -79,12 +79,12 @@ def check(seed: int) -> None:
 
 
 def _check(graph: Graph) -> None:
-    net = _build(graph)
-    trace = _trace(net, graph)
+    net = build(graph)
+    trace = trace_graph(net, graph)
     groups = find_groups(net, trace)
     _check_groups(groups, known_truth(graph.ops))
     _check_unknown_operators(groups, graph)
-    settings = _random_settings(graph, groups)
+    settings = random_settings(graph, groups)
     if settings is None:
         return
     pruner = Pruner(**settings)
@@ -146,12 +146,12 @@ def _check_plan(plan: Plan, groups: ModelGroups, expected: dict[str, int]) -> No
 
 
 def _check_result(graph: Graph, plan: Plan, net: RandomNet) -> None:
-    pruned = _build(graph)
+    pruned = build(graph)
     names = {name: param.name for name, param in pruned.named_parameters()}
     apply_plan(pruned, plan)
     assert {name: param.name for name, param in pruned.named_parameters()} == names
     _check_ordinary(pruned, net, plan)
-    assert model_cost(pruned, _trace(pruned, graph)).as_dict() == plan.cost["after"]
+    assert model_cost(pruned, trace_graph(pruned, graph)).as_dict() == plan.cost["after"]
     both, shape = Both(net, pruned, plan), graph.ops[0][2]["size"]
     rng = np.random.default_rng(graph.seed)
     image = rng.normal(size=(BATCH, *shape))
@@ -188,9 +188,17 @@ def _check_ordinary(pruned: RandomNet, unpruned: RandomNet, plan: Plan) -> None:
             assert [layer._num_features] == layer.weight.shape, name
 
 
-def _random_settings(graph: Graph, groups: ModelGroups) -> dict[str, Any] | None:
-    """A pruner's arguments: some of the prunable groups, each with its own ratio."""
-    rng = np.random.default_rng(graph.seed)
+def random_settings(
+    graph: Graph, groups: ModelGroups, seed: int | None = None
+) -> dict[str, Any] | None:
+    """A pruner's arguments: some of the prunable groups, each with its own ratio.
+
+    Args:
+        graph: The network.
+        groups: Its groups.
+        seed: Everything random follows from it; by default from the network's.
+    """
+    rng = np.random.default_rng(graph.seed if seed is None else seed)
     names = [group.name for group in groups.groups.values() if group.prunable]
     chosen = [name for name in names if rng.random() < 0.85] or names[:1]
     if not chosen:
@@ -226,11 +234,13 @@ def _all_held(groups: ModelGroups, name: str) -> bool:
     return any(len(set(member.ids.tolist())) < len(group.units) for member in group.members)
 
 
-def _build(graph: Graph) -> RandomNet:
+def build(graph: Graph) -> RandomNet:
+    """The network with the weights of its seed."""
     net = RandomNet(graph.ops)
     fill(net, graph.seed)
     return net
 
 
-def _trace(net: RandomNet, graph: Graph) -> Trace:
+def trace_graph(net: RandomNet, graph: Graph) -> Trace:
+    """Its trace at the size of its image."""
     return trace_layer(net, [InputSpec([1, *graph.ops[0][2]["size"]], "float64", "image")])

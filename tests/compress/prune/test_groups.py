@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 import pytest
 
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups
+from tests.compress.prune.small_net import SmallNet, traced
 from tests.support import trace_plain
 
 Forward = Callable[[Any, paddle.Tensor], Any]
@@ -366,3 +367,22 @@ def test_a_split_whose_axis_is_computed_freezes_what_it_reads() -> None:
 
     groups = groups_of(Net(forward, 2, a=conv(3, 4))).groups
     assert "operator 'split', for which no channel rule" in groups["a"].reason
+
+
+def test_what_is_left_keeps_its_identity() -> None:
+    """Units, members, axes and channels without those that are removed; nothing else changes."""
+    _, groups = traced(SmallNet())
+    stem = groups.groups["stem"].units
+    left = groups.without(stem[[0, 3]])
+    assert left.groups["stem"].units.tolist() == stem[[1, 2]].tolist()
+    assert left.groups["stem"].channels == 2 and left.groups["stem"].prunable
+    assert {len(member.ids) for member in left.groups["stem"].members} == {2}
+    widths = {(a.parameter, a.axis): len(a.ids) for a in left.axes}
+    assert widths["outer.weight", 0] == widths["head.weight", 1] == 2
+    assert widths["outer.weight", 1] == widths["inner.weight", 0] == 6
+    inner = groups.groups["inner"], left.groups["inner"]
+    np.testing.assert_array_equal(inner[0].units, inner[1].units)
+    assert left.groups["head"].reasons == groups.groups["head"].reasons
+    assert len(groups.groups["stem"].units) == 4, "the groups themselves stay"
+    single = left.without(stem[[1]]).groups["stem"]
+    assert single.reason == "it has a single channel"

@@ -68,6 +68,20 @@ def test_what_is_written_is_read(tmp_path: Path, plan: Plan) -> None:
     assert again.to_json() == plan.to_json()
 
 
+def test_what_a_training_goes_on_with_is_not_in_the_file(tmp_path: Path) -> None:
+    """A plan that was read is continued only if its training is resumed."""
+    plan = small_plan(SmallNet())
+    schedule = {"asked": {"epochs": 1, "steps": 2}, "kept": {"stem": [3, 2]}, "done": 1}
+    plan.settings["schedule"] = schedule
+    plan.continues = True
+    again = Plan.read(write(tmp_path, plan.to_json()))
+    assert not again.continues
+    assert again.settings["schedule"] == schedule and again.steps.count == 2
+    again.resume(tmp_path / "model")
+    assert again.continues
+    assert small_plan(SmallNet()).steps is None
+
+
 def test_the_file_has_one_line_a_tensor() -> None:
     text = small_plan(SmallNet()).to_json()
     assert json.loads(text)["schema"] == "slim_det.plan/1"
@@ -94,7 +108,9 @@ DAMAGE: dict[str, Any] = {
     "image_size_hw": [None, 608],
     "depthwise": [None, [1]],
     "groups": [None, "stem"],
-    "settings": [None, 0.5],
+    "settings": [None, 0.5]
+    + [{"schedule": schedule} for schedule in (3, {"done": 1}, {"asked": {}, "kept": {"a": [1]}})]
+    + [{"schedule": {"asked": {"epochs": 1}, "kept": {"a": [2, 1]}, "done": 3}}],
     "cost": [None, 1],
 }
 

@@ -1,4 +1,4 @@
-"""How many channels a ratio removes, and what the presets leave."""
+"""How many channels a ratio removes, at once and in steps, and what the presets leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.compress.prune.ratios import units_removed, units_within_energy
+from slim_det.compress.prune.ratios import (
+    even_progress,
+    progress_by_macs,
+    ratio_at,
+    units_removed,
+    units_within_energy,
+)
 from slim_det.detectors.yolov3_head import PRESETS, YOLO_HEAD_LAYERS
 
 HEAD_CHANNELS = (512, 1024, 512, 1024, 512, 1024, 256, 512, 256, 512, 256, 512) + (
@@ -138,3 +144,77 @@ def test_presets_leave_the_published_channels(preset: str, expected: tuple[int, 
 def test_there_are_two_presets_of_18_layers() -> None:
     assert sorted(PRESETS) == ["r578", "sensity"]
     assert len(YOLO_HEAD_LAYERS) == len(set(YOLO_HEAD_LAYERS)) == len(HEAD_CHANNELS) == 18
+
+
+@pytest.mark.parametrize(
+    ("ratio", "removed"),
+    [
+        (1 - 0.8**3, [0.2, 0.36, 0.488]),  # the published rounds of 20 %: -20, -36 and -50 %
+        (0.875, [0.5, 0.75, 0.875]),
+        (0.271, [0.1, 0.19, 0.271]),
+    ],
+)
+def test_three_steps_remove_the_same_share_of_what_is_left(
+    ratio: float, removed: list[float]
+) -> None:
+    found = [ratio_at(ratio, progress) for progress in even_progress(3)]
+    assert found == pytest.approx(removed, abs=1e-12)
+    assert found[-1] == ratio
+
+
+@given(ratio=RATIOS, steps=st.integers(1, 30))
+def test_every_step_keeps_one_share(ratio: float, steps: int) -> None:
+    progress = even_progress(steps)
+    assert len(progress) == steps and progress[-1] == 1.0
+    kept = [1.0] + [1 - ratio_at(ratio, at) for at in progress]
+    for before, after in zip(kept, kept[1:]):
+        assert after == pytest.approx(before * (1 - ratio) ** (1 / steps), rel=1e-9)
+    assert ratio_at(ratio, 1.0) == ratio and ratio_at(ratio, 0.0) == 0.0
+
+
+@given(
+    units=st.integers(1, 2048),
+    ratio=RATIOS,
+    steps=st.integers(1, 12),
+    align=st.sampled_from([1, 2, 8, 16]),
+)
+def test_no_step_gives_channels_back(units: int, ratio: float, steps: int, align: int) -> None:
+    removed = [units_removed(units, ratio_at(ratio, p), align) for p in even_progress(steps)]
+    assert removed == sorted(removed)
+    assert removed[-1] == units_removed(units, ratio, align)
+
+
+def test_steps_by_macs_of_a_straight_line() -> None:
+    """100 MACs, of which the complete ratios leave 65: five steps of 7, as 7 * 5 is 35."""
+    progress = progress_by_macs(lambda at: 100.0 - 35.0 * at, 100.0, 0.07)
+    assert progress == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=2e-6)
+    assert progress[-1] == 1.0
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.07, 6), (0.2, 2), (0.36, 1), (0.9, 1), (0.1, 4)])
+def test_as_many_steps_as_are_needed(share: float, steps: int) -> None:
+    """The last one removes the rest: 64 of 100 MACs are left in the end."""
+    assert len(progress_by_macs(lambda at: 100.0 - 36.0 * at, 100.0, share)) == steps
+
+
+@given(
+    removable=st.integers(1, 99),
+    units=st.integers(1, 40),
+    share=st.floats(0.02, 0.98),
+)
+def test_each_step_reaches_its_macs_and_no_earlier_progress_does(
+    removable: int, units: int, share: float
+) -> None:
+    """MACs fall in steps, as those of whole channels do."""
+
+    def macs_at(at: float) -> float:
+        return 100.0 - removable * int(units * at + 1e-9) / units
+
+    progress = progress_by_macs(macs_at, 100.0, share)
+    assert progress == sorted(set(progress)) and progress[-1] == 1.0
+    reached = [macs_at(at) for at in progress]
+    assert all(before > after for before, after in zip([100.0, *reached], reached))
+    for at, macs in zip(progress[:-1], reached):
+        due = [k for k in range(1, 60) if 100.0 * (1 - share * k) >= macs]
+        assert due and macs_at(at - 2e-6) > 100.0 * (1 - share * due[-1])
+    assert len(progress) <= removable / 100.0 / share + 1 + 1e-9
