@@ -42,11 +42,13 @@ class Changed:
             repaired: no layer depends on a later one.
         left: Weight name -> why the layer cannot be repaired.
         batch_norms: Indices of the batch norms that read a changed tensor.
+        variables: The changed tensors.
     """
 
     layers: tuple[LinearLayer, ...]
     left: dict[str, str]
     batch_norms: tuple[int, ...]
+    variables: frozenset[str] = frozenset()
 
 
 def data_names(op: Op) -> list[str]:
@@ -120,7 +122,7 @@ def changed_by(
     ]
     ordered, circular = _repairable_order(program, layers)
     left.update({layer.weight: "its input depends on itself" for layer in circular})
-    return Changed(tuple(ordered), left, tuple(norms))
+    return Changed(tuple(ordered), left, tuple(norms), frozenset(changed))
 
 
 def _in_order(program: Program, ops: Iterable[Op]) -> list[Op]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.compress.prune.reconstruct.sums import Sum, at_positions
 from slim_det.core.errors import LayerError
 from slim_det.graph.op import Op
 from slim_det.graph.operators import weight_of
@@ -51,10 +52,12 @@ class Observed:
         moments: Weight name -> moments of the layer's input; its targets have no columns.
         targets: (weight name, index of the operator) -> outputs at the chosen positions, for each
             image float32 [P, O].
+        totals: Weight name -> the sum behind the layer, likewise.
     """
 
     moments: dict[str, Moments] = field(default_factory=dict)
     targets: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
+    totals: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
 def check_parameters(program: DeployProgram, parameters: Mapping[str, str]) -> None:
@@ -77,6 +80,7 @@ def observe(
     sampling: Sampling,
     readers: Sequence[LinearLayer],
     repaired: Sequence[LinearLayer],
+    sums_behind: Mapping[str, Sum],
 ) -> Observed:
     """Run the unpruned model once.
 
@@ -85,6 +89,7 @@ def observe(
         sampling: Which positions are used.
         readers: Layers whose inputs are summed.
         repaired: Layers whose outputs are kept.
+        sums_behind: Weight name -> sum, for those of them that have one.
 
     Raises:
         LayerError: What a layer reads or makes is not finite.
@@ -95,10 +100,12 @@ def observe(
     kept = {layer.weight for layer in repaired}
     seen.targets = {(layer.weight, use): [] for layer in repaired for use in layer.uses}
     weights = {layer.weight: _weight(run, layer) for layer in layers}
+    seen.totals = {layer.weight: [] for layer in repaired if layer.weight in sums_behind}
     names = [name for layer in layers for name in layer.inputs(run.program)]
+    names += [sums_behind[name].total for name in seen.totals]
     for image, arrays in enumerate(run.arrays(names)):
         for layer in layers:
-            for use, x in sampled_patches(run, layer, sampling, image, arrays):
+            for use, chosen, x in sampled_patches(run, layer, sampling, image, arrays):
                 matrix = layer.rule.matrix(run.program.ops[use], weights[layer.weight])
                 _check_finite(layer, image, x)
                 if layer.weight in sums:
@@ -107,6 +114,9 @@ def observe(
                     y = (x @ matrix).transpose(1, 0, 2)
                     _check_finite(layer, image, y)
                     seen.targets[layer.weight, use].append(y.reshape(len(y), -1))
+                if layer.weight in seen.totals:
+                    total = arrays[sums_behind[layer.weight].total][0]
+                    seen.totals[layer.weight].append(at_positions(total, chosen))
     for name, total in sums.items():
         found = total.result()
         if found is not None:
@@ -120,14 +130,15 @@ def sampled_patches(
     sampling: Sampling,
     image: int,
     arrays: dict[str, np.ndarray],
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Patches of one image at the chosen positions, float32 [G, P, D], for each use of a layer."""
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Index, chosen positions [P] and patches float32 [G, P, D] of one image for each use."""
     for use in layer.uses:
         op = run.program.ops[use]
         data = [arrays[name][0] for name in data_names(op)]
         shape = weight_shape(run, op)
         chosen = sampling.choose(image, use, layer.rule.positions(op, data, shape))
-        yield use, layer.rule.patches(op, data, shape, chosen).astype(np.float32, copy=False)
+        x = layer.rule.patches(op, data, shape, chosen)
+        yield use, chosen, x.astype(np.float32, copy=False)
 
 
 def moments_mb(program: DeployProgram, layer: LinearLayer) -> float:

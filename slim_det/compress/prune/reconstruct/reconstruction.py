@@ -35,6 +35,7 @@ from slim_det.compress.prune.reconstruct.observe import (
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
 from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
 from slim_det.compress.prune.reconstruct.settings import Calibration
+from slim_det.compress.prune.reconstruct.sums import Sum, sums_behind
 from slim_det.compress.tensors import set_parameter
 from slim_det.core.errors import ConfigError, DataError, PlanError
 from slim_det.evaluate.images import image_batches
@@ -179,6 +180,7 @@ class Reconstruction:
         self._sampling = Sampling(calibration.positions, count, seed)
         self._observed = Observed()
         self._changed = Changed((), {}, ())
+        self._sums: dict[str, Sum] = {}
         self._waiting: list[str] = []
 
     @property
@@ -200,6 +202,7 @@ class Reconstruction:
         check_parameters(self._program, self._parameters)
         units = np.concatenate([self._groups.groups[name].units for name in names])
         self._changed = changed_by(self._program, self._parameters, self._groups, units)
+        self._sums = sums_behind(self._program, self._changed.layers, self._changed.variables)
         self._waiting = list(names) if choose else []
         self._observe_some(self._changed.layers if repair else ())
 
@@ -215,9 +218,11 @@ class Reconstruction:
             readers = wanted
             self._waiting.pop(0)
         self._observed.moments.clear()
-        seen = observe(self._run(self._program), self._sampling, list(readers.values()), repaired)
+        run, reading = self._run(self._program), list(readers.values())
+        seen = observe(run, self._sampling, reading, repaired, self._sums)
         self._observed.moments = seen.moments
         self._observed.targets.update(seen.targets)
+        self._observed.totals.update(seen.totals)
 
     def scores(self, group: Group, count: int) -> np.ndarray:
         """One score per unit of a group: its place in the order of elimination, float64 [U]."""
@@ -256,7 +261,10 @@ class Reconstruction:
         run, errors = self._run(program, KEPT_MB), []
         for layer in tqdm(self._changed.layers, "repair", unit="layer", disable=None, leave=False):
             ridge = self._calibration.ridge
-            errors.append(repair_layer(run, layer, plan, self._observed, self._sampling, ridge))
+            behind = self._sums.get(layer.weight)
+            errors.append(
+                repair_layer(run, layer, plan, self._observed, self._sampling, ridge, behind)
+            )
         restate_batch_norms(self._run(program), self._changed.batch_norms)
         parameters = dict(model.named_parameters())
         known = set(program.parameters)

@@ -18,6 +18,7 @@ from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, sampled_patches
+from slim_det.compress.prune.reconstruct.sums import Sum, at_positions, wanted_outputs
 from slim_det.graph.linear_rules import Product
 from slim_det.graph.op import Op
 from slim_det.graph.operators import declared, result_of, weight_of
@@ -71,6 +72,7 @@ def repair_layer(
     observed: Observed,
     sampling: Sampling,
     ridge: float,
+    behind: Sum | None = None,
 ) -> LayerError:
     """Solve for the weights of one layer and write them into the program of the cut model.
 
@@ -81,11 +83,12 @@ def repair_layer(
         observed: Targets from the unpruned model; those of this layer are dropped.
         sampling: The positions that were observed.
         ridge: See `solve`.
+        behind: The sum that the layer is the last to add to, if any.
     """
     op = run.program.ops[layer.uses[0]]
     weight = run.program.value(weight_of(op))
     start = layer.rule.matrix(op, weight).astype(np.float64)
-    fit, held_out = _moments(run, layer, plan, observed, sampling, start)
+    fit, held_out = _moments(run, layer, plan, observed, sampling, start, behind)
     place = intercept_place(run.program, layer)
     everything = fit if held_out is None else fit + held_out
     error = squared_error(everything, start)
@@ -155,6 +158,7 @@ def _moments(
     observed: Observed,
     sampling: Sampling,
     start: np.ndarray,
+    behind: Sum | None,
 ) -> tuple[Moments, Moments | None]:
     """The moments of the images to fit and of those held out; None if there are too few."""
     groups, _, columns = start.shape
@@ -162,17 +166,28 @@ def _moments(
     targets: Mapping[int, list[np.ndarray]] = {
         use: observed.targets.pop((layer.weight, use)) for use in layer.uses
     }
+    totals = observed.totals.pop(layer.weight, [])
+    names = layer.inputs(run.program)
+    if behind is not None:
+        names.append(behind.other)
     sums = MomentSums(), MomentSums()
-    for image, arrays in enumerate(run.arrays(layer.inputs(run.program))):
+    for image, arrays in enumerate(run.arrays(names)):
         held = image % HELD_OUT == HELD_OUT - 1
-        for use, x in sampled_patches(run, layer, sampling, image, arrays):
-            y = targets[use][image]
-            y = y if kept is None else y[:, kept]
+        for use, chosen, x in sampled_patches(run, layer, sampling, image, arrays):
+            y = _of_channels(targets[use][image], kept)
+            if behind is not None:
+                total = _of_channels(totals[image], kept)
+                other = at_positions(arrays[behind.other][0], chosen)
+                y = wanted_outputs(run.program, layer, behind, total, other, y)
             sums[held].add(x, y.reshape(len(y), groups, columns).transpose(1, 0, 2))
     fit, held_out = (one.result() for one in sums)
     if fit is None:
         raise AssertionError("a run without images")
     return fit, held_out
+
+
+def _of_channels(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    return values if kept is None else values[:, kept]
 
 
 def _kept_outputs(layer: LinearLayer, run: StagedRun, plan: Plan) -> np.ndarray | None:
