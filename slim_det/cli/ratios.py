@@ -169,7 +169,7 @@ def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
     """Prune the model and evaluate it."""
     from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
 
-    cut = pruner.cut(traced.model, traced.trace, traced.groups, cfg)
+    cut = pruner.cut(traced.model, traced.trace, traced.groups, cfg=cfg)
     return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
 
 

@@ -155,6 +155,8 @@ def test_the_plan_says_what_was_asked_for_and_what_it_costs() -> None:
         "align": 2,
         "seed": 9,
         "share_of": "channels",
+        "repair": None,
+        "calibration": None,
     }
     pixels = 64
     assert plan.cost["before"]["macs"] == pixels * (4 * 27 + 4 * 9 + 24 + 24 + 8)

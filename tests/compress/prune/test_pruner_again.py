@@ -64,6 +64,9 @@ def test_what_is_left_is_cut_again() -> None:
         "ratios": {"inner": 1 / 3},
         "align": 1,
         "seed": 0,
+        "share_of": "channels",
+        "repair": None,
+        "calibration": None,
         "again": True,
         "earlier": [first.settings],
     }
@@ -137,12 +140,37 @@ def test_weights_that_were_not_cut_again_are_not_resumed() -> None:
     assert kept(plan_of(net)) == CHANNELS["first"]
 
 
+def of_an_earlier_version(net: paddle.nn.Layer, **settings: Any) -> None:
+    """Leave only the settings that the first version wrote."""
+    plan = plan_of(net)
+    own = {key: plan.settings[key] for key in ("criterion", "ratios", "align", "seed")}
+    plan.settings = {**own, **settings}
+
+
 def test_plans_of_earlier_versions_can_be_cut_again() -> None:
     net = pruned()
+    of_an_earlier_version(net, criterion="fpgm", seed=9)
+    earlier = dict(plan_of(net).settings)
+    plan = adopt(net, "train", pruned_ratios={"inner": 1 / 3}, again=True)
+    assert kept(plan) == CHANNELS["second"] and plan.settings["earlier"] == [earlier]
+
+
+@pytest.mark.parametrize("purpose", ["train", "resume", "use", "calibrate"])
+def test_plans_of_earlier_versions_are_what_a_slim_file_without_new_keys_asks_for(
+    purpose: str,
+) -> None:
+    net = pruned()
+    of_an_earlier_version(net)
     plan = plan_of(net)
-    assert set(plan.settings) == {"criterion", "ratios", "align", "seed"}
-    plan.settings = {**plan.settings, "criterion": "fpgm", "seed": 9}
-    assert len(adopt(net, "train", pruned_ratios={"inner": 0.5}, again=True).slices) > 0
+    asked = {"pruned_ratios": {"inner": 0.5}}
+    assert adopt(net, purpose, **asked) is plan
+    for more in ({"repair": "least_squares"}, {"criterion": "elimination"}):
+        with pytest.raises(PlanError, match="'w' was already cut, with l1_norm, in another way"):
+            adopt(net, purpose, **asked, **more)
+    of_an_earlier_version(net, criterion="bn_scale")
+    energy = {"criterion": "bn_scale", "share_of": "energy"}
+    with pytest.raises(PlanError, match="'w' was already cut, with bn_scale, in another way"):
+        adopt(net, purpose, **asked, **energy)
 
 
 def test_a_group_with_one_channel_left() -> None:

@@ -7,6 +7,7 @@ sums in float32.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,6 +74,7 @@ class MomentSums:
         self._sums: Moments | None = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows = self._count = 0
+        self._given_out = False
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Add patches and their targets, [G, P, D] and [G, P, M]."""
@@ -88,6 +90,7 @@ class MomentSums:
             return None
         for total in self._sums.xx if self._sums.xx.shape[1] >= _LARGE else ():
             mirror(total)
+        self._given_out = True
         return replace(self._sums, count=self._count)
 
     def _flush(self) -> None:
@@ -97,6 +100,9 @@ class MomentSums:
         self._waiting, self._rows = [], 0
         if self._sums is None:
             self._sums = _nothing(x, y)
+        elif self._given_out:  # a result keeps its numbers
+            self._sums = deepcopy(self._sums)
+        self._given_out = False
         sums = self._sums
         sums.x[:] += x.sum(axis=1)
         sums.y[:] += y.sum(axis=1)

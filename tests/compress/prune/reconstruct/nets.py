@@ -66,7 +66,7 @@ class Prepared:
         """The plan of a pruner; by elimination if a reconstruction is given that has observed."""
         pruner = Pruner(pruned_ratios=ratios, **more)
         scores = reconstruction.scores if reconstruction else None
-        return pruner.plan(self.net, self.trace, self.groups, scores)
+        return pruner.plan(self.net, self.trace, self.groups, scores=scores)
 
     def cut_and_repaired(
         self, ratios: Any, images: list[np.ndarray], folder: Path, seed: int = 0,
