@@ -73,6 +73,7 @@ def check_complete(config: Path, stem: Path) -> None:
     assert shapes == plan.tensors | plan.shapes_after()
 
 
+@pytest.mark.slow
 def test_killed_while_it_works(
     forks: Forks, scratch: Path, tiny: Path, command: tuple[Any, ...], tmp_path: Path
 ) -> None:

@@ -25,9 +25,9 @@ from tests.compress.prune.reconstruct.nets import (
 
 pytestmark = pytest.mark.usefixtures("ppdet_registered")
 
-FAST_SEEDS = [1, 20, 29, 58, 178]
+FAST_SEEDS = [20, 58, 178]
 """Chosen for what was wrong once: parts without parameters, layers in a circle, one batch norm for
-two tensors. The others are ordinary."""
+two tensors."""
 
 SLOW_SEEDS = range(200, 300)
 IMAGES = 6
@@ -61,7 +61,7 @@ def check(seed: int, folder: Path) -> bool:
 def _check(graph: Graph, folder: Path) -> bool:
     """The error of the network is not guaranteed to fall, as that of each layer is.
 
-    But it did in all of the first 360 networks in which the engine computes what dygraph computes:
+    But it did in all of the first 250 networks in which the engine computes what dygraph computes:
     oneDNN is wrong where an activation follows another (hard_swish, then tanh).
     """
     shape = tuple(graph.ops[0][2]["size"])
