@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slim_det.graph.engine import Engine
+from slim_det.graph.op import Op
 from slim_det.graph.program import DeployProgram
 
 BYTES_PER_FLOAT = 4
@@ -86,9 +88,15 @@ class StagedRun:
         self._store = ArrayStore(folder)
         self._kept: set[str] = set()
         self._done: set[int] = set()
+        self._parameters = set(program.parameters)
+        self._shares_statistics = any(
+            len(program.readers(name)) > 1
+            for op in program.ops
+            for name in self._parameters.intersection(op.output_arg_names)
+        )
         downstream = program.downstream(program.feeds)
         # What does not depend on an image is a constant, which every part computes for itself.
-        self._from_image = {name for op in downstream for name in op.output_arg_names}
+        self._from_image = {name for op in downstream for name in self._results(op)}
 
     def arrays(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
         """Run what these variables need; yields their values for each image.
@@ -105,11 +113,7 @@ class StagedRun:
         outputs = list(dict.fromkeys([*computed, *fresh]))
         read = {name for i in part for name in self.program.ops[i].input_arg_names}
         feeds = [name for name in (*self.program.feeds, *self._kept) if name in read]
-        engine = (
-            self.program.engine(feeds, outputs, self._folder, threads=self._threads)
-            if outputs
-            else None
-        )
+        engine = self._engine(part, feeds, outputs) if outputs else None
         for name in fresh:
             self._store.create(name)
         for index in range(self.count):
@@ -120,6 +124,20 @@ class StagedRun:
             yield {name: found[name] for name in wanted}
         if keep or not self._bytes_an_image(self._live_after(part)):
             self._advance(part, keep)
+
+    def _results(self, op: Op) -> list[str]:
+        """What an operator computes; batch norms also write the statistics that they read."""
+        return [name for name in op.output_arg_names if name not in self._parameters]
+
+    def _engine(self, part: list[int], feeds: list[str], outputs: list[str]) -> Engine:
+        program = self.program
+        if self._shares_statistics:
+            # Paddle would add the other batch norm, as if it made the statistics.
+            program = program.copy(share_parameters=True)
+            for index in range(len(program.ops) - 1, -1, -1):
+                if index not in part and program.ops[index].type not in _WITHOUT_WORK:
+                    program.remove(program.ops[index])
+        return program.engine(feeds, outputs, self._folder, threads=self._threads)
 
     @property
     def _stored(self) -> set[str]:
@@ -134,7 +152,7 @@ class StagedRun:
         missing, part = set(names) - self._stored, []
         for index in range(len(self.program.ops) - 1, -1, -1):
             op = self.program.ops[index]
-            if op.type not in _WITHOUT_WORK and not missing.isdisjoint(op.output_arg_names):
+            if op.type not in _WITHOUT_WORK and not missing.isdisjoint(self._results(op)):
                 part.append(index)
                 missing |= set(op.input_arg_names) - self._stored
         return part[::-1]
@@ -142,7 +160,7 @@ class StagedRun:
     def _live_after(self, part: list[int]) -> list[str]:
         """What operators that have not run will read of what is stored or computed by then."""
         done = self._done.union(part)
-        known = {*self._kept, *(n for i in part for n in self.program.ops[i].output_arg_names)}
+        known = {*self._kept, *(n for i in part for n in self._results(self.program.ops[i]))}
         later = [
             op
             for i, op in enumerate(self.program.ops)

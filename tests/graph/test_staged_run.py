@@ -264,6 +264,39 @@ def test_files_are_removed(
     assert all(sum(one) <= 3 * 4 * pixels for one in sizes)
 
 
+class Shared(paddle.nn.Layer):
+    """The same convolution and batch norm twice in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = paddle.nn.Conv2D(2, 2, 3, padding=1), paddle.nn.BatchNorm2D(2)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.tanh(self.bn(self.conv(F.relu(self.bn(self.conv(x))))))
+
+
+def test_a_batch_norm_that_is_used_twice(tmp_path: Path, ppdet_registered: None) -> None:
+    """Its second use is not taken for something that depends on the first; no weight is kept."""
+    paddle.seed(0)
+    net = Shared()
+    net.bn._mean.set_value(np.array([0.5, -0.25], np.float32))
+    program = layer_program(net, [InputSpec([1, *SHAPE], "float32", "x")])
+    names = [*results(program, "relu"), *results(program, "tanh")]
+    expected = direct(program, names)
+    (tmp_path / "images").mkdir()
+    store, count = store_images(batches(), ["x"], tmp_path / "images")
+    run = StagedRun(program, store, count, tmp_path, threads=1)
+    for name in names:
+        assert_equal(list(run.arrays([name])), expected)
+        files = [path for path in tmp_path.iterdir() if path.is_file()]
+        assert sum(path.stat().st_size for path in files) <= IMAGES * 2 * 6 * 6 * 4
+    assert program.value(_statistics(program)).tolist() == [0.5, -0.25]
+
+
+def _statistics(program: DeployProgram) -> str:
+    return next(op.input("Mean") for op in program.ops if op.type == "batch_norm")
+
+
 def test_images_of_other_kinds(program: DeployProgram, tmp_path: Path) -> None:
     """Batches of ppdet hold tensors, and more than the program reads."""
     given = ({name: paddle.to_tensor(value) for name, value in one.items()} for one in batches())
