@@ -45,7 +45,7 @@ def seen(
     run = StagedRun(program, store, count, folder / "work", threads=1)
     layers = linear_layers(program, prepared.parameters)
     wanted = ([layers[f"{name}.weight"] for name in part] for part in (readers, repaired))
-    return observe(run, Sampling(positions, count, seed), *wanted)
+    return observe(run, Sampling(positions, count, seed), *wanted, sums_behind={})
 
 
 @pytest.mark.parametrize(("positions", "images", "each"), [(1, 1, 1), (10, 4, 3), (9, 3, 3)])
