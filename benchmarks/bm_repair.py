@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -113,19 +114,16 @@ def time_plain(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory so far: {peak:.2f} GB")
     sample = random.Random(args.seed).sample(list(counts), min(args.sample, len(counts)))
-    plain, ours = {}, readers.Reader
-    readers.Reader = PlainReader
-    try:
+    plain = {}
+    with mock.patch.object(readers, "Reader", PlainReader):
         for name in sample:
             start = time.perf_counter()
             found = reconstruction.scores(groups.groups[name], counts[name])
             plain[name] = time.perf_counter() - start
             same = len(np.intersect1d(_removed(found), _removed(scores[name])))
             print(
-                f"  plain {name}: {plain[name]:.1f} s, {same} of {counts[name]} channels the same"
+                f"  plain {name}: {plain[name]:.1f} s, {same} of {counts[name]} channels as above"
             )
-    finally:
-        readers.Reader = ours
     return plain
 
 
