@@ -13,12 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
-from slim_det.compress.prune.reconstruct.symmetric import inverse, subtract_product
+from slim_det.compress.prune.reconstruct.in_place import inverse, subtract_product
 
 _DELAYED = 256
 """Columns of updates that are collected before they are applied as one matrix product."""
+
+_LARGE = 2048
+"""From this number of rows on, matrices are kept in float32."""
 
 _CROWDED = 0.75
 """Rows of removed units are dropped when at most this share of all rows is left."""
@@ -74,11 +76,13 @@ def eliminate(readers: list[Reader], units: int, count: int, holders: np.ndarray
 class Reader:
     """One layer, or group of a grouped one, that reads the units.
 
-    The inverse A = H^-1 and the energies P = W W^T are kept for the rows of the units alone.
-    Removing a unit c with A[c, c] = L L^T changes them to ``A - V V^T`` and
-    ``P - V T^T - T V^T``, where ``V = A[:, c] L^-T``, ``S = P[:, c] L^-T`` and
-    ``T = S - V L^-1 S[c] / 2``. Diagonal blocks are changed at once, everything else after several
-    removals, in one matrix product.
+    The inverse A = H^-1 and the weights W are kept for the rows of the units alone. Removing a unit
+    c with A[c, c] = L L^T changes them to ``A - V V^T`` and ``W - V Z``, where ``V = A[:, c] L^-T``
+    and ``Z = L^-1 W[c]``. The costs need diagonal blocks of A and of W W^T; these are changed at
+    once, the rest after several removals, in one matrix product each.
+
+    Large matrices are kept in float32 once H is inverted in float64: products with them only choose
+    among channels, and decide the same.
 
     Args:
         moment: H, float64 [D, D].
@@ -91,23 +95,26 @@ class Reader:
         self, moment: np.ndarray, weights: np.ndarray, rows: np.ndarray, ridge: float
     ) -> None:
         self._units, self._block = rows.shape
-        energies = weights @ weights.T
-        energy = float(np.vdot(moment, energies))
+        energy = float(np.vdot(weights, moment @ weights))
         penalty = ridge * np.trace(moment) / len(moment)
         # Nothing is lost by removing what is zero, or is multiplied by zero.
         self._scale = 1.0 / energy if energy > 0.0 and penalty > 0.0 else 0.0
         if not self._scale:
             return
         flat = rows.reshape(-1)
-        self._a = _taken(_inverse(moment, penalty), flat)
-        self._a[flat < 0, flat < 0] = 1.0
-        self._p = _taken(energies, flat)
-        self._places = np.arange(self._units)  # of each unit among those that are left
+        kind = np.float32 if len(flat) >= _LARGE else np.float64
+        self._a: np.ndarray = _inverse(moment, penalty).astype(kind, copy=False)
+        self._w: np.ndarray = weights.astype(kind)
+        if not np.array_equal(flat, np.arange(len(moment))):
+            self._a = np.take(np.take(self._a, flat, axis=0), flat, axis=1)
+            self._w = np.take(self._w, flat, axis=0)
+            self._a[flat < 0], self._a[:, flat < 0], self._w[flat < 0] = 0.0, 0.0, 0.0
+            self._a[flat < 0, flat < 0] = 1.0
+        self._places = np.arange(self._units)  # of each unit among those that have rows
         self._alive = np.ones(self._units, bool)
+        self._a_diagonal, self._p_diagonal = self._diagonals()
         self._waiting = 0
-        self._diagonals()
-        waiting = max(self._block, _DELAYED // self._block * self._block)
-        self._v, self._t = (np.zeros((waiting, len(self._a))) for _ in range(2))
+        self._make_room()
 
     def costs(self, units: np.ndarray) -> np.ndarray:
         """Growth of the relative squared error if one of these units is removed, [len(units)]."""
@@ -121,38 +128,34 @@ class Reader:
         """Remove a unit."""
         if not self._scale:
             return
-        v, t = self._v[: self._waiting], self._t[: self._waiting]
-        rows = self._rows(unit)
+        v, z = self._v[: self._waiting], self._z[: self._waiting]
+        start = int(self._places[unit]) * self._block
+        rows = slice(start, start + self._block)
         a = self._a[rows] - v[:, rows].T @ v
-        p = self._p[rows] - v[:, rows].T @ t - t[:, rows].T @ v
-        pivot = np.linalg.cholesky((a[:, rows] + a[:, rows].T) / 2)
-        new_v = solve_triangular(pivot, a, lower=True, check_finite=False)
-        new_s = solve_triangular(pivot, p, lower=True, check_finite=False)
-        own = solve_triangular(pivot, new_s[:, rows].T, lower=True, check_finite=False)
-        new_t = new_s - (own + own.T) / 4 @ new_v
+        own = self._w[rows] - v[:, rows].T @ z
+        pivot = np.linalg.cholesky(((a[:, rows] + a[:, rows].T) / 2).astype(np.float64))
+        invert = np.linalg.inv(pivot).astype(self._a.dtype)
+        new_v, new_z = invert @ a, invert @ own
+        s = new_z @ self._w.T - (new_z @ z.T) @ v
+        t = s - (new_z @ new_z.T) @ new_v / 2
+        self._change_diagonals(new_v, t)
         end = self._waiting + self._block
-        self._v[self._waiting : end], self._t[self._waiting : end] = new_v, new_t
+        self._v[self._waiting : end], self._z[self._waiting : end] = new_v, new_z
         self._waiting = end
         self._alive[unit] = False
-        self._change_diagonals(new_v, new_t)
         if end + self._block > len(self._v):
             self._apply_changes()
 
-    def _rows(self, unit: int) -> slice:
-        start = int(self._places[unit]) * self._block
-        return slice(start, start + self._block)
-
-    def _diagonals(self) -> None:
-        """Read the diagonal blocks of the units that have rows."""
-        present = np.flatnonzero(self._places >= 0)
-        index = self._places[present]
-        blocks = (len(self._a) // self._block, self._block) * 2
-        shape = (self._units, self._block, self._block)
-        self._a_diagonal, self._p_diagonal = np.zeros(shape), np.zeros(shape)
-        self._a_diagonal[present] = self._a.reshape(blocks)[index, :, index]
-        self._p_diagonal[present] = self._p.reshape(blocks)[index, :, index]
+    def _diagonals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Diagonal blocks of A and of W W^T, float64 [U, B, B]."""
+        index = np.arange(self._units)
+        blocks = self._a.reshape(self._units, self._block, self._units, self._block)
+        w = self._w.reshape(self._units, self._block, -1)
+        energies = w @ w.transpose(0, 2, 1)
+        return blocks[index, :, index].astype(np.float64), energies.astype(np.float64)
 
     def _change_diagonals(self, v: np.ndarray, t: np.ndarray) -> None:
+        """Subtract the blocks of ``V V^T`` and of ``V T^T + T V^T``; both arrays are [B, D]."""
         kept = np.flatnonzero(self._places >= 0)
         v = v.reshape(self._block, -1, self._block).transpose(1, 2, 0)
         t = t.reshape(self._block, -1, self._block).transpose(1, 2, 0)
@@ -161,28 +164,33 @@ class Reader:
         self._p_diagonal[kept] -= both + both.transpose(0, 2, 1)
 
     def _apply_changes(self) -> None:
-        """Apply the waiting changes to the rows of the units that are left."""
-        v, t = self._v[: self._waiting], self._t[: self._waiting]
+        """Apply the waiting changes, and drop rows of removed units if they are many."""
+        v, z = self._v[: self._waiting], self._z[: self._waiting]
         subtract_product(self._a, v, v)
-        subtract_product(self._p, v, t)
-        subtract_product(self._p, t, v)
-        left = np.flatnonzero(self._alive[self._places >= 0])
-        if len(left) * self._block <= _CROWDED * len(self._a):
-            self._a, self._p = self._square_of(left, self._a), self._square_of(left, self._p)
-            self._places = np.where(self._alive, np.cumsum(self._alive) - 1, -1)
-            self._v, self._t = (np.zeros((len(self._v), len(self._a))) for _ in range(2))
+        subtract_product(self._w, v, z)
         self._waiting = 0
-        self._diagonals()
+        left = np.flatnonzero(self._alive[self._places >= 0])
+        if len(left) * self._block > _CROWDED * len(self._a):
+            return
+        self._a = self._of(left, self._rows_of(left, self._a))
+        self._w = self._rows_of(left, self._w)
+        self._places = np.where(self._alive, np.cumsum(self._alive) - 1, -1)
+        self._make_room()
 
-    def _of(self, places: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def _make_room(self) -> None:
+        count = max(self._block, _DELAYED // self._block * self._block)
+        self._v: np.ndarray = np.zeros((count, len(self._a)), self._a.dtype)
+        self._z: np.ndarray = np.zeros((count, self._w.shape[1]), self._a.dtype)
+
+    def _of(self, places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """The columns of some units."""
-        blocks = columns.reshape(len(columns), -1, self._block)
-        return np.take(blocks, places, axis=1).reshape(len(columns), -1)
+        blocks = matrix.reshape(len(matrix), -1, self._block)
+        return np.take(blocks, places, axis=1).reshape(len(matrix), -1)
 
-    def _square_of(self, places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-        """The rows and columns of some units."""
-        rows = np.take(matrix.reshape(-1, self._block, len(matrix)), places, axis=0)
-        return self._of(places, rows.reshape(-1, len(matrix)))
+    def _rows_of(self, places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """The rows of some units."""
+        blocks = matrix.reshape(-1, self._block, matrix.shape[1])
+        return np.take(blocks, places, axis=0).reshape(-1, matrix.shape[1])
 
 
 def _traces(matrices: np.ndarray) -> np.ndarray:
@@ -193,12 +201,3 @@ def _inverse(moment: np.ndarray, penalty: float) -> np.ndarray:
     system = np.array(moment, order="C")
     system[np.diag_indices_from(system)] += penalty
     return inverse(system)
-
-
-def _taken(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """These rows and columns; zeros for -1."""
-    if np.array_equal(rows, np.arange(len(matrix))):
-        return matrix
-    found = np.take(np.take(matrix, rows, axis=0), rows, axis=1)
-    found[rows < 0], found[:, rows < 0] = 0.0, 0.0
-    return found

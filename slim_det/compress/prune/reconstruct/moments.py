@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slim_det.compress.prune.reconstruct.symmetric import add_squares, mirror
+from slim_det.compress.prune.reconstruct.in_place import add_squares, mirror
 
 _ROWS = 1024
 """Patches that are multiplied at once: fewer make the product slow, more cost memory."""

@@ -1,4 +1,4 @@
-"""Large symmetric matrices that are changed in place.
+"""Large matrices that are changed in place.
 
 A product of two matrices of thousands of rows makes a new one of hundreds of megabytes. These
 functions call BLAS on the matrix that is there, which saves the memory and the time to get it.
@@ -7,7 +7,7 @@ functions call BLAS on the matrix that is there, which saves the memory and the 
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg.blas import dgemm, dsyrk
+from scipy.linalg.blas import dgemm, dsyrk, sgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
 _TILE = 512
@@ -25,14 +25,15 @@ def add_squares(total: np.ndarray, x: np.ndarray) -> None:
 
 
 def subtract_product(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """``total -= left^T right``.
+    """``total -= left^T right``, all of one type and C-contiguous.
 
     Args:
-        total: float64 [D, D], C-contiguous.
-        left: float64 [K, D], C-contiguous.
-        right: Like ``left``.
+        total: [D, M], float32 or float64.
+        left: [K, D].
+        right: [K, M].
     """
-    dgemm(-1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+    gemm = sgemm if total.dtype == np.float32 else dgemm
+    gemm(-1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
 
 
 def mirror(matrix: np.ndarray) -> None:
