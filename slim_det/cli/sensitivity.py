@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     args.output = _output(args)
     if not args.output.endswith(".json"):
         raise ConfigError(f"--output '{args.output}': expected a name that ends in .json")
+    if args.images and args.method != "error":
+        raise ConfigError("--images is read by --method error only: add that, or leave it out")
     if args.merge or args.import_pickle:
         result = _merged(args)
     else:
@@ -146,6 +148,8 @@ def _from_errors(args: argparse.Namespace) -> SensitivityResult:
     for flag, default in _OF_EVALUATION.items():
         if getattr(args, flag) != default:
             raise ConfigError(f"--{flag} cannot be combined with --method error: leave it out")
+    if _launched_shard():
+        raise ConfigError("--method error runs in one process: start it without the launcher")
     given = {"images": args.num_images, "folder": args.images}
     calibration = read_calibration({k: v for k, v in given.items() if v is not None})
     ratios = tuple(read_ratios(" ".join(args.ratios)))
@@ -163,6 +167,10 @@ def _merged(args: argparse.Namespace) -> SensitivityResult:
 
     if args.config:
         raise ConfigError("-c cannot be combined with --merge or --import_pickle: leave -c out")
+    if args.method == "error":
+        raise ConfigError(
+            "--method error cannot be combined with --merge or --import_pickle: leave it out"
+        )
     if args.import_pickle:
         if args.merge:
             raise ConfigError(

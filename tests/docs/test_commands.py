@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_det.cli import _parse
+from slim_det.cli import COMMANDS, _parse
 from tests.support import ROOT
 
 DOCUMENTS = sorted(
@@ -16,6 +16,7 @@ DOCUMENTS = sorted(
     key=lambda path: path.as_posix(),
 )
 _COMMAND = re.compile(r"^ *(?:\$ )?(?:[A-Z_]+=\S* )*slim-det (.*)$", re.MULTILINE)
+_SCRIPT = re.compile(r"main\(\[\"(\w+)\"")
 _FILE = re.compile(r"(?:configs|docs|tools|benchmarks|slim_det|tests)/[\w./-]*\w\.\w+")
 
 
@@ -30,6 +31,20 @@ def commands(path: Path) -> list[list[str]]:
 
 def test_there_are_commands() -> None:
     assert len(commands(ROOT / "README.md")) > 5
+
+
+def test_every_command_is_described() -> None:
+    text = " ".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    assert [name for name in COMMANDS if f"slim-det {name}" not in text] == []
+
+
+def test_scripts_run_commands() -> None:
+    """Every command has a script in `tools/`, except for two."""
+    scripts = {path: _SCRIPT.findall(path.read_text()) for path in ROOT.glob("tools/*.py")}
+    assert [path.name for path, names in scripts.items() if len(names) != 1] == []
+    run = {names[0] for names in scripts.values()}
+    assert run <= set(COMMANDS)
+    assert set(COMMANDS) - run == {"inspect", "demo"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -104,7 +104,7 @@ class Plan(Step):
         return _dump(self.as_dict())
 
     def content(self) -> dict[str, Any]:
-        """What its file holds."""
+        """What its file holds; without a repair it is that of a version that had none."""
         return {
             "architecture": self.architecture,
             "fingerprint": self.fingerprint,
@@ -113,7 +113,7 @@ class Plan(Step):
             "cost": self.cost,
             "groups": self.groups,
             "depthwise": self.depthwise,
-            "repair": self.repair,
+            **({} if self.repair is None else {"repair": self.repair}),
             "slices": _lists(self.slices),
             "tensors": {name: list(shape) for name, shape in self.tensors.items()},
         }

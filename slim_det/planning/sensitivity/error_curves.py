@@ -68,10 +68,10 @@ def error_curves(
         for name in tqdm(names, "elimination", unit="group", disable=None, leave=False):
             group = groups.groups[name]
             counts = {ratio: units_removed(len(group.units), ratio) for ratio in ratios}
-            errors = reconstruction.eliminate(group, max(counts.values())).errors
+            errors = [0.0, *reconstruction.eliminate(group, max(counts.values())).errors.tolist()]
             losses[name] = {
                 # Fewer errors than counts: every layer of the group keeps a channel.
-                ratio: -math.expm1(-float(errors[min(count, len(errors)) - 1])) if count else 0.0
+                ratio: -math.expm1(-errors[min(count, len(errors) - 1)])
                 for ratio, count in counts.items()
             }
         num_images = reconstruction.images
