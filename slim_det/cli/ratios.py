@@ -48,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min_channels", type=common.positive, default=1, metavar="N",
         help="least number of channels to keep in a layer (default 1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--repair", action="store_true",
+        help="repair the layers of the pruned model from training images before it is measured",
+    )  # fmt: skip
+    parser.add_argument(
+        "--criterion", metavar="NAME",
+        help="how channels are chosen (default: as in the sensitivity file)",
+    )  # fmt: skip
     common.add_image_size_argument(parser)
     parser.add_argument(
         "--no_measure", action="store_true", help="do not evaluate the pruned model (much faster)"
@@ -57,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Solve, check and measure, and write the files only then."""
-    from slim_det.compress.prune.pruner import Pruner
+    from slim_det.compress.prune.importance import check_criterion
+    from slim_det.compress.prune.pruner import FROM_IMAGES, LEAST_SQUARES, Pruner
     from slim_det.core.files import sha256_of, write_atomically
     from slim_det.planning.budget.plan import check_pruner, ratios_of
     from slim_det.planning.budget.prepare import make_search
@@ -69,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     target = read_target(args.loss, args.macs, args.params, args.latency, args.latency_ms)
     limits = _limits(args)
     _check_files(args, target.resource == "latency_ms")
+    if args.criterion:
+        check_criterion(args.criterion, "--criterion", FROM_IMAGES)
     result = read_result(args.sensitivity)
     table = read_any_table(args.table) if args.table else None
     source = Provenance(
@@ -76,16 +87,17 @@ def run(args: argparse.Namespace) -> int:
         sha256=sha256_of(args.sensitivity),
         metric=result.metric,
         baseline=result.baseline,
-        criterion=result.criterion,
+        criterion=args.criterion or result.criterion,
     )
     cfg, traced = _traced(args, result)
     search = make_search(traced, result, args.sensitivity, limits, table)
     solution = search.solve(target)
     ratios = ratios_of(traced, solution, search.losses, limits.align)
-    pruner = Pruner(result.criterion, pruned_ratios=ratios, align=limits.align)
+    repair = LEAST_SQUARES if args.repair else None
+    pruner = Pruner(source.criterion, pruned_ratios=ratios, align=limits.align, repair=repair)
     check_pruner(traced, solution, pruner)
     measured = None if args.no_measure else _measure(cfg, traced, pruner)
-    report = Report(target, solution, ratios, limits.align, source, measured)
+    report = Report(target, solution, ratios, limits.align, source, measured, repair)
     write_atomically(outputs(report, args.output, args.png))
     common.save_json(args, report.as_dict())
     _print(report, traced)

@@ -64,6 +64,7 @@ class Report:
         align: Alignment of the pruner.
         provenance: Where the losses came from.
         measured_ap: Metric of the pruned model, 0 to 1; None if not measured.
+        repair: How its layers are repaired after the cut; None if they are not.
     """
 
     target: Target
@@ -72,6 +73,7 @@ class Report:
     align: int
     provenance: Provenance
     measured_ap: float | None = None
+    repair: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report with its JSON keys; counts are integers."""
@@ -83,6 +85,7 @@ class Report:
             "ratios": self.ratios,
             "align": self.align,
             "criterion": source.criterion,
+            "repair": self.repair,
             "predicted_ap": source.predicted(solution.retained),
             "predicted_loss": 1.0 - solution.retained,
             "measured_ap": self.measured_ap,
@@ -107,13 +110,15 @@ class Report:
         settings: dict[str, Any] = {"criterion": source.criterion, "pruned_ratios": self.ratios}
         if self.align > 1:
             settings["align"] = self.align
+        if self.repair:
+            settings["repair"] = self.repair
         comments = [
             f"Made by slim-det ratios {__version__}: {self.target_text}.",
             f"sensitivity: {source.file}, sha256 {source.sha256}",
             f"metric: {source.metric}, baseline {_metric(source.baseline)}",
             f"predicted: {_metric(source.predicted(solution.retained))} "
             f"({1.0 - solution.retained:.2%} lost), before any fine-tuning",
-            f"measured: {_metric(self.measured_ap, 'not measured')}",
+            f"measured: {self._measured}",
             *self.cost_lines,
         ]
         head = "".join(f"# {' '.join(line.split())}\n" for line in comments)
@@ -124,6 +129,11 @@ class Report:
     def target_text(self) -> str:
         """The target in a phrase."""
         return TARGET_TEXTS[self.target.kind].format(self.target.value)
+
+    @property
+    def _measured(self) -> str:
+        repaired = ", after repair" if self.repair and self.measured_ap is not None else ""
+        return f"{_metric(self.measured_ap, 'not measured')}{repaired}"
 
     @property
     def cost_lines(self) -> list[str]:
@@ -142,7 +152,7 @@ class Report:
             *self.cost_lines,
             f"{source.metric}, before any fine-tuning: baseline {_metric(source.baseline)}, "
             f"predicted {_metric(source.predicted(retained))} ({1.0 - retained:.2%} lost), "
-            f"measured: {_metric(self.measured_ap, 'not measured')}",
+            f"measured: {self._measured}",
             f"solved by {self.solution.method}",
         ]
         return "\n".join(lines)
