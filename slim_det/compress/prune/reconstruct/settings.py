@@ -35,7 +35,7 @@ class Calibration:
     ridge: Annotated[
         float,
         Field(ge=LEAST_RIDGE, le=1, allow_inf_nan=False, description="a number from 1e-8 to 1"),
-    ] = 1e-3
+    ] = 1e-4
 
     def as_dict(self) -> dict[str, Any]:
         """Values of JSON."""

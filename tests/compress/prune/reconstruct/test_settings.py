@@ -9,7 +9,7 @@ import pytest
 from slim_det.compress.prune.reconstruct.settings import Calibration, read_calibration
 from slim_det.core.errors import ConfigError
 
-DEFAULTS = {"images": 256, "folder": None, "positions": 8192, "ridge": 1e-3}
+DEFAULTS = {"images": 256, "folder": None, "positions": 8192, "ridge": 1e-4}
 
 
 @pytest.mark.parametrize("values", [None, {}])
