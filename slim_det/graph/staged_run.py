@@ -104,7 +104,7 @@ class StagedRun:
         After the last image, later stages start from here.
         """
         wanted = list(dict.fromkeys(names))
-        part = self._part(wanted)
+        part = self.part(wanted)
         keep = self._live_after(part)
         if self._bytes_an_image(keep) * self.count > self._limit:
             keep = []
@@ -124,6 +124,16 @@ class StagedRun:
             yield {name: found[name] for name in wanted}
         if keep or not self._bytes_an_image(self._live_after(part)):
             self._advance(part, keep)
+
+    def part(self, names: Sequence[str]) -> list[int]:
+        """Indices of the operators that the next stage runs for these variables, in order."""
+        missing, part = set(names) - self._stored, []
+        for index in range(len(self.program.ops) - 1, -1, -1):
+            op = self.program.ops[index]
+            if op.type not in _WITHOUT_WORK and not missing.isdisjoint(self._results(op)):
+                part.append(index)
+                missing |= set(op.input_arg_names) - self._stored
+        return part[::-1]
 
     def _results(self, op: Op) -> list[str]:
         """What an operator computes; batch norms also write the statistics that they read."""
@@ -146,16 +156,6 @@ class StagedRun:
     def _read(self, name: str, index: int) -> np.ndarray:
         store = self._store if name in self._kept else self._images
         return store.read(name, index)
-
-    def _part(self, names: Sequence[str]) -> list[int]:
-        """Indices of the operators that compute these variables from what is stored."""
-        missing, part = set(names) - self._stored, []
-        for index in range(len(self.program.ops) - 1, -1, -1):
-            op = self.program.ops[index]
-            if op.type not in _WITHOUT_WORK and not missing.isdisjoint(self._results(op)):
-                part.append(index)
-                missing |= set(op.input_arg_names) - self._stored
-        return part[::-1]
 
     def _live_after(self, part: list[int]) -> list[str]:
         """What operators that have not run will read of what is stored or computed by then."""

@@ -7,7 +7,7 @@ its batch, and the model would be another function than the one that was measure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,26 +15,54 @@ from slim_det.graph.op import Op
 from slim_det.graph.staged_run import StagedRun
 
 
-def restate_batch_norms(run: StagedRun, norms: Sequence[int]) -> None:
-    """Measure the inputs of batch norms and rewrite their four vectors in the program.
-
-    With mean m and deviation s as they are, and m' and s' as measured, scale and shift become
-    ``gamma s' / s`` and ``beta + gamma (m' - m) / s``: the same map in evaluation, and in training
-    the same up to the noise of a batch. Deviations are ``sqrt(variance + epsilon)``.
+class BatchNormStatistics:
+    """Measures the inputs of batch norms, while a model runs for another reason if possible.
 
     Args:
-        run: The model on the images; no stage of it has run yet.
         norms: Indices of the batch norm operators.
     """
-    ops = [run.program.ops[index] for index in norms]
-    totals: dict[str, _Total] = {op.input("Scale"): _Total() for op in ops}
-    if not ops:
-        return
-    for arrays in run.arrays([op.input("X") for op in ops]):
+
+    def __init__(self, norms: Sequence[int]) -> None:
+        self._norms = tuple(norms)
+        self._measured: set[int] = set()
+        self._totals: dict[str, _Total] = {}
+
+    def due(self, run: StagedRun, names: Sequence[str]) -> list[Op]:
+        """The batch norms, not measured yet, that the next stage runs for these variables.
+
+        They count as measured; `add` has to be called for every image of the stage.
+        """
+        part = set(run.part(names))
+        return self._of(run, [norm for norm in self._norms if norm in part])
+
+    def add(self, ops: Sequence[Op], arrays: Mapping[str, np.ndarray]) -> None:
+        """Add what some batch norms read on one image."""
         for op in ops:
-            totals[op.input("Scale")].add(_by_channel(op, arrays[op.input("X")]))
-    for scale, op in {op.input("Scale"): op for op in ops}.items():
-        _restate(run, op, *totals[scale].statistics())
+            total = self._totals.setdefault(op.input("Scale"), _Total())
+            total.add(_by_channel(op, arrays[op.input("X")]))
+
+    def restate(self, run: StagedRun) -> None:
+        """Measure what is left and rewrite the four vectors of every batch norm in the program.
+
+        With mean m and deviation s as they are, and m' and s' as measured, scale and shift become
+        ``gamma s' / s`` and ``beta + gamma (m' - m) / s``: the same map in evaluation, and in
+        training the same up to the noise of a batch. Deviations are ``sqrt(variance + epsilon)``.
+
+        Args:
+            run: The model on the images.
+        """
+        left = self._of(run, self._norms)
+        if left:
+            for arrays in run.arrays([op.input("X") for op in left]):
+                self.add(left, arrays)
+        ops = [run.program.ops[norm] for norm in self._norms]
+        for scale, op in {op.input("Scale"): op for op in ops}.items():
+            _restate(run, op, *self._totals[scale].statistics())
+
+    def _of(self, run: StagedRun, norms: Sequence[int]) -> list[Op]:
+        found = [norm for norm in norms if norm not in self._measured]
+        self._measured.update(found)
+        return [run.program.ops[norm] for norm in found]
 
 
 class _Total:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slim_det.compress.prune.reconstruct.in_place import add_squares, mirror
+from slim_det.compress.prune.reconstruct.in_place import add_squares, mirror, subtract_product
 
-_ROWS = 1024
+ROWS = 1024
 """Patches that are multiplied at once: fewer make the product slow, more cost memory."""
 
 _LARGE = 64
@@ -52,16 +52,25 @@ class Moments:
             self.yy + other.yy,
         )
 
+    def squared_deviation(self) -> float:
+        """Sum of squared differences of the targets from their means."""
+        if not self.count:
+            return 0.0
+        return float(np.maximum(self.yy - self.y**2 / self.count, 0.0).sum())
+
     def centred(self) -> Moments:
         """The moments after both means are subtracted."""
         if not self.count:
             return self
         mean_x, mean_y = self.x / self.count, self.y / self.count
+        xx = np.array(self.xx, order="C")
+        for total, own, mean in zip(xx, self.x, mean_x):
+            subtract_product(total, own[None], mean[None])
         return Moments(
             self.count,
             np.zeros_like(self.x),
             np.zeros_like(self.y),
-            self.xx - self.x[:, :, None] * mean_x[:, None, :],
+            xx,
             self.xy - self.x[:, :, None] * mean_y[:, None, :],
             np.maximum(self.yy - self.y * mean_y, 0.0),
         )
@@ -80,7 +89,7 @@ class MomentSums:
         """Add patches and their targets, [G, P, D] and [G, P, M]."""
         self._waiting.append((x, y))
         self._rows += x.shape[1]
-        if self._rows >= _ROWS:
+        if self._rows >= ROWS:
             self._flush()
 
     def result(self) -> Moments | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
-from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.compress.prune.reconstruct.moments import ROWS, Moments, MomentSums
 from slim_det.compress.prune.reconstruct.sums import Sum, at_positions
 from slim_det.core.errors import LayerError
 from slim_det.graph.op import Op
@@ -97,26 +97,26 @@ def observe(
     layers = list({layer.weight: layer for layer in (*readers, *repaired)}.values())
     sums = {layer.weight: MomentSums() for layer in readers}
     seen = Observed()
-    kept = {layer.weight for layer in repaired}
-    seen.targets = {(layer.weight, use): [] for layer in repaired for use in layer.uses}
-    weights = {layer.weight: _weight(run, layer) for layer in layers}
+    outputs = {
+        (layer.weight, use): _Outputs(layer, _matrix(run, layer, use))
+        for layer in repaired
+        for use in layer.uses
+    }
     seen.totals = {layer.weight: [] for layer in repaired if layer.weight in sums_behind}
     names = [name for layer in layers for name in layer.inputs(run.program)]
     names += [sums_behind[name].total for name in seen.totals]
     for image, arrays in enumerate(run.arrays(names)):
         for layer in layers:
             for use, chosen, x in sampled_patches(run, layer, sampling, image, arrays):
-                matrix = layer.rule.matrix(run.program.ops[use], weights[layer.weight])
-                _check_finite(layer, image, x)
+                _check_finite(layer, x)
                 if layer.weight in sums:
                     sums[layer.weight].add(x, np.zeros((*x.shape[:2], 0), np.float32))
-                if layer.weight in kept:
-                    y = (x @ matrix).transpose(1, 0, 2)
-                    _check_finite(layer, image, y)
-                    seen.targets[layer.weight, use].append(y.reshape(len(y), -1))
+                if (layer.weight, use) in outputs:
+                    outputs[layer.weight, use].add(x)
                 if layer.weight in seen.totals:
                     total = arrays[sums_behind[layer.weight].total][0]
                     seen.totals[layer.weight].append(at_positions(total, chosen))
+    seen.targets = {key: one.result() for key, one in outputs.items()}
     for name, total in sums.items():
         found = total.result()
         if found is not None:
@@ -153,13 +153,43 @@ def weight_shape(run: StagedRun, op: Op) -> tuple[int, ...]:
     return tuple(run.program.block.var(weight_of(op)).shape)
 
 
-def _weight(run: StagedRun, layer: LinearLayer) -> np.ndarray:
-    return run.program.value(weight_of(run.program.ops[layer.uses[0]]))
+class _Outputs:
+    """Outputs of a layer for the patches of every image, computed for many images at once."""
+
+    def __init__(self, layer: LinearLayer, matrix: np.ndarray) -> None:
+        self._layer, self._matrix = layer, np.ascontiguousarray(matrix)
+        self._waiting: list[np.ndarray] = []
+        self._found: list[np.ndarray] = []
+
+    def add(self, x: np.ndarray) -> None:
+        """Add the patches of an image, [G, P, D]."""
+        self._waiting.append(x)
+        if sum(one.shape[1] for one in self._waiting) >= ROWS:
+            self._flush()
+
+    def result(self) -> list[np.ndarray]:
+        """For each image float32 [P, O]."""
+        self._flush()
+        return self._found
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        y = (np.concatenate(self._waiting, axis=1) @ self._matrix).transpose(1, 0, 2)
+        _check_finite(self._layer, y)
+        ends = np.cumsum([x.shape[1] for x in self._waiting])[:-1]
+        self._found += [part.copy() for part in np.split(y.reshape(len(y), -1), ends)]
+        self._waiting = []
 
 
-def _check_finite(layer: LinearLayer, image: int, values: np.ndarray) -> None:
+def _matrix(run: StagedRun, layer: LinearLayer, use: int) -> np.ndarray:
+    op = run.program.ops[use]
+    return layer.rule.matrix(op, run.program.value(weight_of(op)))
+
+
+def _check_finite(layer: LinearLayer, values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         raise LayerError(
-            f"'{layer.weight}' reads or makes numbers that are not finite, on image {image}; "
-            "the weights before it are too large"
+            f"'{layer.weight}' reads or makes numbers that are not finite; the weights before it "
+            "are too large"
         )

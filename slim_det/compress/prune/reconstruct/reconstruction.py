@@ -17,7 +17,7 @@ from tqdm import tqdm
 from slim_det.compress.images import deployed_mode, unlabelled_images
 from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.plan import Plan
-from slim_det.compress.prune.reconstruct.batch_norm import restate_batch_norms
+from slim_det.compress.prune.reconstruct.batch_norm import BatchNormStatistics
 from slim_det.compress.prune.reconstruct.elimination import Elimination, eliminate
 from slim_det.compress.prune.reconstruct.layers import (
     Changed,
@@ -259,13 +259,16 @@ class Reconstruction:
         if [op.type for op in program.ops] != [op.type for op in self._program.ops]:
             raise PlanError("the cut model has other operators than before; it cannot be repaired")
         run, errors = self._run(program, KEPT_MB), []
+        statistics = BatchNormStatistics(self._changed.batch_norms)
         for layer in tqdm(self._changed.layers, "repair", unit="layer", disable=None, leave=False):
             ridge = self._calibration.ridge
             behind = self._sums.get(layer.weight)
             errors.append(
-                repair_layer(run, layer, plan, self._observed, self._sampling, ridge, behind)
+                repair_layer(
+                    run, layer, plan, self._observed, self._sampling, ridge, behind, statistics
+                )
             )
-        restate_batch_norms(self._run(program), self._changed.batch_norms)
+        statistics.restate(run)
         parameters = dict(model.named_parameters())
         known = set(program.parameters)
         for variable, name in self._parameters.items():

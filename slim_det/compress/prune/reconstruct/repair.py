@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from slim_det.compress.prune.plan import Plan
+from slim_det.compress.prune.reconstruct.batch_norm import BatchNormStatistics
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
@@ -73,6 +74,7 @@ def repair_layer(
     sampling: Sampling,
     ridge: float,
     behind: Sum | None = None,
+    statistics: BatchNormStatistics | None = None,
 ) -> LayerError:
     """Solve for the weights of one layer and write them into the program of the cut model.
 
@@ -84,11 +86,14 @@ def repair_layer(
         sampling: The positions that were observed.
         ridge: See `solve`.
         behind: The sum that the layer is the last to add to, if any.
+        statistics: Also measures the batch norms that run on the way to the layer.
     """
     op = run.program.ops[layer.uses[0]]
     weight = run.program.value(weight_of(op))
     start = layer.rule.matrix(op, weight).astype(np.float64)
-    fit, held_out = _moments(run, layer, plan, observed, sampling, start, behind)
+    fit, held_out = _moments(
+        run, layer, plan, observed, sampling, start, behind, statistics or BatchNormStatistics(())
+    )
     place = intercept_place(run.program, layer)
     everything = fit if held_out is None else fit + held_out
     error = squared_error(everything, start)
@@ -159,6 +164,7 @@ def _moments(
     sampling: Sampling,
     start: np.ndarray,
     behind: Sum | None,
+    statistics: BatchNormStatistics,
 ) -> tuple[Moments, Moments | None]:
     """The moments of the images to fit and of those held out; None if there are too few."""
     groups, _, columns = start.shape
@@ -171,7 +177,10 @@ def _moments(
     if behind is not None:
         names.append(behind.other)
     sums = MomentSums(), MomentSums()
+    norms = statistics.due(run, names)
+    names += [norm.input("X") for norm in norms]
     for image, arrays in enumerate(run.arrays(names)):
+        statistics.add(norms, arrays)
         held = image % HELD_OUT == HELD_OUT - 1
         for use, chosen, x in sampled_patches(run, layer, sampling, image, arrays):
             y = _of_channels(targets[use][image], kept)
@@ -209,7 +218,7 @@ def _solved(
 
 def _relative(error: float, moments: Moments) -> float:
     squares = float(moments.yy.sum())
-    spread = float(moments.centred().yy.sum())
+    spread = moments.squared_deviation()
     if spread <= _ROUNDING * squares:
         spread = squares  # outputs that do not differ are compared with their size
     if spread > 0.0:

@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle.nn import BatchNorm1D, BatchNorm2D, Conv2D, Linear
 
-from slim_det.compress.prune.reconstruct.batch_norm import restate_batch_norms
+from slim_det.compress.prune.reconstruct.batch_norm import BatchNormStatistics
 from slim_det.compress.tensors import set_parameter
 from slim_det.graph.staged_run import StagedRun, store_images
 from tests.compress.prune.reconstruct.nets import (
@@ -73,7 +73,7 @@ def restate(
     store, count = store_images(({"x": i} for i in images), program.feeds, folder / "images")
     norms = [i for i, op in enumerate(program.ops) if op.type == "batch_norm"]
     run = StagedRun(program, store, count, folder, threads=1)
-    restate_batch_norms(run, [norm for place, norm in enumerate(norms) if chosen(place)])
+    BatchNormStatistics([norm for place, norm in enumerate(norms) if chosen(place)]).restate(run)
     parameters = dict(net.named_parameters())
     for variable, name in prepared.parameters.items():
         if variable in program.parameters:

@@ -109,7 +109,7 @@ def test_constants_have_no_spread() -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 1024])
 def test_independent_of_how_they_arrive(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments_module, "_ROWS", rows)
+    monkeypatch.setattr(moments_module, "ROWS", rows)
     x, y = drawn(1)
     edges = [0, 0, 1, 2, 11, 30, 57]
     parts = [(x[:, a:b], y[:, a:b]) for a, b in zip(edges, edges[1:])]

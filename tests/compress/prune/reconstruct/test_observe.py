@@ -165,6 +165,6 @@ def test_outputs_that_are_too_large(part: str, tmp_path: Path) -> None:
     with pytest.raises(LayerError) as caught:
         seen(prepared, drawn_images(2), tmp_path, **{part: ("inner", "head")})
     assert str(caught.value) == (
-        "'inner.weight' reads or makes numbers that are not finite, on image 0; the weights before "
+        "'inner.weight' reads or makes numbers that are not finite; the weights before "
         "it are too large"
     )
