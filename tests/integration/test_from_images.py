@@ -200,7 +200,7 @@ def test_pruned_and_repaired_without_training(saved: Path, unpruned: Path, folde
         **CALIBRATION,
         "images": 3,
         "folder": None,
-        "ridge": 1e-3,
+        "ridge": 1e-4,
     }
     assert plan.repair["images"] == 3 and plan.repair["layers"]
     before, after = (

@@ -57,7 +57,7 @@ def test_given_scores_decide() -> None:
         return np.array([np.inf, 0.0, 1.0, np.inf])
 
     plan = Pruner(criterion="elimination", pruned_ratios={"stem": 0.5}).plan(
-        net, *traced(net), scores
+        net, *traced(net), scores=scores
     )
     assert plan.groups["stem"]["kept"] == [0, 3]
     assert asked == [("stem", 2)]
