@@ -104,7 +104,7 @@ class Reader:
         flat = rows.reshape(-1)
         kind = np.float32 if len(flat) >= _LARGE else np.float64
         self._a: np.ndarray = _inverse(moment, penalty).astype(kind, copy=False)
-        self._w: np.ndarray = weights.astype(kind)
+        self._w: np.ndarray = weights.astype(kind, order="C")
         if not np.array_equal(flat, np.arange(len(moment))):
             self._a = np.take(np.take(self._a, flat, axis=0), flat, axis=1)
             self._w = np.take(self._w, flat, axis=0)

@@ -19,7 +19,11 @@ def add_squares(total: np.ndarray, x: np.ndarray) -> None:
     Args:
         total: float64 [D, D], C-contiguous.
         x: float64 [P, D], C-contiguous.
+
+    Raises:
+        ValueError: ``total`` is stored in another order, so BLAS would change a copy.
     """
+    _require_rows(total)
     # In BLAS' order of memory the matrix is its own transpose, and its lower triangle the upper.
     dsyrk(1.0, x.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
 
@@ -31,9 +35,18 @@ def subtract_product(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> 
         total: [D, M], float32 or float64.
         left: [K, D].
         right: [K, M].
+
+    Raises:
+        ValueError: ``total`` is stored in another order, so BLAS would change a copy.
     """
+    _require_rows(total)
     gemm = sgemm if total.dtype == np.float32 else dgemm
     gemm(-1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+
+
+def _require_rows(total: np.ndarray) -> None:
+    if not total.flags.c_contiguous:
+        raise ValueError("a matrix that is changed in place has to be stored row by row")
 
 
 def mirror(matrix: np.ndarray) -> None:

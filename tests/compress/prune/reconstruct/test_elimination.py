@@ -311,3 +311,22 @@ def test_many_inputs_at_few_positions(ridge: float) -> None:
     assert 0.0 <= found.errors[0] and 0.1 < found.errors[-1] <= most
     last = tuple(found.order)
     assert found.errors[-1] == pytest.approx(layer.cost(last), rel=1e-4)
+
+
+def test_the_order_of_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a convolution are a transposed view; delayed updates have to reach them."""
+    monkeypatch.setattr(elimination_module, "_DELAYED", 4)
+    rng = np.random.default_rng(5)
+    inputs = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12))
+    weights = rng.normal(size=(12, 5))
+    found = [
+        eliminate(
+            [Reader(inputs.T @ inputs, stored, np.arange(12)[:, None], RIDGE)],
+            12,
+            11,
+            np.ones((1, 12), bool),
+        )
+        for stored in (weights, np.asfortranarray(weights))
+    ]
+    assert found[0].order.tolist() == found[1].order.tolist()
+    np.testing.assert_allclose(found[0].errors, found[1].errors, rtol=1e-9)
