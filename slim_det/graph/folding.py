@@ -9,6 +9,8 @@ from slim_det.graph.operators import declared, result_of, weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.tracing import deployment_program
 
+_STATISTICS = ("Scale", "Bias", "Mean", "Variance")
+
 
 @deployment_program()
 def fold_batch_norm(p: DeployProgram) -> None:
@@ -27,6 +29,15 @@ def fold_batch_norm(p: DeployProgram) -> None:
             _fold(p, convolution, op)
 
 
+def affine_map(p: DeployProgram, norm: Op) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of every channel that a batch norm is in evaluation, float64 [C]."""
+    gamma, beta, mean, variance = (
+        p.value(norm.input(slot)).astype(np.float64) for slot in _STATISTICS
+    )
+    factor = gamma / np.sqrt(variance + norm.attrs["epsilon"])
+    return factor, beta - mean * factor
+
+
 def _can_be_folded(p: DeployProgram, convolution: Op) -> bool:
     return (
         declared(convolution).int8_kernel
@@ -36,14 +47,12 @@ def _can_be_folded(p: DeployProgram, convolution: Op) -> bool:
 
 
 def _fold(p: DeployProgram, convolution: Op, norm: Op) -> None:
-    statistics = [norm.input(slot) for slot in ("Scale", "Bias", "Mean", "Variance")]
-    gamma, beta, mean, variance = (p.value(name).astype(np.float64) for name in statistics)
-    factor = gamma / np.sqrt(variance + norm.attrs["epsilon"])
+    factor, shift = affine_map(p, norm)
     weight = weight_of(convolution)
     folded = p.value(weight).astype(np.float64) * factor.reshape(-1, 1, 1, 1)
     p.set_value(weight, folded.astype(np.float32))
     bias = f"{weight}.folded_bias"
-    p.set_value(bias, (beta - mean * factor).astype(np.float32))
+    p.set_value(bias, shift.astype(np.float32))
     p.insert(
         p.remove(norm),
         "elementwise_add",
@@ -51,6 +60,6 @@ def _fold(p: DeployProgram, convolution: Op, norm: Op) -> None:
         {"Out": [norm.output("Y")]},
         {"axis": 1},
     )
-    for name in dict.fromkeys(statistics):
+    for name in dict.fromkeys(norm.input(slot) for slot in _STATISTICS):
         if not p.readers(name):
             p.block._remove_var(name)

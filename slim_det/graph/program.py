@@ -81,6 +81,15 @@ class Program:
         """The result of an operator, with its bias added if it has one."""
         return result_of(self.bias_addition(op) or op)
 
+    def bias_parameter(self, op: Op) -> str:
+        """The variable of the bias that is added to the result of an operator; '' for none."""
+        addition = self.bias_addition(op)
+        if addition is None:
+            return ""
+        name = addition.input(declared(addition).bias)
+        writer = self.writer(name)
+        return name if writer is None else writer.input("X")
+
     def _adds_bias(self, op: Op) -> bool:
         name = op.input(declared(op).bias)
         writer = self.writer(name)

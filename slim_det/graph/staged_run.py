@@ -105,9 +105,9 @@ class StagedRun:
         """
         wanted = list(dict.fromkeys(names))
         part = self.part(wanted)
-        keep = self._live_after(part)
-        if self._bytes_an_image(keep) * self.count > self._limit:
-            keep = []
+        live = self._live_after(part)
+        fits = self._bytes_an_image(live) * self.count <= self._limit
+        keep = live if fits else []
         fresh = [name for name in keep if name not in self._kept]
         computed = [name for name in wanted if name not in self._stored]
         outputs = list(dict.fromkeys([*computed, *fresh]))
@@ -122,7 +122,7 @@ class StagedRun:
             for name in fresh:
                 self._store.append(name, found[name])
             yield {name: found[name] for name in wanted}
-        if keep or not self._bytes_an_image(self._live_after(part)):
+        if fits:
             self._advance(part, keep)
 
     def part(self, names: Sequence[str]) -> list[int]:

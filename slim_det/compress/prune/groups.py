@@ -44,6 +44,11 @@ class Group:
         """Why it cannot be pruned, in one phrase; '' if it can."""
         return "; ".join(self.reasons)
 
+    @property
+    def holders(self) -> np.ndarray:
+        """Which units each member has, bool [members, U]."""
+        return np.array([np.isin(self.units, member.ids) for member in self.members])
+
     def channels_kept(self, units_removed: int) -> int:
         """Remaining channels of the widest member."""
         return self.channels - units_removed * self.channels // len(self.units)
@@ -66,6 +71,10 @@ class ModelGroups:
     depthwise: dict[str, int]
     member_of: dict[str, str]
     followers: dict[str, list[str]]
+
+    def axes_reading(self, units: np.ndarray) -> list[ParameterAxis]:
+        """The axes of weights that read any of these units."""
+        return [axis for axis in self.axes if not axis.makes and np.isin(axis.ids, units).any()]
 
     def without(self, removed: np.ndarray) -> ModelGroups:
         """The groups once units are removed; those that are left keep their identity.

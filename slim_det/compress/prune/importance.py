@@ -152,7 +152,7 @@ def least_important(
         align: See `units_removed`.
         energy: Whether it is a share of the energy (see `units_within_energy`), not of the units.
     """
-    members = np.array([np.isin(group.units, member.ids) for member in group.members])
+    members = group.holders
     if not energy:
         return smallest(scores, units_removed(len(group.units), ratio, align), members)
     count = units_within_energy(scores, ratio, align)

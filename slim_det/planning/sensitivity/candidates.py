@@ -68,7 +68,7 @@ def _target(
 ) -> Target:
     parameters = dict(model.named_parameters())
     variables = {name: variable for variable, name in trace.parameters.items()}
-    reading = [a for a in groups.axes if not a.makes and np.isin(a.ids, group.units).any()]
+    reading = groups.axes_reading(group.units)
     if not reading:
         raise LayerError(f"'{group.name}': no layer reads its channels, so a cut changes nothing")
     repeats = _convolution_groups(trace)

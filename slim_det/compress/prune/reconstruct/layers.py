@@ -100,7 +100,7 @@ def changed_by(
         groups: The channel groups of its model.
         removed: Identities of the units.
     """
-    reading = {a.parameter for a in groups.axes if not a.makes and np.isin(a.ids, removed).any()}
+    reading = {axis.parameter for axis in groups.axes_reading(removed)}
     readers = [op for op in program.ops if parameters.get(weight_of(op), "") in reading]
     first = [result_of(op) for op in readers]
     behind = program.downstream(first)

@@ -135,7 +135,7 @@ def sampled_patches(
     for use in layer.uses:
         op = run.program.ops[use]
         data = [arrays[name][0] for name in data_names(op)]
-        shape = weight_shape(run, op)
+        shape = weight_shape(run.program, op)
         chosen = sampling.choose(image, use, layer.rule.positions(op, data, shape))
         x = layer.rule.patches(op, data, shape, chosen)
         yield use, chosen, x.astype(np.float32, copy=False)
@@ -144,13 +144,14 @@ def sampled_patches(
 def moments_mb(program: DeployProgram, layer: LinearLayer) -> float:
     """Size of the moments of a layer's input, in megabytes."""
     op = program.ops[layer.uses[0]]
-    groups, rows, _ = layer.rule.matrix(op, program.value(weight_of(op))).shape
+    unread = np.empty(weight_shape(program, op), np.float32)  # only its shape counts
+    groups, rows, _ = layer.rule.matrix(op, unread).shape
     return groups * rows**2 * 8 / 1e6
 
 
-def weight_shape(run: StagedRun, op: Op) -> tuple[int, ...]:
+def weight_shape(program: DeployProgram, op: Op) -> tuple[int, ...]:
     """Shape of an operator's weight."""
-    return tuple(run.program.block.var(weight_of(op)).shape)
+    return tuple(program.block.var(weight_of(op)).shape)
 
 
 class _Outputs:

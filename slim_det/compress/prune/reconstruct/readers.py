@@ -18,7 +18,7 @@ def reading_layers(
 ) -> list[LinearLayer]:
     """The linear layers that read channels of some groups, in order."""
     units = np.concatenate([groups.groups[name].units for name in names])
-    reading = {a.parameter for a in groups.axes if not a.makes and np.isin(a.ids, units).any()}
+    reading = {axis.parameter for axis in groups.axes_reading(units)}
     return [layer for name, layer in layers.items() if name in reading]
 
 
@@ -41,8 +41,8 @@ def readers_of(
         ridge: See `Reader`.
     """
     readers = []
-    for axis in groups.axes:
-        if axis.makes or axis.parameter not in moments or not np.isin(axis.ids, group.units).any():
+    for axis in groups.axes_reading(group.units):
+        if axis.parameter not in moments:
             continue
         layer, seen = layers[axis.parameter], moments[axis.parameter]
         op = program.ops[layer.uses[0]]

@@ -243,8 +243,7 @@ class Reconstruction:
             self._observed.moments,
             self._calibration.ridge,
         )
-        holders = np.array([np.isin(group.units, member.ids) for member in group.members])
-        return eliminate(readers, len(group.units), count, holders)
+        return eliminate(readers, len(group.units), count, group.holders)
 
     def repair(self, model: paddle.nn.Layer, plan: Plan) -> Repair:
         """Repair a model that was cut as observed, and restate its batch norms, in place.

@@ -132,12 +132,10 @@ def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
 def _place_behind(program: DeployProgram, op: Op) -> Place | None:
     addition = program.bias_addition(op)
     if addition is not None:
-        name = addition.input("Y")
-        writer = program.writer(name)
         alone = len(program.readers(result_of(op))) == 1
         if not alone or not _one_number_a_channel(program, op, addition):
             return None
-        return Place(name if writer is None else writer.input("X"), +1)
+        return Place(program.bias_parameter(op), +1)
     readers = program.readers(result_of(op))
     if len(readers) == 1 and "batch_norm" in readers[0].type:
         return Place(readers[0].input("Mean"), -1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
+from slim_det.graph.folding import affine_map
 from slim_det.graph.linear_rules import Convolution
 from slim_det.graph.op import Op
 from slim_det.graph.operators import result_of
@@ -125,25 +126,15 @@ def _sum_behind(program: DeployProgram, layer: LinearLayer) -> Sum | None:
 
 def _bias(program: DeployProgram, op: Op) -> np.ndarray:
     """The bias of a convolution, [C] or [1]."""
-    addition = program.bias_addition(op)
-    if addition is None:
-        return np.zeros(1)
-    name = addition.input("Y")
-    writer = program.writer(name)
-    return program.value(name if writer is None else writer.input("X")).ravel().astype(np.float64)
+    name = program.bias_parameter(op)
+    return program.value(name).ravel().astype(np.float64) if name else np.zeros(1)
 
 
 def _affine(program: DeployProgram, norm: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Factor and shift of a batch norm in evaluation, [C] or [1]."""
     if norm is None:
         return np.ones(1), np.zeros(1)
-    op = program.ops[norm]
-    gamma, beta, mean, variance = (
-        program.value(op.input(slot)).astype(np.float64)
-        for slot in ("Scale", "Bias", "Mean", "Variance")
-    )
-    factor = gamma / np.sqrt(variance + float(op.attrs["epsilon"]))
-    return factor, beta - mean * factor
+    return affine_map(program, program.ops[norm])
 
 
 def _only_reader(program: DeployProgram, name: str) -> Op | None:
