@@ -50,6 +50,21 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--infer_dir", metavar="DIR", help="all images in a folder")
 
 
+def add_save_dir_argument(parser: argparse.ArgumentParser, checkpoint: str) -> None:
+    """``--save_dir DIR`` of a command that saves weights under a fixed name."""
+    parser.add_argument(
+        "--save_dir", metavar="DIR",
+        help=f"the weights go to DIR/<configuration's name>/{checkpoint}.pdparams (default: "
+        "save_dir of the configuration)",
+    )  # fmt: skip
+
+
+def calibration_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--images`` and ``--num_images`` set of `Calibration`, without what is not given."""
+    given = {"folder": args.images, "images": args.num_images}
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def add_image_size_argument(parser: argparse.ArgumentParser) -> None:
     """``--image_size N``."""
     parser.add_argument(

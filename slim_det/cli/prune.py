@@ -32,11 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num_images", type=common.positive, metavar="N",
         help="learn from the first N images (default: as the slim file says, otherwise 256)",
     )  # fmt: skip
-    parser.add_argument(
-        "--save_dir", metavar="DIR",
-        help=f"the weights go to DIR/<configuration's name>/{CHECKPOINT}.pdparams (default: "
-        "save_dir of the configuration)",
-    )  # fmt: skip
+    common.add_save_dir_argument(parser, CHECKPOINT)
     parser.add_argument(
         "--eval", action="store_true",
         help="measure the metric before, after the cut and after the repair",
@@ -67,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _set_calibration(args: argparse.Namespace, cfg: Any) -> None:
     """Let the flags override the slim file."""
-    given = {"folder": args.images, "images": args.num_images}
-    flags = {key: value for key, value in given.items() if value is not None}
+    flags = common.calibration_flags(args)
     if flags:
         settings = cfg["Pruner"].get("calibration") or {}
         if isinstance(settings, dict):  # anything else is refused by the pruner

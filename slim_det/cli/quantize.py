@@ -49,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     common.add_export_arguments(parser)
     parser.add_argument("--report", action="store_true", help="print a table of all layers")
-    parser.add_argument(
-        "--save_dir", metavar="DIR",
-        help=f"the weights go to DIR/<configuration's name>/{CHECKPOINT}.pdparams (default: "
-        "save_dir of the configuration)",
-    )  # fmt: skip
+    common.add_save_dir_argument(parser, CHECKPOINT)
     common.add_json_argument(parser)
 
 

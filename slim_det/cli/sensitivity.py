@@ -150,8 +150,7 @@ def _from_errors(args: argparse.Namespace) -> SensitivityResult:
             raise ConfigError(f"--{flag} cannot be combined with --method error: leave it out")
     if _launched_shard():
         raise ConfigError("--method error runs in one process: start it without the launcher")
-    given = {"images": args.num_images, "folder": args.images}
-    calibration = read_calibration({k: v for k, v in given.items() if v is not None})
+    calibration = read_calibration(common.calibration_flags(args))
     ratios = tuple(read_ratios(" ".join(args.ratios)))
     params = tuple(args.params) if args.params else None
     cfg = load_config(args.config, args.opt)

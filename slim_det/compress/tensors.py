@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import paddle
@@ -41,6 +41,13 @@ def slot_owner(key: str, parameters: Iterable[str]) -> str:
     """
     owners = (name for name in parameters if f"{key}_".startswith(f"{name}_"))
     return max(owners, key=len, default="")
+
+
+def sliced(value: np.ndarray, axes: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Only the kept indices of some axes, C-contiguous; ``axes`` is axis -> kept indices."""
+    for axis, kept in axes.items():
+        value = np.take(value, kept, axis=axis)
+    return np.ascontiguousarray(value)
 
 
 def differing(

@@ -17,6 +17,7 @@ from slim_det.compress.tensors import (
     differing,
     fingerprint,
     set_parameter,
+    sliced,
     summary,
     tensor_shapes,
 )
@@ -95,9 +96,7 @@ class Plan(Step):
 
     def slice(self, name: str, value: np.ndarray) -> np.ndarray:
         """Keep the remaining channels of a tensor, or of its optimizer state of equal shape."""
-        for axis, kept in self.slices.get(name, {}).items():
-            value = np.take(value, kept, axis=axis)
-        return np.ascontiguousarray(value)
+        return sliced(value, self.slices.get(name, {}))
 
     def to_json(self) -> str:
         """The plan as JSON text, with one line per entry of a table."""

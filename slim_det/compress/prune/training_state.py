@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import paddle
 
 from slim_det.compress.prune.compose import Slices
-from slim_det.compress.tensors import set_parameter, slot_owner
+from slim_det.compress.tensors import set_parameter, sliced, slot_owner
 from slim_det.core.errors import TrainingError
 
 
@@ -60,10 +59,7 @@ def slice_training_state(
         if name in average and average[name] is not own:
             others.append(average[name])
         for tensor in others:
-            value = tensor.numpy()
-            for axis, kept in axes.items():
-                value = np.take(value, kept, axis=axis)
-            set_parameter(tensor, value)
+            set_parameter(tensor, sliced(tensor.numpy(), axes))
         # `clear_grad` keeps zeros of the old shape, for the case that a step gives no gradient.
         own.grad = None
 
