@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,13 +73,11 @@ def run_images(
     """Run a detector on images with a progress bar, as it will be deployed.
 
     Yields:
-        The outputs of each batch, after it has run. The model is in evaluation mode meanwhile.
+        The outputs for each image, after it has run. The model is in evaluation mode meanwhile.
     """
-    batch_size = int(cfg["TestReader"].get("batch_size", 1))
-    total = math.ceil(len(images) / batch_size)
     with deployed_mode(model, cfg), paddle.no_grad():
         batches = image_batches(cfg, images)
-        for _, batch in tqdm(batches, label, total, unit="image", disable=None, leave=False):
+        for _, batch in tqdm(batches, label, len(images), unit="image", disable=None, leave=False):
             yield model(batch)
 
 

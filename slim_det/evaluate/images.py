@@ -18,13 +18,18 @@ CHECKED_IMAGES = 8
 
 
 def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read images one at a time, preprocessed by ``TestReader``; yields path and batch."""
+    """Read images one at a time, preprocessed by ``TestReader``; yields path and batch.
+
+    The reader's own batch size is not used.
+    """
     from ppdet.core.workspace import create
 
     dataset = create("TestDataset")()
     dataset.set_images(images)
+    reader = create("TestReader")
+    reader.batch_size = 1
     with quiet_stdout():
-        loader = create("TestReader")(dataset, 0)
+        loader = reader(dataset, 0)
     paths = dataset.get_imid2path()
     for batch in loader:
         yield paths[int(np.asarray(batch["im_id"]).ravel()[0])], batch

@@ -1,13 +1,29 @@
-"""Readers are given back as they were."""
+"""Images are read one at a time; readers are given back as they were."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from slim_det.evaluate.images import eval_at
+from slim_det.evaluate.images import eval_at, image_batches
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 4}, {"batch_size": 9, "drop_last": True}])
+def test_images_one_at_a_time(tiny_cfg: Any, shapes: Path, more: dict[str, Any]) -> None:
+    """Whatever the batch size of the reader: all of them, in order, each with its own pixels."""
+    paths = [str(path) for path in sorted((shapes / "images").iterdir())[:6]]
+    expected = [np.asarray(batch["image"]) for _, batch in image_batches(tiny_cfg, paths)]
+    tiny_cfg["TestReader"].update(more)
+    found = list(image_batches(tiny_cfg, paths))
+    assert [path for path, _ in found] == paths
+    for (_, batch), image in zip(found, expected):
+        assert image.shape == (1, 3, 96, 96)
+        np.testing.assert_array_equal(batch["image"], image)
+    assert len({image.tobytes() for image in expected}) == 6
 
 
 def reader(*sizes: Any) -> dict[str, Any]:
