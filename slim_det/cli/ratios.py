@@ -179,10 +179,10 @@ def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
 
 def _measure(cfg: Any, traced: TracedModel, pruner: Pruner) -> float:
     """Prune the model and evaluate it."""
-    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+    from slim_det.evaluate.evaluation import evaluate_model
 
     cut = pruner.cut(traced.model, traced.trace, traced.groups, cfg=cfg)
-    return evaluate(cfg, dygraph_predictor(cut), "dygraph", latency_runs=1).ap
+    return evaluate_model(cfg, cut).ap
 
 
 def _print(report: Report, traced: TracedModel) -> None:

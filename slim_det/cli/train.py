@@ -107,9 +107,9 @@ def _evaluate_before(cfg: Any) -> None:
     import paddle.distributed as dist
 
     from slim_det.compress.strategy import hooks_of
-    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+    from slim_det.evaluate.evaluation import evaluate_model
 
     is_measured = any(hook.measures_start for hook in hooks_of(cfg["model"]))
     if dist.get_rank() == 0 and not is_measured:
-        result = evaluate(cfg, dygraph_predictor(cfg["model"]), "dygraph", latency_runs=1)
+        result = evaluate_model(cfg, cfg["model"])
         logging.getLogger("slim_det").info("before fine-tuning: %s", result)

@@ -19,7 +19,7 @@ from slim_det.compress.quantize.quantization_error import QuantizationError, onl
 from slim_det.core.errors import QuantError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.detections import Detections, parse_arrays
-from slim_det.evaluate.evaluation import EvalResult, dygraph_predictor, evaluate
+from slim_det.evaluate.evaluation import EvalResult, evaluate, evaluate_model
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
@@ -221,7 +221,7 @@ class DeployedMetric:
         """The metric in dygraph: int8 kernels overflow on a CPU without int8 instructions."""
         int8 = set(quantized_layers(self.model)).difference(back)
         with only_quantized(self.model, int8), eval_at(self.cfg, image_size_hw(self.cfg)):
-            return evaluate(self.cfg, dygraph_predictor(self.model), "dygraph", latency_runs=1)
+            return evaluate_model(self.cfg, self.model)
 
     def _measure(self, back: Sequence[str] | None) -> EvalResult:
         """The metric in int8 except for the layers ``back``; entirely in float if it is None."""

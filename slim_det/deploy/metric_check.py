@@ -12,7 +12,7 @@ import paddle
 from slim_det.core.errors import ExportError
 from slim_det.deploy.divergence import first_divergence
 from slim_det.deploy.predictor import MODEL_FILE, Predictor
-from slim_det.evaluate.evaluation import POINTS, dygraph_predictor, evaluate
+from slim_det.evaluate.evaluation import POINTS, evaluate, evaluate_model
 from slim_det.evaluate.images import eval_at, eval_images
 from slim_det.graph.engine import INT8_INSTRUCTIONS, NO_INT8
 from slim_det.graph.program import DeployProgram
@@ -88,7 +88,7 @@ def check_metric(
     deployed = Predictor(folder)
     with eval_at(cfg, image_size_hw):
         shipped = evaluate(cfg, deployed, "paddle_inference", latency_runs=1)
-        simulated = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
+        simulated = evaluate_model(cfg, model)
     found = MetricCheck(
         shipped.metric, simulated.ap, shipped.ap, shipped.num_images, shipped.per_class
     )

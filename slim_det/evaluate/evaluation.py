@@ -130,6 +130,14 @@ def evaluate(
     )
 
 
+def evaluate_model(cfg: Any, model: paddle.nn.Layer) -> EvalResult:
+    """Evaluate a ppdet model as it is, in dygraph; the latency is that of a single run.
+
+    Arguments and errors are those of `evaluate`.
+    """
+    return evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
+
+
 def dygraph_predictor(model: paddle.nn.Layer) -> Predict:
     """Wrap a ppdet model in evaluation mode."""
     model.eval()

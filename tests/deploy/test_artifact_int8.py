@@ -21,7 +21,7 @@ from slim_det.deploy import artifact, metric_check, predictor
 from slim_det.deploy.artifact import export_model
 from slim_det.deploy.latency import compare_latency, random_batch
 from slim_det.deploy.predictor import Predictor, network_engine
-from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+from slim_det.evaluate.evaluation import dygraph_predictor, evaluate, evaluate_model
 from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.int8_program import float_layers, int8_layers
 from slim_det.graph.program import DeployProgram
@@ -290,11 +290,14 @@ def test_half_a_point(
     """AP 0.5 of the artifact against that of the model."""
     cfg, model = loaded
 
-    def evaluated(cfg: Any, predict: Any, engine: str, **options: Any) -> Any:
-        result = evaluate(cfg, predict, engine, **options)
-        return replace(result, ap=0.5 if engine == "paddle_inference" else model_ap)
+    def artifact(*arguments: Any, **options: Any) -> Any:
+        return replace(evaluate(*arguments, **options), ap=0.5)
 
-    monkeypatch.setattr(metric_check, "evaluate", evaluated)
+    def simulated(cfg: Any, model: paddle.nn.Layer) -> Any:
+        return replace(evaluate_model(cfg, model), ap=model_ap)
+
+    monkeypatch.setattr(metric_check, "evaluate", artifact)
+    monkeypatch.setattr(metric_check, "evaluate_model", simulated)
     if passed:
         found = metric_check.check_metric(model, cfg, quantized.artifact, (96, 96))
         assert (found.model, found.artifact, found.num_images) == (model_ap, 0.5, 6)

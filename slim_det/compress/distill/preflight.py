@@ -9,7 +9,7 @@ from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.hook import Hook
 from slim_det.core.errors import SlimDetError
 from slim_det.evaluate.data.check import check_dataset
-from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+from slim_det.evaluate.evaluation import evaluate_model
 
 logger = logging.getLogger("slim_det")
 
@@ -34,8 +34,7 @@ class DistillPreflight(Hook):
         try:
             check_dataset(cfg, "EvalDataset")
             teacher, student = (
-                evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
-                for model in (distiller.teacher, self.trainer.model)
+                evaluate_model(cfg, model) for model in (distiller.teacher, self.trainer.model)
             )
         except SlimDetError as error:
             logger.warning("the teacher cannot be measured: %s", error)

@@ -23,9 +23,9 @@ class Measured:
         self.ap = {id(teacher): 0.5, id(student): 0.25}
         self.models: list[Any] = []
 
-    def __call__(self, cfg: Any, model: Any, engine: str, latency_runs: int) -> EvalResult:
+    def __call__(self, cfg: Any, model: Any) -> EvalResult:
         self.models.append(model)
-        return EvalResult("coco_ap", self.ap[id(model)], 0.9, {}, 6, engine, 1.0)
+        return EvalResult("coco_ap", self.ap[id(model)], 0.9, {}, 6, "dygraph", 1.0)
 
 
 @pytest.fixture
@@ -40,8 +40,7 @@ def trainer(fresh_config: Any) -> Any:
 def measured(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> Measured:
     found = Measured(distiller_of(trainer.model).teacher, trainer.model)
     monkeypatch.setattr(preflight, "check_dataset", lambda cfg, name: 6)
-    monkeypatch.setattr(preflight, "dygraph_predictor", lambda model: model)
-    monkeypatch.setattr(preflight, "evaluate", found)
+    monkeypatch.setattr(preflight, "evaluate_model", found)
     return found
 
 
@@ -99,7 +98,7 @@ def test_left_out_on_request(trainer: Any, measured: Measured, begin: Any) -> No
     assert measured.models == []
 
 
-@pytest.mark.parametrize("where", ["check_dataset", "evaluate"])
+@pytest.mark.parametrize("where", ["check_dataset", "evaluate_model"])
 def test_data_that_cannot_be_measured(
     measured: Measured, begin: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
