@@ -48,7 +48,7 @@ def _verify_pruned(args: argparse.Namespace) -> int:
     from slim_det.core.errors import ConfigError, PlanError
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.training import session
-    from slim_det.verify.masked import compare_with_masked
+    from slim_det.verify.masked import compare_with_masked, what_is_compared
 
     for flag in ("infer_img", "infer_dir", "images", "no_eval", "eval_images"):
         if getattr(args, flag):
@@ -66,7 +66,10 @@ def _verify_pruned(args: argparse.Namespace) -> int:
     stages = compare_with_masked(pruned, session.build_model(cfg), plan, size_hw, args.seed)
     for stage in stages:
         print(stage)
-    return _conclude(args, stages, describe_cost(plan))
+    compared = what_is_compared(plan)
+    if plan.repair is not None:
+        print(compared)
+    return _conclude(args, stages, describe_cost(plan), compared=compared)
 
 
 def _verify_artifact(args: argparse.Namespace) -> int:
@@ -87,11 +90,12 @@ def _verify_artifact(args: argparse.Namespace) -> int:
     return _conclude(args, stages, f"{args.artifact}{left_out}")
 
 
-def _conclude(args: argparse.Namespace, stages: list[Stage], subject: str) -> int:
+def _conclude(args: argparse.Namespace, stages: list[Stage], subject: str, **more: str) -> int:
     """Print the verdict on all stages, save them, and return the exit code."""
     passed = bool(stages) and all(stage.verdict != "FAIL" for stage in stages)
     print(f"{'pass' if passed else 'FAIL'}  {subject}")
-    common.save_json(args, {"stages": [stage.as_dict() for stage in stages], "passed": passed})
+    figures = {"stages": [stage.as_dict() for stage in stages], "passed": passed, **more}
+    common.save_json(args, figures)
     return 0 if passed else 1
 
 

@@ -90,6 +90,20 @@ def compare_with_masked(
     return [_stage(name, left[name], right[name]) for name in heads if name in left]
 
 
+def what_is_compared(plan: Plan) -> str:
+    """What `compare_with_masked` compares, in one sentence."""
+    compared = (
+        "the pruned model is compared with the unpruned architecture that has the same weights at "
+        "the channels that are kept and zeros elsewhere"
+    )
+    if plan.repair is None:
+        return compared
+    return (
+        f"{compared}; these are the repaired weights, so this does not show how near the repaired "
+        "model is to the one before the cut"
+    )
+
+
 def _outputs(model: paddle.nn.Layer, paths: list[str], image: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs for one image of the given layers, without those that do not run."""
     modules = dict(model.named_sublayers())

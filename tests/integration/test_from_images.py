@@ -230,7 +230,11 @@ def test_the_pruned_weights_are_weights(
 ) -> None:
     """Equal to the masked model, and already what the slim file asks for."""
     weights, slim = ("-o", f"weights={saved}"), slim_file(Path("slim.yml"))
-    assert done(cli("verify", "-c", tiny, *weights)).out.count("pass") == 4
+    verified = done(cli("verify", "-c", tiny, *weights, "--json", "verify.json"))
+    assert verified.out.count("pass") == 4
+    figures = json.loads(Path("verify.json").read_text())
+    assert f"\n{figures['compared']}\n" in verified.out
+    assert "these are the repaired weights" in figures["compared"]
     run = done(cli("eval", "-c", tiny, "--slim_config", slim, *weights))
     assert "is already cut as" in run.out + run.err
     line = refused("prune", "-c", tiny, "--slim_config", slim, *weights)
