@@ -102,10 +102,10 @@ def test_no_images(tmp_path: Path) -> None:
 
 
 def test_linear_channels_are_replaced(tmp_path: Path) -> None:
-    """Five of eight channels go, and three hold everything: the output is the same.
+    """Four of eight channels go, and three hold everything: the output is the same.
 
-    In relation to the squares of the outputs 1e-6 is left, for float32 and for a ridge of 1e-8
-    against conditions of some thousands; without repair nearly half is wrong.
+    To 1e-6 of the largest output, for the rounding of float32 (measured: 2e-7); a ridge of 1e-8 is
+    far below that. Without repair nearly half is wrong.
     """
     images = drawn_images(4)
     wanted = outputs(made(Chain), images)
@@ -116,8 +116,10 @@ def test_linear_channels_are_replaced(tmp_path: Path) -> None:
             ridge=1e-8, positions=ALL, choose=choose,
             criterion="elimination" if choose else "random",
         )  # fmt: skip
-        assert all(error.after < 1e-6 for error in repair.layers), repair
-        assert squared_error(outputs(net, images), wanted) < 1e-6 * size
+        assert all(error.after < 1e-12 for error in repair.layers), repair
+        largest = max(np.abs(one).max() for one in wanted)
+        for found, expected in zip(outputs(net, images), wanted):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * largest)
         assert squared_error(outputs(cut_only(Chain, plan), images), wanted) > 0.01 * size
 
 
@@ -164,8 +166,34 @@ def test_elimination_is_better_than_norms(tmp_path: Path) -> None:
     assert lost[0] < lost[1]
 
 
+def test_training_is_the_measured_function(tmp_path: Path) -> None:
+    """On the images as one batch, training mode computes what evaluation mode does.
+
+    The uncut network does, by its statistics; after the cut the modes are far apart (measured: 0.8
+    of the largest output), and after the repair the same again (measured: 2e-7).
+    """
+    images = drawn_images(8)
+    net, plan, _ = repaired(tmp_path / "run", images, positions=ALL)
+    assert apart(made(), images) < 1e-5
+    assert apart(cut_only(Net, plan), images) > 0.1
+    assert apart(net, images) < 1e-5
+
+
+def apart(net: paddle.nn.Layer, images: list[np.ndarray]) -> float:
+    """Difference of both modes on one batch, relative to the largest output."""
+    batch, results = paddle.to_tensor(np.concatenate(images)), []
+    with paddle.no_grad():
+        for switch in (net.eval, net.train):
+            switch()
+            results.append(net(batch).numpy())
+    return float(np.abs(results[1] - results[0]).max() / np.abs(results[0]).max())
+
+
 def test_what_stays_of_the_parameters(tmp_path: Path) -> None:
-    """Names, gradient flags, types, and the values of layers that read nothing changed."""
+    """Names, gradient flags, types, and the values of layers that read nothing changed.
+
+    Nothing is left in gradients, and what is learned later has them.
+    """
     net = made()
     net.first.weight.stop_gradient = True
     net.head.bias.stop_gradient = True
@@ -174,6 +202,7 @@ def test_what_stays_of_the_parameters(tmp_path: Path) -> None:
     plan, _ = prepared.cut_and_repaired(RATIOS, drawn_images(3), tmp_path)
     after = {name: (p.name, p.stop_gradient, p.dtype) for name, p in net.named_parameters()}
     assert after == before
+    assert all(parameter.grad is None for parameter in net.parameters())
     state, cut = values(net), values(cut_only(Net, plan))
     assert {name: value.shape for name, value in state.items()} == {
         name: value.shape for name, value in cut.items()
