@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import paddle
 
     from slim_det.compress.prune.plan import Plan
+    from slim_det.compress.prune.pruner import Pruner
     from slim_det.evaluate.evaluation import EvalResult
     from slim_det.training.config import SlimConfig
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prune, repair, save; nothing is written before all inputs have been checked."""
+    from ppdet.core.workspace import create
+
     from slim_det.core.files import output_folders
     from slim_det.evaluate.data.check import check_dataset
 
@@ -51,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     if slim is None or "Pruner" not in slim.strategies:
         raise ConfigError(f"--slim_config '{args.slim_config}': expected slim: Pruner")
     _set_calibration(args, cfg)
+    pruner = create("Pruner")
+    _check_images(args, pruner)
     if args.eval:
         check_dataset(cfg, "EvalDataset")
     stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
     with output_folders(stem.parent):
-        figures = _prune(args, cfg, replace(slim, strategies=("Pruner",)), stem)
+        figures = _prune(args, cfg, replace(slim, strategies=("Pruner",)), pruner.again, stem)
     print(figures["checkpoint"])
     common.save_json(args, figures)
     return 0
@@ -70,19 +75,38 @@ def _set_calibration(args: argparse.Namespace, cfg: Any) -> None:
             cfg["Pruner"]["calibration"] = {**settings, **flags}
 
 
-def _prune(args: argparse.Namespace, cfg: Any, slim: SlimConfig, stem: Path) -> dict[str, Any]:
+def _check_images(args: argparse.Namespace, pruner: Pruner) -> None:
+    """Check the folder of images before the model is built, and that flags have a reader."""
+    from slim_det.evaluate.data.check import find_images
+
+    flags, folder = common.calibration_flags(args), pruner.calibration.folder
+    if flags and not pruner.needs_images:
+        raise ConfigError(
+            f"{'--images' if args.images else '--num_images'} is read by criterion: elimination "
+            f"and repair: least_squares only, and '{args.slim_config}' asks for neither"
+        )
+    if folder and pruner.needs_images:
+        find_images(None, folder, "--images" if args.images else "Pruner.calibration.folder")
+
+
+def _prune(
+    args: argparse.Namespace, cfg: Any, slim: SlimConfig, again: bool, stem: Path
+) -> dict[str, Any]:
     from slim_det.compress.prune.plan import Plan, plan_of
     from slim_det.compress.steps import step_of, steps_of
     from slim_det.report.pruning import layer_table, pruning_figures
     from slim_det.training import checkpoint, session
 
     model = session.model_with_weights(cfg, cfg.get("weights"))
-    if step_of(model, Plan) is not None:
-        raise PlanError(f"'{cfg.weights}' are pruned already; expected weights that are not")
+    if step_of(model, Plan) is not None and not again:
+        raise PlanError(
+            f"'{cfg.weights}' are pruned already; expected weights that are not, or "
+            "Pruner.again: true to prune what is left"
+        )
     metrics: dict[str, EvalResult] = {}
     _measure(args, cfg, model, metrics, "before")
     started = time.perf_counter()
-    model = session.apply_strategies(model, cfg, slim)
+    model = session.prune_weights(model, cfg, slim)
     seconds = time.perf_counter() - started
     plan = plan_of(model)
     if plan is None:
@@ -103,12 +127,17 @@ def _prune(args: argparse.Namespace, cfg: Any, slim: SlimConfig, stem: Path) -> 
 
 def _only_cut(args: argparse.Namespace, cfg: Any, plan: Plan) -> paddle.nn.Layer | None:
     """The same model cut in the same way, but not repaired; None if it is not to be measured."""
-    from slim_det.compress.prune.plan import apply_plan
+    from slim_det.compress.prune.plan import apply_plan, plan_of
     from slim_det.training import session
+    from slim_det.verify.masked import expand_weights
 
     if not args.eval:
         return None
     model = session.model_with_weights(cfg, cfg.get("weights"))
+    earlier = plan_of(model)
+    if earlier is not None:  # the plan of both cuts is one of the unpruned model
+        pruned, model = model, session.build_model(cfg)
+        expand_weights(model, pruned, earlier)
     apply_plan(model, plan)
     return model
 
@@ -121,8 +150,8 @@ def _measure(
     label: str,
 ) -> None:
     """Evaluate a model if requested, and print the result."""
-    from slim_det.evaluate.evaluation import dygraph_predictor, evaluate
+    from slim_det.evaluate.evaluation import evaluate_model
 
     if args.eval and model is not None:
-        metrics[label] = evaluate(cfg, dygraph_predictor(model), "dygraph", latency_runs=1)
+        metrics[label] = evaluate_model(cfg, model)
         print(f"{label}: {metrics[label]}")

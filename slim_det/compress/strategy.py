@@ -23,7 +23,7 @@ from slim_det.core.files import read_json
 
 _POSTPONED = "slim_postponed"
 
-Purpose = Literal["train", "resume", "use", "calibrate"]
+Purpose = Literal["train", "resume", "use", "prune", "calibrate"]
 
 
 def _not_given(*_: Any) -> Any:
@@ -38,7 +38,7 @@ class Context:
         cfg: ppdet's configuration.
         image_size_hw: Height and width at which the detector is deployed, in pixels.
         purpose: What the model is for: a new training, a resumed one, use (evaluation, inference
-            or export), or a calibration.
+            or export), pruning without training, or a calibration.
         weights: Where the model's weights come from, for messages.
         asked_by: The slim file, for messages.
         build_detector: ``() -> model`` of ``cfg``, before any strategy.

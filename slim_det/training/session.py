@@ -14,7 +14,7 @@ import paddle
 from ppdet.core.workspace import create, global_config
 
 from slim_det.compress.steps import step_of
-from slim_det.compress.strategy import Context, Purpose, postpone, registered_strategies
+from slim_det.compress.strategy import Context, Purpose, Strategy, postpone, registered_strategies
 from slim_det.core.errors import ConfigError, SlimDetError
 from slim_det.core.safe_yaml import merge
 from slim_det.detectors.image_size import image_size_hw
@@ -146,6 +146,20 @@ def apply_strategies(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> padd
     return _apply(model, slim.strategies, _context(cfg, slim, "use", "the weights"))
 
 
+def prune_weights(model: paddle.nn.Layer, cfg: Any, slim: SlimConfig) -> paddle.nn.Layer:
+    """Prune a model that was loaded from ``cfg.weights``, once more if the pruner's `again` is set.
+
+    Args:
+        model: The model with its steps.
+        cfg: ppdet's configuration, with the slim file merged into it.
+        slim: The slim file, with the pruner as its only strategy.
+
+    Raises:
+        SlimDetError: The weights cannot be pruned, or not again.
+    """
+    return _changed(model, slim, _context(cfg, slim, "prune", str(cfg.weights)))
+
+
 def _context(cfg: Any, slim: SlimConfig, purpose: Purpose, weights: str) -> Context:
     return Context(
         cfg,
@@ -170,11 +184,21 @@ def _prepared_model(
     if slim is None:
         load(model)
         return model
-    registered, context = registered_strategies(), _context(cfg, slim, purpose, weights)
-    kinds = {name: registered[name] for name in slim.strategies}
-    for kind in kinds.values():
+    context = _context(cfg, slim, purpose, weights)
+    for kind in _kinds(slim).values():
         kind.check_purpose(context)
     load(model)
+    return _changed(model, slim, context)
+
+
+def _kinds(slim: SlimConfig) -> dict[str, type[Strategy]]:
+    registered = registered_strategies()
+    return {name: registered[name] for name in slim.strategies}
+
+
+def _changed(model: paddle.nn.Layer, slim: SlimConfig, context: Context) -> paddle.nn.Layer:
+    """Apply the strategies that a model has not had, and let the others adopt what was done."""
+    kinds = _kinds(slim)
     found = {name: kind.step and step_of(model, kind.step) for name, kind in kinds.items()}
     for name, kind in kinds.items():
         if found[name] is None:

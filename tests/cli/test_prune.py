@@ -15,6 +15,9 @@ import yaml
 
 from slim_det.compress.prune.plan import Plan
 from slim_det.compress.strategy import step_path
+from slim_det.evaluate import evaluation
+from slim_det.evaluate.evaluation import EvalResult
+from slim_det.training import session
 from slim_det.training.checkpoint import stored_step
 from tests.commands import Outcome, done, files_below
 
@@ -118,6 +121,28 @@ def test_images_that_cannot_be(refused: Refused, run: tuple[Any, ...], tmp_path:
     assert f"'{folder / 'a.jpg'}' is not a readable image" in refused(*given)
 
 
+def test_images_are_checked_before_the_model_is_built(
+    refused: Refused, run: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The message names the flag, or the key of the slim file, that has the folder."""
+    monkeypatch.setattr(session, "build_model", lambda cfg: pytest.fail("a model was built"))
+    flag = (*run, "--slim_config", slim_file(tmp_path), "--images", "gone")
+    assert refused(*flag).endswith("--images 'gone' is not a folder")
+    key = (*run, "--slim_config", slim_file(tmp_path, calibration={"folder": "gone"}))
+    assert refused(*key).endswith("Pruner.calibration.folder 'gone' is not a folder")
+
+
+@pytest.mark.parametrize("flag", [("--images", "."), ("--num_images", "3")])
+def test_flags_that_nothing_reads(
+    refused: Refused, run: tuple[Any, ...], flag: tuple[str, str], tmp_path: Path
+) -> None:
+    slim = slim_file(tmp_path, criterion="fpgm", repair=None)
+    assert refused(*run, "--slim_config", slim, *flag).endswith(
+        f"{flag[0]} is read by criterion: elimination and repair: least_squares only, and "
+        f"'{slim}' asks for neither"
+    )
+
+
 def test_an_image_that_ends_too_early(
     refused: Refused, run: tuple[Any, ...], shapes: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +240,50 @@ def _check_figures(figures: dict[str, Any], plan: Plan, stem: Path) -> None:
     assert all(0.0 <= figures[key] <= 1.0 for key in ("ap_before", "ap_cut", "ap_repaired"))
 
 
+def test_pruned_again(
+    cli: Callable[..., Outcome],
+    tiny: Path,
+    run: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A quarter is left, with one plan; what was measured after the cut is the cut alone."""
+    saved = tmp_path / "saved" / "tiny" / "model_pruned"
+
+    def pruned(start: tuple[Any, ...], *flags: Any, **changes: Any) -> dict[str, np.ndarray]:
+        slim = slim_file(tmp_path, **changes)
+        done(cli(*start, "--slim_config", slim, "--save_dir", tmp_path / "saved", *flags))
+        state: dict[str, np.ndarray] = paddle.load(f"{saved}.pdparams", return_numpy=True)
+        return state
+
+    first = pruned(run, criterion="l1_norm", repair=None, calibration=None)
+    for suffix in (".pdparams", ".plan.json"):
+        shutil.copy(f"{saved}{suffix}", tmp_path / f"first{suffix}")
+    start = ("prune", "-c", tiny, "-o", f"weights={tmp_path / 'first'}")
+    cut = pruned(start, again=True, repair=None)
+    states: dict[str, dict[str, np.ndarray]] = {}
+
+    def measured(cfg: Any, model: paddle.nn.Layer) -> EvalResult:
+        states[str(len(states))] = {name: v.numpy() for name, v in model.state_dict().items()}
+        return EvalResult("coco_ap", 0.25 * len(states), 0.5, {}, 6, "dygraph", 1.0)
+
+    monkeypatch.setattr(evaluation, "evaluate_model", measured)
+    figures = tmp_path / "figures.json"
+    repaired = pruned(start, "--eval", "--json", figures, again=True)
+    for found, expected in zip(states.values(), (first, cut, repaired)):
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert any(not np.array_equal(cut[name], repaired[name]) for name in cut)
+    plan = stored_step(str(saved), Plan)
+    assert plan is not None and plan.repair is not None
+    assert [one["criterion"] for one in plan.settings["earlier"]] == ["l1_norm"]
+    for entry in plan.groups.values():
+        assert len(entry["kept"]) == entry["channels"] // 4
+    written = json.loads(figures.read_text())
+    assert [written[f"ap_{key}"] for key in ("before", "cut", "repaired")] == [0.25, 0.5, 0.75]
+    assert done(cli("verify", "-c", tiny, "-o", f"weights={saved}")).out.count("pass") == 4
+
+
 def _check_second_time(
     cli: Callable[..., Outcome], tiny: Path, stem: Path, slim: Path, folder: Path
 ) -> None:
@@ -226,7 +295,10 @@ def _check_second_time(
     )
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
-    assert f"'{stem}' are pruned already; expected weights that are not" in line
+    assert line.endswith(
+        f"'{stem}' are pruned already; expected weights that are not, or Pruner.again: true to "
+        "prune what is left"
+    )
     assert files_below(folder) == before
 
 

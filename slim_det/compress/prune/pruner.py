@@ -233,8 +233,9 @@ class Pruner(Strategy):
     def adopt(self, model: paddle.nn.Layer, step: Plan, context: Context) -> None:
         """Refuse settings that contradict the plan beside the weights, or prune them again.
 
-        With ``again``, a new training prunes them in any case. Any other use leaves weights as they
-        are if this pruner made the last cut, such as those of a training that is resumed.
+        With ``again``, a new training and `slim-det prune` prune them in any case. Any other use
+        leaves weights as they are if this pruner made the last cut, such as those of a training
+        that is resumed.
 
         Raises:
             ConfigError: Weights to resume have not had the requested cut.
@@ -249,7 +250,7 @@ class Pruner(Strategy):
             if key not in _FREE
         )
         weights, asked_by = context.weights, context.asked_by
-        if self.again and (context.purpose == "train" or not is_done):
+        if self.again and (context.purpose in ("train", "prune") or not is_done):
             if context.purpose == "resume":
                 raise ConfigError(
                     f"'{weights}' was not cut again as {asked_by} asks, so it cannot be resumed; "
