@@ -72,26 +72,36 @@ def test_own_exit_code_and_output_pass_through(tmp_path: Path) -> None:
     assert run.out == f"['{script}', '--flag', '1'] beside\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("criterion", ["l1_norm", "fpgm"])
-def test_paddledetection_itself(
-    bccd: Path, bccd_weights: Path, tmp_path: Path, criterion: str
-) -> None:
-    """Its unmodified scripts, its own ppdet package and its slim files, weights given by `-o`."""
+@pytest.fixture
+def checkout() -> Path:
+    """A checkout of PaddleDetection."""
     if not os.environ.get("PADDLEDETECTION_DIR"):
         pytest.skip("needs PADDLEDETECTION_DIR, a checkout of PaddleDetection 2.6")
-    checkout = Path(os.environ["PADDLEDETECTION_DIR"])
+    return Path(os.environ["PADDLEDETECTION_DIR"])
+
+
+@pytest.fixture
+def few_cells(bccd: Path, tmp_path: Path) -> list[str]:
+    """Settings for one epoch on four images of blood cells, saved in the test's folder."""
     few = tmp_path / "few.txt"
     few.write_text("".join((bccd / "train.txt").read_text().splitlines(keepends=True)[:4]))
-    config = CONFIGS / "yolov3_mobilenet_v1_bccd.yml"
     common = [f"save_dir={tmp_path}", "worker_num=0", "epoch=1", "snapshot_epoch=1", "log_iter=1"]
     common += [f"{part}Dataset.dataset_dir={bccd}" for part in ("Train", "Eval", "Test")]
     common += [f"{part}Dataset.anno_path={few}" for part in ("Train", "Eval")]
-    common += ["TrainReader.batch_size=2", "EvalReader.batch_size=2"]
+    return [*common, "TrainReader.batch_size=2", "EvalReader.batch_size=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["l1_norm", "fpgm"])
+def test_paddledetection_itself(
+    checkout: Path, few_cells: list[str], bccd_weights: Path, tmp_path: Path, criterion: str
+) -> None:
+    """Its unmodified scripts, its own ppdet package and its slim files, weights given by `-o`."""
+    config = CONFIGS / "yolov3_mobilenet_v1_bccd.yml"
     slim = checkout / "configs" / "slim" / "prune" / f"yolov3_prune_{criterion}.yml"
     run = command(
         *("-c", config, "--slim_config", slim),
-        *("-o", f"pretrain_weights={bccd_weights}", *common),
+        *("-o", f"pretrain_weights={bccd_weights}", *few_cells),
         script=checkout / "tools" / "train.py",
         cwd=tmp_path,
         PYTHONPYCACHEPREFIX=str(tmp_path / "compiled"),
@@ -108,10 +118,44 @@ def test_paddledetection_itself(
     for name in ("eval", "export_model"):
         output = ("--output_dir", tmp_path / "exported") if name == "export_model" else ()
         run = command(
-            *("-c", config, *output, "-o", f"weights={stem}", *common),
+            *("-c", config, *output, "-o", f"weights={stem}", *few_cells),
             script=checkout / "tools" / f"{name}.py",
             cwd=tmp_path,
         )
         assert run.code == 0, run.err
         assert "18 groups cut" in run.out
     assert (tmp_path / "exported" / config.stem / "slim_det.json").is_file()
+
+
+@pytest.mark.slow
+def test_paddledetection_repairs(
+    checkout: Path, few_cells: list[str], bccd_weights: Path, tmp_path: Path
+) -> None:
+    """Its unmodified scripts with a slim file that repairs: before training, and for evaluation."""
+    config, slim = CONFIGS / "yolov3_mobilenet_v1_bccd.yml", CONFIGS / "prune_r578_repair.yml"
+    run = command(
+        *("-c", config, "--slim_config", slim, "--eval"),
+        *("-o", f"pretrain_weights={bccd_weights}", *few_cells),
+        script=checkout / "tools" / "train.py",
+        cwd=tmp_path,
+        timeout_s=900,
+    )
+    assert run.code == 0, run.err
+    place = run.out.index
+    assert place("learning from 4 images") < place("layers on 4 images: mean rel") < place("Epoch:")
+    stem = tmp_path / config.stem / "model_final"
+    plan = json.loads(Path(f"{stem}.plan.json").read_text())
+    assert plan["settings"]["criterion"] == "elimination"
+    assert plan["repair"]["images"] == 4 and len(plan["repair"]["layers"]) == 22
+    for start, said in (
+        (stem, "is already cut as"),
+        (bccd_weights, "layers on 4 images: mean rel"),
+    ):
+        run = command(
+            *("-c", config, "--slim_config", slim, "-o", f"weights={start}", *few_cells),
+            script=checkout / "tools" / "eval.py",
+            cwd=tmp_path,
+            timeout_s=900,
+        )
+        assert run.code == 0, run.err
+        assert said in run.out and "mAP" in run.out
