@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slim_det.compress.prune.reconstruct.in_place import inverse, subtract_product
+from slim_det.compress.prune.reconstruct.in_place import inverse, subtract_product, with_ridge
 
 _DELAYED = 256
 """Columns of updates that are collected before they are applied as one matrix product."""
@@ -103,7 +103,7 @@ class Reader:
             return
         flat = rows.reshape(-1)
         kind = np.float32 if len(flat) >= _LARGE else np.float64
-        self._a: np.ndarray = _inverse(moment, penalty).astype(kind, copy=False)
+        self._a: np.ndarray = inverse(with_ridge(moment, penalty)).astype(kind, copy=False)
         self._w: np.ndarray = weights.astype(kind, order="C")
         if not np.array_equal(flat, np.arange(len(moment))):
             self._a = np.take(np.take(self._a, flat, axis=0), flat, axis=1)
@@ -195,9 +195,3 @@ class Reader:
 
 def _traces(matrices: np.ndarray) -> np.ndarray:
     return np.trace(matrices, axis1=1, axis2=2)
-
-
-def _inverse(moment: np.ndarray, penalty: float) -> np.ndarray:
-    system = np.array(moment, order="C")
-    system[np.diag_indices_from(system)] += penalty
-    return inverse(system)

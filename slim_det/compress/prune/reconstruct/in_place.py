@@ -58,6 +58,13 @@ def mirror(matrix: np.ndarray) -> None:
         matrix[end:, start:end] = matrix[start:end, end:].T
 
 
+def with_ridge(matrix: np.ndarray, penalty: float) -> np.ndarray:
+    """A copy of a matrix [D, D], C-contiguous, with a number added to its diagonal."""
+    system = np.array(matrix, order="C")
+    system[np.diag_indices_from(system)] += penalty
+    return system
+
+
 def inverse(matrix: np.ndarray) -> np.ndarray:
     """Inverse of a positive definite float64 [D, D], which is overwritten."""
     factor, failed = dpotrf(matrix.T, lower=1, overwrite_a=1, clean=0)

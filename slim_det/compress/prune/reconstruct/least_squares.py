@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from slim_det.compress.prune.reconstruct.in_place import with_ridge
 from slim_det.compress.prune.reconstruct.moments import Moments
 
 
@@ -27,12 +28,13 @@ def solve(moments: Moments, weights: np.ndarray, ridge: float) -> np.ndarray:
         penalty = ridge * np.trace(xx) / len(xx)
         if penalty <= 0.0:
             continue
-        system = xx + penalty * np.eye(len(xx))
         gap = moments.xy[group] - xx @ weights[group]
         try:
-            solved[group] += cho_solve(cho_factor(system, check_finite=False), gap)
+            # Transposed, it has BLAS' order of memory and is factored in place.
+            factor = cho_factor(with_ridge(xx, penalty).T, overwrite_a=True, check_finite=False)
+            solved[group] += cho_solve(factor, gap)
         except LinAlgError:  # a ridge below rounding errors
-            solved[group] += np.linalg.lstsq(system, gap, rcond=None)[0]
+            solved[group] += np.linalg.lstsq(with_ridge(xx, penalty), gap, rcond=None)[0]
     return solved
 
 
