@@ -155,6 +155,7 @@ def cli(
 
     def run(*arguments: Any) -> Outcome:
         capfd.readouterr()
+        logger.handlers = []  # the last one may write to a stream of the setup, which is closed
         try:
             # Slots of an optimizer are numbered from zero, as in a process of its own.
             with restored_config(), unique_name.guard():
@@ -163,7 +164,6 @@ def cli(
             code = int(error.code or 0)
         return Outcome(code, *capfd.readouterr())
 
-    logger.handlers = []
     try:
         yield run
     finally:

@@ -16,7 +16,7 @@ import yaml
 from slim_det.compress.prune.plan import Plan
 from slim_det.core.files import sha256_of
 from slim_det.planning.sensitivity.result import read_result
-from tests.commands import Outcome, done, files_below
+from tests.commands import Outcome, command, done, files_below
 from tests.support import ROOT
 
 Cli = Callable[..., Outcome]
@@ -62,8 +62,9 @@ def refused(cli: Cli, in_folder: Path) -> Callable[..., str]:
         outcome = cli(*arguments)
         assert outcome.code == 2, outcome.err + outcome.out
         assert files_below(in_folder) == before
-        (line,) = outcome.err.splitlines()
-        return line
+        lines = outcome.err.splitlines()
+        assert len(lines) == 1, outcome.err
+        return lines[0]
 
     return run
 
@@ -250,6 +251,32 @@ def test_mistakes_with_prune(refused: Callable[..., str], tiny: Path, unpruned: 
     command = ("prune", "-c", tiny, "--slim_config", slim)
     assert "no weights are given" in refused(*command)
     assert "'none'" in refused(*command, "--images", "none", *weights)
+
+
+def test_threads_and_batches(tiny: Path, unpruned: Path, in_folder: Path) -> None:
+    """The same channels are kept, and weights differ by the order of float32 sums at most.
+
+    By 1e-5 of the largest of their tensor (measured: 7e-7); the batch size of a reader changes
+    nothing.
+    """
+    states, kept = [], []
+    for threads, batch_size in ((1, 1), (2, 4)):
+        saved = in_folder / str(threads)
+        run = command(
+            *("prune", "-c", tiny, "--slim_config", slim_file(Path("slim.yml"))),
+            *("--save_dir", saved, "-o", f"weights={unpruned}"),
+            f"TestReader.batch_size={batch_size}",
+            cwd=in_folder,
+            OMP_NUM_THREADS=str(threads),
+        )
+        assert run.code == 0, run.err
+        stem = saved / "tiny" / "model_pruned"
+        states.append(paddle.load(f"{stem}.pdparams", return_numpy=True))
+        kept.append(Plan.read(f"{stem}.plan.json").groups)
+    assert kept[0] == kept[1]
+    for name, value in states[0].items():
+        limit = 1e-5 * np.abs(value).max()
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=limit, err_msg=name)
 
 
 @pytest.mark.slow
