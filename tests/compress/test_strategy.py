@@ -213,7 +213,8 @@ def test_too_late_for_a_strategy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("purpose", "trains"), [("train", True), ("resume", True), ("use", False), ("calibrate", False)]
+    ("purpose", "trains"),
+    [("train", True), ("resume", True), ("use", False), ("prune", False), ("calibrate", False)],
 )
 def test_context_knows_whether_a_model_is_trained(purpose: Any, trains: bool) -> None:
     assert Context({}, (32, 32), purpose).is_training is trains
