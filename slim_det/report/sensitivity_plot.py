@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_det.core.errors import SensitivityError
 from slim_det.core.files import write_atomically
-from slim_det.planning.sensitivity.result import RECONSTRUCTION_ERROR, SensitivityResult
+from slim_det.planning.sensitivity.result import WITHOUT_EVALUATION, SensitivityResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _draw(result: SensitivityResult) -> Figure:
     figure.legend(loc="outside right upper", ncols=columns, fontsize=8, handlelength=3.5)
     baseline = "unknown" if result.baseline is None else f"{result.baseline:.4f}"
     images = result.conditions.num_images or "an unknown number of"
-    is_error = result.metric == RECONSTRUCTION_ERROR
+    is_error = result.metric in WITHOUT_EVALUATION
     known = "error of the readers" if is_error else f"baseline {baseline}"
     title = f"Sensitivity by {result.criterion}: {known} on {images} images"
     if result.bands:

@@ -128,6 +128,19 @@ class DetectorProgram:
         masks = dict.fromkeys(_mask_input(program, op) for op in reading)
         return self._engine(program, [*partial.cached, *masks], self.outputs)
 
+    def engine_with(
+        self, partial: PartialProgram, parameters: Iterable[str], outputs: Sequence[str]
+    ) -> Engine:
+        """An engine from cached activations and new values of some parameters to any outputs.
+
+        Its inputs are the cached activations and, for every parameter, `value_name(parameter)`.
+        """
+        program, given = self.program.copy(share_parameters=True), []
+        for name in parameters:
+            given.append(value_name(name))
+            _read_from_input(program, name, given[-1])
+        return self._engine(program, [*partial.cached, *given], outputs)
+
     def bytes_an_image(self, cached: Iterable[str]) -> int:
         """Bytes of the cached variables of one image."""
         shapes = (self.program.block.var(name).shape[1:] for name in cached)
@@ -145,6 +158,22 @@ class DetectorProgram:
 
 def _results(operators: Iterable[Op]) -> set[str]:
     return {name for op in operators for name in op.output_arg_names}
+
+
+def value_name(parameter: str) -> str:
+    """Name of the input that gives a parameter its value."""
+    return f"{parameter}.value"
+
+
+@deployment_program()
+def _read_from_input(p: DeployProgram, parameter: str, name: str) -> None:
+    """Let all operators read a new input instead of a parameter."""
+    like = p.block.var(parameter)
+    p.block.create_var(name=name, shape=like.shape, dtype=like.dtype, is_data=True)
+    for op in p.readers(parameter):
+        p.rename_input(op, parameter, name)
+        if parameter in op.output_arg_names:  # a batch norm writes the statistics that it reads
+            p.rename_output(op, parameter, name)
 
 
 @deployment_program()
