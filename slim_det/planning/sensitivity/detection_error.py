@@ -74,12 +74,13 @@ class DetectionErrors:
         """
         names = list(changes[0])
         weights = [name for name in names if len(self._program.program.block.var(name).shape) > 1]
-        partial = self._program.partial(weights)
-        engine = self._program.engine_with(partial, names, [self._scores, self._boxes])
+        partial = self._program.partial(weights, names)
+        outputs = [self._scores, self._boxes]
+        engine = self._program.engine_with(partial, names, outputs)
         errors = []
         for change in changes:
             given = {value_name(name): value for name, value in change.items()}
-            parts = [self._compared(run, engine({**run, **given})) for run in self._runs]
+            parts = [self._compared(run, {**run, **engine({**run, **given})}) for run in self._runs]
             error, size, best = (np.stack(part) for part in zip(*parts))
             found = best.max(axis=0) >= FOUND
             chosen = found if found.any() else np.ones_like(found)

@@ -41,6 +41,9 @@ from slim_det.training.checkpoint import checkpoint_stem, params_path
 
 logger = logging.getLogger("slim_det")
 
+MEASURED = 3
+"""Ratios of a group at which the detector is run; those between are interpolated."""
+
 
 def error_curves(
     cfg: Any,
@@ -86,7 +89,7 @@ def error_curves(
             counts = [min(count, len(found.order)) for count in counts]
             errors = np.concatenate([[0.0], found.errors])[counts]
             if detector is not None:
-                chosen = _measured_places(errors)
+                chosen = measured_places(errors)
                 changes = [
                     reconstruction.readers_without(group, found.order[: counts[place]])
                     for place in chosen
@@ -140,12 +143,12 @@ def _detection_errors(
         yield DetectionErrors(program, op, reconstruction.some_images(IMAGES), readers)
 
 
-def _measured_places(errors: np.ndarray) -> list[int]:
+def measured_places(errors: np.ndarray) -> list[int]:
     """Places of at most three ratios with an error, evenly spread; the last is among them."""
     places = np.flatnonzero(errors > 0.0)
-    if not len(places):
-        return []
-    return np.unique(places[np.linspace(0, len(places) - 1, 4).round().astype(int)[1:]]).tolist()
+    if len(places) > MEASURED:
+        places = places[np.linspace(0, len(places) - 1, MEASURED + 1).round().astype(int)[1:]]
+    return places.tolist()
 
 
 def between(errors: np.ndarray, places: list[int], measured: list[float]) -> np.ndarray:
