@@ -90,14 +90,14 @@ def _draw(result: SensitivityResult) -> Figure:
     baseline = "unknown" if result.baseline is None else f"{result.baseline:.4f}"
     images = result.conditions.num_images or "an unknown number of"
     is_error = result.metric in WITHOUT_EVALUATION
-    known = "error of the readers" if is_error else f"baseline {baseline}"
+    known = result.metric.replace("_", " ") if is_error else f"baseline {baseline}"
     title = f"Sensitivity by {result.criterion}: {known} on {images} images"
     if result.bands:
         title += f"\nbands: 5th to 95th percentile of {result.bands.samples} draws of the images"
     axes.set_title(title)
     axes.set_xlabel("share of channels removed")
     axes.set_ylabel(
-        "1 - exp(-relative squared error)"
+        "1 - exp(-error)"
         if is_error
         else f"loss of {result.metric}, relative to the baseline"
     )
