@@ -168,9 +168,9 @@ def _traced(args: argparse.Namespace, result: SensitivityResult) -> tuple[Any, T
 
 def _check_metric(name: str, result: SensitivityResult, source: str) -> None:
     from slim_det.core.errors import SensitivityError
-    from slim_det.planning.sensitivity.result import RECONSTRUCTION_ERROR
+    from slim_det.planning.sensitivity.result import WITHOUT_EVALUATION
 
-    if result.metric not in (name, "unknown", RECONSTRUCTION_ERROR):
+    if result.metric not in (name, "unknown", *WITHOUT_EVALUATION):
         raise SensitivityError(
             f"'{source}' holds {result.metric}, but the configuration measures {name}; expected "
             "the configuration that it was measured with, or --no_measure"

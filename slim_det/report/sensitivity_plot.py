@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_det.core.errors import SensitivityError
 from slim_det.core.files import write_atomically
-from slim_det.planning.sensitivity.result import RECONSTRUCTION_ERROR, SensitivityResult
+from slim_det.planning.sensitivity.result import WITHOUT_EVALUATION, SensitivityResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,15 +89,15 @@ def _draw(result: SensitivityResult) -> Figure:
     figure.legend(loc="outside right upper", ncols=columns, fontsize=8, handlelength=3.5)
     baseline = "unknown" if result.baseline is None else f"{result.baseline:.4f}"
     images = result.conditions.num_images or "an unknown number of"
-    is_error = result.metric == RECONSTRUCTION_ERROR
-    known = "error of the readers" if is_error else f"baseline {baseline}"
+    is_error = result.metric in WITHOUT_EVALUATION
+    known = result.metric.replace("_", " ") if is_error else f"baseline {baseline}"
     title = f"Sensitivity by {result.criterion}: {known} on {images} images"
     if result.bands:
         title += f"\nbands: 5th to 95th percentile of {result.bands.samples} draws of the images"
     axes.set_title(title)
     axes.set_xlabel("share of channels removed")
     axes.set_ylabel(
-        "1 - exp(-relative squared error)"
+        "1 - exp(-error)"
         if is_error
         else f"loss of {result.metric}, relative to the baseline"
     )

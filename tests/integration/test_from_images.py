@@ -88,7 +88,7 @@ def losses(cli: Cli, tiny: Path, unpruned: Path, folder: Path) -> Path:
 def test_error_curves(losses: Path, unpruned: Path, folder: Path) -> None:
     """One file of the family that `ratios` reads, its table and its picture; no journal."""
     result = read_result(losses)
-    assert result.metric == "reconstruction_error" and result.criterion == "elimination"
+    assert result.metric == "detection_error" and result.criterion == "elimination"
     assert result.baseline is None and result.ap == {} and result.conditions.num_images == 4
     assert result.complete and list(result.groups) == list(result.request.group_order)
     assert set(result.groups) == set(LAYERS)
@@ -149,7 +149,7 @@ def test_ratios_from_error_curves(
     run = done(cli(*command, "--no_measure", "--output", "plain.yml", "--json", "plain.json"))
     assert "predicted" in run.out
     plain = json.loads(Path("plain.json").read_text())
-    assert (plain["metric"], plain["criterion"]) == ("reconstruction_error", "elimination")
+    assert (plain["metric"], plain["criterion"]) == ("detection_error", "elimination")
     assert plain["baseline_ap"] is plain["predicted_ap"] is plain["measured_ap"] is None
     assert 0.05 <= 1 - plain["macs_after"] / plain["macs_before"] <= 0.06
     assert yaml.safe_load(Path("plain.yml").read_text()) == {

@@ -73,14 +73,18 @@ class DetectorProgram:
         # What does not depend on the image is a constant of the program.
         self._from_image = {*IMAGE_INPUTS, *_results(self.program.downstream(IMAGE_INPUTS))}
 
-    def partial(self, readers: Iterable[str]) -> PartialProgram:
+    def partial(self, readers: Iterable[str], others: Iterable[str] = ()) -> PartialProgram:
         """What has to be run again when the input channels of some weights are masked.
+
+        Args:
+            readers: The weights.
+            others: More parameters that change.
 
         Raises:
             LayerError: A weight is read by an operator whose channels cannot be masked.
         """
         readers = tuple(readers)
-        operators = self.program.downstream(readers)
+        operators = self.program.downstream([*readers, *others])
         for op in operators:
             if not weight_of(op) and not set(readers).isdisjoint(op.input_arg_names):
                 raise LayerError(f"channels read by operator '{op.type}' cannot be masked")
@@ -128,6 +132,24 @@ class DetectorProgram:
         masks = dict.fromkeys(_mask_input(program, op) for op in reading)
         return self._engine(program, [*partial.cached, *masks], self.outputs)
 
+    def engine_with(
+        self, partial: PartialProgram, parameters: Iterable[str], outputs: Iterable[str]
+    ) -> Engine:
+        """An engine from cached activations and new values of some parameters to other variables.
+
+        Its inputs are cached activations and, for every parameter, `value_name(parameter)`. Its
+        outputs are those that the partial program computes.
+        """
+        made = _results(partial.operators).intersection(outputs)
+        needed = set(made)
+        for op in reversed(partial.operators):
+            if not needed.isdisjoint(op.output_arg_names):
+                needed.update(op.input_arg_names)
+        program = self.program.copy(share_parameters=True)
+        given = [_read_from_input(program, name) for name in parameters if name in needed]
+        cached = [name for name in partial.cached if name in needed]
+        return self._engine(program, [*cached, *given], sorted(made))
+
     def bytes_an_image(self, cached: Iterable[str]) -> int:
         """Bytes of the cached variables of one image."""
         shapes = (self.program.block.var(name).shape[1:] for name in cached)
@@ -145,6 +167,23 @@ class DetectorProgram:
 
 def _results(operators: Iterable[Op]) -> set[str]:
     return {name for op in operators for name in op.output_arg_names}
+
+
+def value_name(parameter: str) -> str:
+    """Name of the input that gives a parameter its value."""
+    return f"{parameter}.value"
+
+
+@deployment_program()
+def _read_from_input(p: DeployProgram, parameter: str) -> str:
+    """Let all operators read a new input instead of a parameter; returns that input's name."""
+    name, like = value_name(parameter), p.block.var(parameter)
+    p.block.create_var(name=name, shape=like.shape, dtype=like.dtype, is_data=True)
+    for op in p.readers(parameter):
+        p.rename_input(op, parameter, name)
+        if parameter in op.output_arg_names:  # a batch norm writes the statistics that it reads
+            p.rename_output(op, parameter, name)
+    return name
 
 
 @deployment_program()

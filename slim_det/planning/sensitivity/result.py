@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 SCHEMA = "slim_det.sensitivity/1"
 
 RECONSTRUCTION_ERROR = "reconstruction_error"
-"""The metric of losses that were not evaluated but computed from activations."""
+"""The metric of losses that are errors of the layers that read a group."""
+
+DETECTION_ERROR = "detection_error"
+"""The metric of losses that are changes of scores and boxes."""
+
+WITHOUT_EVALUATION = (RECONSTRUCTION_ERROR, DETECTION_ERROR)
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from ppdet.core.workspace import AttrDict
 
 from slim_det.compress.prune.reconstruct import reconstruction as reconstruction_module
 from slim_det.compress.prune.reconstruct.settings import Calibration
-from slim_det.planning.sensitivity.error_curves import error_curves
+from slim_det.planning.sensitivity.error_curves import between, error_curves, measured_places
 from slim_det.planning.sensitivity.result import SensitivityResult
 from tests.compress.prune.reconstruct.nets import drawn_images
 
@@ -82,8 +82,40 @@ def test_what_the_others_replace_costs_nothing(curves: Any) -> None:
     assert max(row[ratio] for ratio in (0.25, 0.5, 0.6)) < 1e-5
     assert 0.001 < row[0.75] < row[0.9] < 1.0
     assert result.request.channels == {"stem": 8}
+    assert result.metric == "reconstruction_error"
     assert result.conditions.num_images == len(IMAGES)
 
 
 def test_where_every_layer_keeps_its_only_channel(curves: Any) -> None:
     assert set(curves(Single()).groups["left"].values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("errors", "places"),
+    [
+        ([0.0, 0.0], []),
+        ([0.0, 0.1], [1]),
+        ([0.1, 0.2, 0.3], [0, 1, 2]),
+        ([0.1] * 9, [3, 5, 8]),
+        ([0.0] * 3 + [0.1] * 9, [6, 8, 11]),
+    ],
+)
+def test_which_ratios_are_measured(errors: list[float], places: list[int]) -> None:
+    assert measured_places(np.array(errors)) == places
+
+
+@pytest.mark.parametrize(
+    ("errors", "places", "measured", "expected"),
+    [
+        ([0.0, 0.0], [], [], [0.0, 0.0]),
+        ([0.1, 0.2, 0.4], [0, 2], [0.01, 0.04], [0.01, 0.02, 0.04]),
+        ([0.1, 0.2, 0.4], [0, 2], [0.01, 0.16], [0.01, 0.04, 0.16]),
+        ([0.0, 0.1, 0.2], [2], [0.5], [0.0, 0.25, 0.5]),  # below the first both fall alike
+        ([0.1, 0.2, 0.4], [0, 1, 2], [0.1, 0.05, 0.3], [0.1, 0.1, 0.3]),  # noise
+    ],
+)
+def test_between_measured_points(
+    errors: list[float], places: list[int], measured: list[float], expected: list[float]
+) -> None:
+    found = between(np.array(errors), places, measured)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -8,7 +8,7 @@ from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.reconstruct.elimination import Reader
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.moments import Moments
-from slim_det.compress.prune.reconstruct.repair import intercept_place
+from slim_det.compress.prune.reconstruct.repair import intercept_place, solve_layer
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
 
@@ -52,6 +52,48 @@ def readers_of(
         rows = unit_rows(group.units, axis.ids, matrix.shape[1] // len(axis.ids))
         readers += [Reader(xx, w, rows, ridge) for xx, w in zip(seen.xx, matrix)]
     return readers
+
+
+def readers_without(
+    removed: np.ndarray,
+    groups: ModelGroups,
+    program: DeployProgram,
+    layers: dict[str, LinearLayer],
+    moments: dict[str, Moments],
+    ridge: float,
+) -> dict[str, np.ndarray]:
+    """Parameters of the linear layers that read some units, solved for without these.
+
+    Shapes stay as they are: the weights of what is removed are zero.
+
+    Args:
+        removed: Identities of the units.
+        groups: All groups of the model.
+        program: The unpruned program.
+        layers: Weight name -> linear layer.
+        moments: Weight name -> moments of the layer's input.
+        ridge: See `slim_det.compress.prune.reconstruct.least_squares.solve`.
+
+    Returns:
+        Variable of the program -> weight, or bias or batch norm mean that takes the intercept.
+    """
+    found = {}
+    for axis in groups.axes_reading(removed):
+        if axis.parameter not in moments:
+            continue
+        layer = layers[axis.parameter]
+        op = program.ops[layer.uses[0]]
+        weight = program.value(weight_of(op))
+        matrix = layer.rule.matrix(op, weight.astype(np.float64))
+        left = np.repeat(~np.isin(axis.ids, removed), matrix.shape[1] // len(axis.ids))
+        place = intercept_place(program, layer)
+        targets = moments[axis.parameter].outputs_of(matrix).of_inputs(np.flatnonzero(left))
+        solved = np.zeros_like(matrix)
+        solved[:, left], added = solve_layer(targets, matrix[:, left], ridge, place)
+        found[weight_of(op)] = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
+        if place is not None:
+            found[place.variable] = place.moved(program, added)
+    return found
 
 
 def unit_rows(units: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:

@@ -32,7 +32,11 @@ from slim_det.compress.prune.reconstruct.observe import (
     moments_mb,
     observe,
 )
-from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers
+from slim_det.compress.prune.reconstruct.readers import (
+    readers_of,
+    readers_without,
+    reading_layers,
+)
 from slim_det.compress.prune.reconstruct.repair import LayerError, repair_layer
 from slim_det.compress.prune.reconstruct.settings import Calibration
 from slim_det.compress.prune.reconstruct.sums import Sum, sums_behind
@@ -244,6 +248,33 @@ class Reconstruction:
             self._calibration.ridge,
         )
         return eliminate(readers, len(group.units), count, group.holders)
+
+    def readers_without(self, group: Group, places: np.ndarray) -> dict[str, np.ndarray]:
+        """Parameters of the layers that read a group, solved for without some of its units.
+
+        Args:
+            group: The group that was eliminated last.
+            places: Of the removed units in the group.
+
+        Returns:
+            Variable of the program -> value of the same shape.
+        """
+        return readers_without(
+            group.units[places],
+            self._groups,
+            self._program,
+            self._layers,
+            self._observed.moments,
+            self._calibration.ridge,
+        )
+
+    def some_images(self, count: int) -> list[dict[str, np.ndarray]]:
+        """The inputs of the program for at most this many images, evenly spread."""
+        chosen = np.unique(np.linspace(0, self.images - 1, min(count, self.images)).round())
+        return [
+            {name: self._images.read(name, int(index)) for name in self._program.feeds}
+            for index in chosen
+        ]
 
     def repair(self, model: paddle.nn.Layer, plan: Plan) -> Repair:
         """Repair a model that was cut as observed, and restate its batch norms, in place.

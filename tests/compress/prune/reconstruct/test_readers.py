@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from slim_det.compress.prune.reconstruct.elimination import eliminate
 from slim_det.compress.prune.reconstruct.layers import linear_layers
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers, unit_rows
-from tests.compress.prune.reconstruct.nets import Prepared
+from tests.compress.prune.reconstruct.nets import Prepared, drawn_images
 from tests.compress.prune.small_net import SmallNet
 
 IDS = np.array
@@ -115,3 +116,55 @@ def cost(moment: np.ndarray, weights: np.ndarray, gone: list[int]) -> float:
     energy = np.einsum("dm,dm->", weights, moment @ weights)
     change[gone] = -weights[gone]
     return float(np.einsum("dm,dm->", change, system @ change) / energy)
+
+
+class Twice(paddle.nn.Layer):
+    """Channels 0 and 2 of the stem are equal; the next layer reads them beside the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = Conv2D(3, 4, 1), Conv2D(7, 2, 1)
+        weight = self.stem.weight.numpy()
+        weight[2] = weight[0]
+        self.stem.weight.set_value(weight)
+        self.stem.bias.set_value(np.array([0.5, 0.0, 0.5, 1.0], "float32"))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(paddle.concat([paddle.nn.functional.relu(self.stem(x)), x], 1))
+
+
+def solved_without(prepared: Prepared, places: list[int], tmp_path: Path) -> dict[str, np.ndarray]:
+    """Parameters by name, solved for without some units of the stem."""
+    made = prepared.reconstruction(drawn_images(6), tmp_path, positions=10**6, ridge=1e-9)
+    made.observe(["stem"], choose=True, repair=False)
+    made.eliminate(prepared.groups.groups["stem"], 1)
+    found = made.readers_without(prepared.groups.groups["stem"], np.array(places))
+    return {prepared.parameters[variable]: value for variable, value in found.items()}
+
+
+def test_a_twin_takes_over(tmp_path: Path) -> None:
+    """The weights of both add up in the one that stays; nothing else changes."""
+    paddle.seed(1)
+    prepared = Prepared(Twice())
+    old = prepared.net.head.weight.numpy()
+    found = solved_without(prepared, [2], tmp_path)
+    expected = old.copy()
+    expected[:, 0] += old[:, 2]
+    expected[:, 2] = 0.0
+    np.testing.assert_allclose(found["head.weight"], expected, atol=1e-4)
+    np.testing.assert_allclose(found["head.bias"], prepared.net.head.bias.numpy(), atol=1e-4)
+    assert set(found) == {"head.weight", "head.bias"}
+    np.testing.assert_array_equal(prepared.net.head.weight.numpy(), old)
+
+
+def test_the_intercept_keeps_the_means(tmp_path: Path) -> None:
+    """What no other input replaces leaves an error, but none of the mean."""
+    paddle.seed(1)
+    prepared = Prepared(Twice())
+    images = paddle.to_tensor(np.concatenate(drawn_images(6)))
+    want = prepared.net(images).numpy()
+    for name, value in solved_without(prepared, [1, 3], tmp_path).items():
+        dict(prepared.net.named_parameters())[name].set_value(value)
+    got = prepared.net(images).numpy()
+    assert np.abs(got - want).max() > 1e-3
+    np.testing.assert_allclose(got.mean((0, 2, 3)), want.mean((0, 2, 3)), atol=1e-5)
