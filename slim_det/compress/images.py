@@ -1,12 +1,14 @@
-"""The images that a method learns from without labels, and how a detector runs on them."""
+"""The images that a method learns from, with labels or without, and how a detector runs on them."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from ppdet.core.workspace import create
 from tqdm import tqdm
@@ -14,7 +16,7 @@ from tqdm import tqdm
 from slim_det.core.errors import DataError, one_line
 from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
-from slim_det.evaluate.data.check import find_images
+from slim_det.evaluate.data.check import check_dataset, find_images
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.dygraph import evaluation_mode
 
@@ -67,6 +69,29 @@ def unlabelled_images(most: int, folder: str | None = None) -> tuple[str, list[s
     return folder, find_images(None, folder, "Pruner.calibration.folder")[:most]
 
 
+def labelled_batches(cfg: Any, most: int) -> tuple[int, Iterator[dict[str, Any]]]:
+    """The first images of ``TrainDataset`` as a training gets them, but in their order.
+
+    ``TrainReader`` draws its augmentations from the random numbers of this process.
+
+    Args:
+        cfg: ppdet's configuration.
+        most: Largest number of images.
+
+    Returns:
+        Number of images, and their batches; the last one may be smaller.
+
+    Raises:
+        DataError: ``TrainDataset`` cannot be read, or has no labels.
+    """
+    check_dataset(cfg, "TrainDataset")
+    dataset = _parsed("TrainDataset")
+    if not any("gt_bbox" in record for record in dataset.roidbs):
+        raise DataError("TrainDataset has no labels; expected boxes for its images")
+    order = range(min(most, len(dataset.roidbs)))
+    return len(order), _prepared(create("TrainReader"), dataset, order)
+
+
 def run_images(
     model: paddle.nn.Layer, cfg: Any, images: list[str], label: str
 ) -> Iterator[dict[str, Any]]:
@@ -99,6 +124,29 @@ def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
             model.fuse_norm = fused
 
 
+def _prepared(reader: Any, dataset: Any, order: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Batches of a data set in a fixed order, without the threads that a loader would start.
+
+    They read ahead, and so draw random numbers at any time.
+    """
+    dataset.set_transform(reader._sample_transforms)
+    dataset.set_kwargs(**reader.kwargs)
+    for first in range(0, len(order), reader.batch_size):
+        samples = [_sample(dataset, i) for i in order[first : first + reader.batch_size]]
+        batch = reader._batch_transforms(samples)
+        yield paddle.utils.map_structure(
+            lambda value: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value, batch
+        )
+
+
+def _sample(dataset: Any, index: int) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:  # a damaged image lets transforms raise errors of any kind
+        path, reason = dataset.roidbs[index]["im_file"], one_line(error) or type(error).__name__
+        raise DataError(f"TrainDataset: TrainReader cannot prepare '{path}' ({reason})") from error
+
+
 def _training_images() -> tuple[str, list[str]]:
     """Files of ``TrainDataset``; of ``EvalDataset`` if it cannot be read."""
     try:
@@ -110,11 +158,17 @@ def _training_images() -> tuple[str, list[str]]:
 
 def _files_of(name: str) -> list[str]:
     """Image files of a data set, in the order of its annotation file."""
+    return [str(record["im_file"]) for record in _parsed(name).roidbs]
+
+
+def _parsed(name: str) -> Any:
+    """A data set that has read its annotation file."""
     try:
-        dataset = create(name)()
+        # An instance that the configuration names with a tag is also that of a running training.
+        dataset = copy.copy(create(name)())
         with quiet_stdout():
             dataset.parse_dataset()
     except (OSError, ValueError, AssertionError, LookupError, TypeError) as error:
         reason = one_line(error) or type(error).__name__
         raise DataError(f"{name} cannot be read ({reason})") from error
-    return [str(record["im_file"]) for record in dataset.roidbs]
+    return dataset

@@ -110,7 +110,7 @@ def batch_norm(graph: ChannelGraph, op: Op) -> Tracked:
         graph.bind(op.input(slot), 0, ids, makes=True)
     producer = graph.made_by.get(source)
     if producer is not None and not producer.batch_norm:
-        producer.batch_norm = name
+        producer.batch_norm, producer.shift = name, graph.parameter_name(op.input("Bias"))
     return Tracked.made(axis, ids)
 
 
@@ -189,9 +189,11 @@ def elementwise(graph: ChannelGraph, op: Op) -> Tracked | None:
     result = _joined(graph, op, right, left, result)
     if result is None:
         return None
-    adds_bias = right.name in graph.biases or graph.parameter_name(right.name)
-    if adds_bias and left.name in graph.made_by:
-        graph.made_by[op.output()] = graph.made_by[left.name]
+    bias = graph.biases.get(right.name) or graph.parameter_name(right.name)
+    if bias and left.name in graph.made_by:
+        producer = graph.made_by[op.output()] = graph.made_by[left.name]
+        if op.type in ("elementwise_add", "elementwise_sub"):
+            producer.bias = producer.bias or bias
     return Tracked(result.axis, result.ids, _zero_after(graph, op, operands, result))
 
 

@@ -70,12 +70,16 @@ class Producer:
         axis: Axis of the output channels.
         ids: Identities of the output channels.
         batch_norm: Scale parameter of the batch norm that reads it directly, '' if none.
+        shift: Shift parameter of that batch norm, '' if none.
+        bias: Parameter that is added to its output directly, '' if none.
     """
 
     parameter: str
     axis: int
     ids: np.ndarray
     batch_norm: str = ""
+    shift: str = ""
+    bias: str = ""
 
 
 @dataclass
@@ -91,7 +95,7 @@ class ChannelGraph:
         depthwise: Weight of a depthwise convolution -> output channels per input channel.
         frozen: (identities, reason) pairs.
         made_by: Variable -> the weight that made exactly it, with or without a bias.
-        biases: Variables that are bias vectors on their way to an addition.
+        biases: Variable that is a bias vector on its way to an addition -> name of the bias.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -102,7 +106,7 @@ class ChannelGraph:
     depthwise: dict[str, int] = field(default_factory=dict)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     made_by: dict[str, Producer] = field(default_factory=dict)
-    biases: set[str] = field(default_factory=set)
+    biases: dict[str, str] = field(default_factory=dict)
     _parent: list[int] = field(default_factory=list)
 
     def fresh(self, count: int) -> np.ndarray:

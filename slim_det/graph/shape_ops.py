@@ -91,7 +91,7 @@ def _reshaped_vector(graph: ChannelGraph, variable: str, output: str) -> Tracked
     if shape.count(count) != 1 or math.prod(shape) != count:
         return None
     ids = graph.bind(variable, 0, graph.fresh(count), makes=True)
-    graph.biases.add(output)
+    graph.biases[output] = graph.parameter_name(variable)
     return Tracked.made(shape.index(count), ids)
 
 

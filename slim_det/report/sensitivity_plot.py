@@ -97,9 +97,7 @@ def _draw(result: SensitivityResult) -> Figure:
     axes.set_title(title)
     axes.set_xlabel("share of channels removed")
     axes.set_ylabel(
-        "1 - exp(-error)"
-        if is_error
-        else f"loss of {result.metric}, relative to the baseline"
+        "1 - exp(-error)" if is_error else f"loss of {result.metric}, relative to the baseline"
     )
     return figure
 

@@ -85,6 +85,11 @@ def test_weights_that_are_not_there(refused: Refused, tiny: Path, tmp_path: Path
         ({"calibration": {"ridge": 0}}, "Pruner.calibration.ridge: 0 is not valid; expected a"),
         ({"calibration": [4]}, "Pruner.calibration: expected a mapping of keys, found [4]"),
         ({"calibration": {"folder": "gone"}}, "Pruner.calibration.folder 'gone' is not a folder"),
+        (
+            {"criterion": "taylor", "calibration": {"folder": "gone"}},
+            "Pruner.calibration.folder: criterion 'taylor' needs labels and the images of 'gone' "
+            "have none; expected those of TrainDataset, without a folder",
+        ),
         ({"pruned_params": ["neck.yolo_blok.*"]}, "neck.yolo_blok.*"),
         ({"pruned_ratios": [1.5]}, "1.5"),
     ],
@@ -300,6 +305,22 @@ def _check_second_time(
         "prune what is left"
     )
     assert files_below(folder) == before
+
+
+def test_by_gradients(cli: Callable[..., Outcome], run: tuple[Any, ...], tmp_path: Path) -> None:
+    """Alone and with a repair, the same channels are left; a folder without labels is refused."""
+    kept = []
+    for repair in (None, "least_squares"):
+        slim, saved = slim_file(tmp_path, criterion="taylor", repair=repair), tmp_path / "saved"
+        done(cli(*run, "--slim_config", slim, "--save_dir", saved))
+        plan = stored_step(str(saved / "tiny" / "model_pruned"), Plan)
+        assert plan is not None and plan.settings["criterion"] == "taylor"
+        assert plan.settings["calibration"]["images"] == 6
+        assert (plan.repair is None) == (repair is None)
+        kept.append(plan.groups)
+    assert len(kept[0]) == 6 and kept[0] == kept[1]
+    outcome = cli(*run, "--slim_config", slim, "--images", tmp_path)
+    assert outcome.code == 2 and "criterion 'taylor' needs labels" in outcome.err
 
 
 def test_without_images(cli: Callable[..., Outcome], run: tuple[Any, ...], tmp_path: Path) -> None:

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
+import paddle
 
 from slim_det.compress.prune.groups import ModelGroups
-from slim_det.compress.prune.plan import Plan
+from slim_det.compress.prune.plan import Plan, apply_plan, describe_cost, plan_of
+from slim_det.compress.steps import attach_step
 from slim_det.compress.tensors import differing, summary
 from slim_det.core.errors import PlanError
+from slim_det.graph.cost import model_cost
+from slim_det.graph.trace import trace_detector
+
+logger = logging.getLogger("slim_det")
 
 Slices = dict[str, dict[int, np.ndarray]]
 """State-dict name -> axis -> kept indices."""
+
+
+def apply_composed(model: paddle.nn.Layer, plan: Plan) -> Plan:
+    """Prune a model in place and check its cost; if it has a plan already, both become one.
+
+    Args:
+        model: The model that the plan was made for.
+        plan: What to remove.
+
+    Returns:
+        The plan that is attached to the model.
+
+    Raises:
+        PlanError: The pruned model does not cost what the plan says.
+    """
+    earlier = plan_of(model)
+    apply_plan(model, plan)
+    reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
+    if reached != plan.cost["after"]:
+        raise PlanError(
+            f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
+            "the model's code holds channel numbers that cannot be followed"
+        )
+    if earlier is not None:
+        plan = compose(earlier, plan)
+        attach_step(model, plan)
+    logger.info("%s", describe_cost(plan))
+    return plan
 
 
 def compose(first: Plan, second: Plan) -> Plan:

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.compose import compose, groups_left, history
+from slim_det.compress.prune.compose import apply_composed, groups_left, history
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups, slices_without
 from slim_det.compress.prune.importance import check_criterion, least_important, unit_scores
 from slim_det.compress.prune.iterative import IterativePruning
-from slim_det.compress.prune.plan import Plan, apply_plan, describe_cost, plan_of
+from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.ratios import SHARE_OF, units_removed
 from slim_det.compress.prune.reconstruct.reconstruction import reconstruction_of
 from slim_det.compress.prune.reconstruct.settings import read_calibration
 from slim_det.compress.prune.requests import read_requests, select_groups
 from slim_det.compress.prune.schedule import read_schedule
 from slim_det.compress.prune.stepwise import check_epochs, check_rest, divided, record_step
-from slim_det.compress.steps import attach_step
+from slim_det.compress.prune.taylor import TAYLOR, check_labels, taylor_scores
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, PlanError
@@ -34,7 +34,10 @@ logger = logging.getLogger("slim_det")
 LEAST_SQUARES = "least_squares"
 """The method that repairs layers."""
 
-FROM_IMAGES = ("elimination",)
+ELIMINATION = "elimination"
+"""The criterion that finds the channels that the others can replace."""
+
+FROM_IMAGES = (ELIMINATION, TAYLOR)
 """Criteria that choose channels from images."""
 
 UnitScores = Callable[[Group, int], np.ndarray]
@@ -53,7 +56,8 @@ class Pruner(Strategy):
     Args:
         criterion: A name in `slim_det.compress.prune.importance.CRITERIA`: `l1_norm`, `l2_norm`,
             `fpgm`, `bn_scale` or `random`; or `elimination`, which finds the channels that the
-            others can replace, from images.
+            others can replace, from images; or `taylor`, by gradients of the loss, from images
+            with labels.
         pruned_params: Layer names in any spelling, globs, `yolo_head` (the 18 layers of a
             YOLOv3 head) or `all` (every group that can be pruned, the default). Not given if
             ``pruned_ratios`` names the layers itself.
@@ -61,12 +65,14 @@ class Pruner(Strategy):
             number for all, a list as long as ``pruned_params``, a mapping of names to
             numbers, or the name of a preset (`r578`, `sensity`).
         align: The remaining channels of a layer are rounded to a multiple of this.
-        seed: For the criterion `random`, and for the positions at which images are sampled.
+        seed: For the criterion `random`, for the positions at which images are sampled, and for
+            the augmentation of those of `taylor`.
         print_params: Log the name and shape of every parameter first.
         repair: `least_squares` lets the layers that read removed channels learn their former
             outputs from images, right after the cut; None leaves them as they are.
-        calibration: Images, positions and ridge of `elimination` and of the repair, with the keys
-            of `slim_det.compress.prune.reconstruct.settings.Calibration`.
+        calibration: Images, positions and ridge of `elimination` and of the repair, and the number
+            of images of `taylor`, with the keys of
+            `slim_det.compress.prune.reconstruct.settings.Calibration`.
         share_of: What a ratio is a share of: `channels`, or with `bn_scale` the `energy` of a
             layer's scales, the sum of their squares (see `units_within_energy`).
         again: Prune weights that are pruned already once more; ratios are then shares of the
@@ -117,6 +123,8 @@ class Pruner(Strategy):
             )
         self.criterion, self.repair = criterion, repair
         self.calibration = read_calibration(calibration)
+        if criterion == TAYLOR:
+            check_labels(self.calibration)
         self.share_of = share_of
         self.align = whole_number("Pruner.align", align, 1)
         self.seed = whole_number("Pruner.seed", seed, 0)
@@ -160,7 +168,7 @@ class Pruner(Strategy):
             trace: See `plan`.
             groups: See `plan`.
             ratios: See `plan`.
-            cfg: ppdet's configuration, whose ``TestReader`` prepares the images; needed only if
+            cfg: ppdet's configuration, whose readers prepare the images; needed only if
                 `needs_images`.
 
         Raises:
@@ -168,18 +176,21 @@ class Pruner(Strategy):
             LayerError: A name is unknown or its layer cannot be pruned.
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
-        if not self.needs_images:
-            _apply(model, self.plan(model, trace, groups, ratios))
-            return model
         if ratios is None:
             ratios = select_groups(self.requests, LayerFinder(model), groups)
+        scores: UnitScores | None = None
+        if self.criterion == TAYLOR:
+            scores = taylor_scores(model, groups, ratios, cfg, self.calibration, self.seed)
+        chooses = self.criterion == ELIMINATION
+        if not chooses and self.repair is None:
+            apply_composed(model, self.plan(model, trace, groups, ratios, scores))
+            return model
         images = reconstruction_of(model, trace, groups, cfg, self.calibration, self.seed)
         with images as reconstruction:
-            chooses = self.criterion in FROM_IMAGES
             reconstruction.observe(list(ratios), chooses, self.repair is not None)
-            scores = reconstruction.scores if chooses else None
+            scores = reconstruction.scores if chooses else scores
             plan = self.plan(model, trace, groups, ratios, scores)
-            applied = _apply(model, plan)
+            applied = apply_composed(model, plan)
             if self.repair is not None:
                 applied.repair = reconstruction.repair(model, plan).as_dict()
         return model
@@ -368,23 +379,6 @@ class Pruner(Strategy):
         rng = np.random.default_rng(self.seed)
         parameters = dict(model.named_parameters())
         return lambda group, count: unit_scores(self.criterion, group, parameters, rng)
-
-
-def _apply(model: paddle.nn.Layer, plan: Plan) -> Plan:
-    """Prune a model by a plan and check its cost; returns the plan that is attached to it."""
-    earlier = plan_of(model)
-    apply_plan(model, plan)
-    reached = model_cost(model, trace_detector(model, plan.image_size_hw)).as_dict()
-    if reached != plan.cost["after"]:
-        raise PlanError(
-            f"the cut model costs {reached}, the plan says {plan.cost['after']}; "
-            "the model's code holds channel numbers that cannot be followed"
-        )
-    if earlier is not None:
-        plan = compose(earlier, plan)
-        attach_step(model, plan)
-    logger.info("%s", describe_cost(plan))
-    return plan
 
 
 def _in_order(group: Group, count: int) -> np.ndarray:

@@ -291,8 +291,10 @@ def test_batch_norm_directly_behind_is_known(bias: bool | None) -> None:
         late=paddle.nn.BatchNorm2D(4),
     )
     groups = groups_of(net).groups
-    assert groups["a"].members[0].batch_norm == "bn.weight"
-    assert groups["head"].members[0].batch_norm == ""
+    (a,), (head,) = groups["a"].members, groups["head"].members
+    assert (a.batch_norm, a.shift) == ("bn.weight", "bn.bias")
+    assert a.bias == ("a.bias" if bias is None else "")
+    assert (head.batch_norm, head.shift, head.bias) == ("", "", "head.bias")
 
 
 def test_batch_norm_behind_a_linear_layer_is_known() -> None:
@@ -307,7 +309,8 @@ def test_batch_norm_behind_a_linear_layer_is_known() -> None:
 
     net = Plain()
     groups = find_groups(net, trace_plain(net, 2, 6)).groups
-    assert groups["a"].members[0].batch_norm == "bn.weight"
+    (a,) = groups["a"].members
+    assert (a.batch_norm, a.shift, a.bias) == ("bn.weight", "bn.bias", "a.bias")
     assert groups["a"].prunable
 
 

@@ -10,8 +10,8 @@ import paddle
 import pytest
 
 from slim_det.compress.prune.importance import CRITERIA
-from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
-from slim_det.compress.prune.pruner import Pruner, describe_cost
+from slim_det.compress.prune.plan import Plan, apply_plan, describe_cost, plan_of
+from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.strategy import Context
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.compress.prune.pruner import Pruner
+from slim_det.compress.prune.pruner import FROM_IMAGES, Pruner
 from slim_det.core.errors import ConfigError
 from tests.compress.prune.small_net import SmallNet, traced
 
@@ -18,6 +18,7 @@ from tests.compress.prune.small_net import SmallNet, traced
         ({}, False),
         ({"criterion": "fpgm", "calibration": {"images": 3}}, False),
         ({"criterion": "elimination"}, True),
+        ({"criterion": "taylor"}, True),
         ({"repair": "least_squares"}, True),
     ],
 )
@@ -31,13 +32,25 @@ def test_repairs_that_do_not_exist(repair: Any) -> None:
         Pruner(pruned_ratios=0.5, repair=repair)
 
 
-def test_a_criterion_that_cannot_be_read_from_weights() -> None:
+@pytest.mark.parametrize("criterion", FROM_IMAGES)
+def test_a_criterion_that_cannot_be_read_from_weights(criterion: str) -> None:
+    """It can be counted what it will remove."""
     net = SmallNet()
-    with pytest.raises(ConfigError, match="criterion 'elimination' needs images, which are not"):
-        Pruner(criterion="elimination", pruned_ratios=0.5).plan(net, *traced(net))
+    pruner = Pruner(criterion=criterion, pruned_ratios={"stem": 0.5})
+    with pytest.raises(ConfigError, match=f"criterion '{criterion}' needs images, which are not"):
+        pruner.plan(net, *traced(net))
+    assert len(pruner.plan_for_costs(net, *traced(net)).groups["stem"]["kept"]) == 2
 
 
-@pytest.mark.parametrize("settings", [{"criterion": "elimination"}, {"repair": "least_squares"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"criterion": "elimination"},
+        {"criterion": "taylor"},
+        {"criterion": "taylor", "repair": "least_squares"},
+        {"repair": "least_squares"},
+    ],
+)
 def test_a_command_without_images(settings: dict[str, Any]) -> None:
     """It is refused before anything is changed."""
     net = SmallNet()

@@ -17,11 +17,11 @@ LEAST_RIDGE = 1e-8
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images without labels, and what is taken from them.
+    """Images, and what is taken from them.
 
     Attributes:
         images: How many, the first of ``TrainDataset`` or of ``folder``; fewer if it has fewer.
-        folder: A folder with images; None for ``TrainDataset``.
+        folder: A folder with images, which have no labels; None for ``TrainDataset``.
         positions: Output positions at which each layer is seen, over all images.
         ridge: How strongly solutions are drawn to the weights that a layer has, relative to the
             mean square of its inputs.
