@@ -308,17 +308,13 @@ def _check_second_time(
 
 
 def test_by_gradients(cli: Callable[..., Outcome], run: tuple[Any, ...], tmp_path: Path) -> None:
-    """Alone and with a repair, the same channels are left; a folder without labels is refused."""
-    kept = []
-    for repair in (None, "least_squares"):
-        slim, saved = slim_file(tmp_path, criterion="taylor", repair=repair), tmp_path / "saved"
-        done(cli(*run, "--slim_config", slim, "--save_dir", saved))
-        plan = stored_step(str(saved / "tiny" / "model_pruned"), Plan)
-        assert plan is not None and plan.settings["criterion"] == "taylor"
-        assert plan.settings["calibration"]["images"] == 6
-        assert (plan.repair is None) == (repair is None)
-        kept.append(plan.groups)
-    assert len(kept[0]) == 6 and kept[0] == kept[1]
+    """Chosen from labelled images and then repaired; a folder without labels is refused."""
+    slim, saved = slim_file(tmp_path, criterion="taylor"), tmp_path / "saved"
+    done(cli(*run, "--slim_config", slim, "--save_dir", saved))
+    plan = stored_step(str(saved / "tiny" / "model_pruned"), Plan)
+    assert plan is not None and plan.settings["criterion"] == "taylor"
+    assert plan.settings["calibration"]["images"] == plan.repair["images"] == 6
+    assert len(plan.groups) == 6
     outcome = cli(*run, "--slim_config", slim, "--images", tmp_path)
     assert outcome.code == 2 and "criterion 'taylor' needs labels" in outcome.err
 
