@@ -169,7 +169,7 @@ class Pruner(Strategy):
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
         if not self.needs_images:
-            _apply(model, self.plan(model, trace, groups, ratios))
+            apply_checked(model, self.plan(model, trace, groups, ratios))
             return model
         if ratios is None:
             ratios = select_groups(self.requests, LayerFinder(model), groups)
@@ -179,7 +179,7 @@ class Pruner(Strategy):
             reconstruction.observe(list(ratios), chooses, self.repair is not None)
             scores = reconstruction.scores if chooses else None
             plan = self.plan(model, trace, groups, ratios, scores)
-            applied = _apply(model, plan)
+            applied = apply_checked(model, plan)
             if self.repair is not None:
                 applied.repair = reconstruction.repair(model, plan).as_dict()
         return model
@@ -369,7 +369,7 @@ class Pruner(Strategy):
         return lambda group, count: unit_scores(self.criterion, group, parameters, rng)
 
 
-def _apply(model: paddle.nn.Layer, plan: Plan) -> Plan:
+def apply_checked(model: paddle.nn.Layer, plan: Plan) -> Plan:
     """Prune a model by a plan and check its cost; returns the plan that is attached to it."""
     earlier = plan_of(model)
     apply_plan(model, plan)
