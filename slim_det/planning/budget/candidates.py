@@ -33,8 +33,8 @@ def candidates(search: BudgetSearch, target: Target, count: int) -> list[Candida
 
     - ``solver``: the smallest predicted loss.
     - ``uniform``: one ratio for every group, as far as it is allowed.
-    - ``between``: for each group the mean ratio of these two, scaled to the budget.
     - ``spread``: the smallest sum of squared penalties, so that no layer loses much.
+    - ``between``: for each group the mean ratio of the first two, scaled to the budget.
 
     Args:
         search: The model with its losses.
@@ -103,8 +103,8 @@ def _spread(search: BudgetSearch, target: Target, solution: Solution) -> _Made |
 
 _OTHERS: dict[str, Callable[[BudgetSearch, Target, Solution], _Made | None]] = {
     "uniform": _uniform,
-    "between": _between,
     "spread": _spread,
+    "between": _between,
 }
 
 MOST = 1 + len(_OTHERS)
