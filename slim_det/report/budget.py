@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from slim_det.compress.prune.groups import ModelGroups
+from slim_det.planning.budget.active import Coverage
+from slim_det.planning.budget.judge import Judged
 from slim_det.planning.budget.search import Solution
 from slim_det.planning.budget.targets import UNITS, Target
 from slim_det.report.tables import text_table
@@ -65,6 +67,8 @@ class Report:
         provenance: Where the losses came from.
         measured_ap: Metric of the pruned model, 0 to 1; None if not measured.
         repair: How its layers are repaired after the cut; None if they are not.
+        candidates: All plans that were judged, of which this is the best.
+        coverage: How much was measured for this budget; None without an active measurement.
     """
 
     target: Target
@@ -74,6 +78,8 @@ class Report:
     provenance: Provenance
     measured_ap: float | None = None
     repair: str | None = None
+    candidates: tuple[Judged, ...] = ()
+    coverage: Coverage | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report with its JSON keys; counts are integers."""
@@ -102,7 +108,25 @@ class Report:
             }
             for row in solution.rows
         ]
+        figures["candidates"] = [self._candidate(one) for one in self.candidates]
+        figures["points"] = self.coverage and {
+            "measured": self.coverage.measured,
+            "of": self.coverage.points,
+            "retained_low": self.coverage.low,
+            "retained_high": self.coverage.high,
+        }
         return {**figures, "method": solution.method}
+
+    def _candidate(self, judged: Judged) -> dict[str, Any]:
+        solution = judged.candidate.solution
+        return {
+            "name": judged.candidate.name,
+            "ratios": judged.ratios,
+            "predicted_ap": self.provenance.predicted(solution.retained),
+            "predicted_loss": 1.0 - solution.retained,
+            "measured_ap": judged.measured_ap,
+            **{f"{name}_after": _plain(name, cost) for name, cost in solution.after.items()},
+        }
 
     def slim_file(self) -> str:
         """The slim file for `train --slim_config`; comments say where the ratios come from."""
@@ -119,6 +143,8 @@ class Report:
             f"predicted: {_metric(source.predicted(solution.retained))} "
             f"({1.0 - solution.retained:.2%} lost), before any fine-tuning",
             f"measured: {self._measured}",
+            *self._candidate_lines,
+            *self._coverage_lines,
             *self.cost_lines,
         ]
         head = "".join(f"# {' '.join(line.split())}\n" for line in comments)
@@ -134,6 +160,35 @@ class Report:
     def _measured(self) -> str:
         repaired = ", after repair" if self.repair and self.measured_ap is not None else ""
         return f"{_metric(self.measured_ap, 'not measured')}{repaired}"
+
+    @property
+    def _candidate_lines(self) -> list[str]:
+        """How the plan was chosen, if there was a choice."""
+        if len(self.candidates) < 2:
+            return []
+        after = "repair" if self.repair else "the cut"
+        figures = (f"{one.candidate.name} {_metric(one.measured_ap)}" for one in self.candidates)
+        return [
+            f"best of {len(self.candidates)} candidates, judged after {after} on EvalDataset: "
+            + ", ".join(figures)
+        ]
+
+    @property
+    def _coverage_lines(self) -> list[str]:
+        """How much was measured, and what the rest could change."""
+        if self.coverage is None:
+            return []
+        low, high = (self._share(x) for x in (self.coverage.low, self.coverage.high))
+        return [
+            f"measured {self.coverage.measured} of {self.coverage.points} points; if losses do not "
+            f"fall with the ratio, all points predict at least {low} for this plan and at most "
+            f"{high} for the best one"
+        ]
+
+    def _share(self, retained: float) -> str:
+        """A share of the metric as the metric, or in percent if there is no baseline."""
+        predicted = self.provenance.predicted(retained)
+        return f"{retained:.2%}" if predicted is None else _metric(predicted)
 
     @property
     def cost_lines(self) -> list[str]:
@@ -154,8 +209,20 @@ class Report:
             f"predicted {_metric(source.predicted(retained))} ({1.0 - retained:.2%} lost), "
             f"measured: {self._measured}",
             f"solved by {self.solution.method}",
+            *self._candidate_lines,
+            *self._coverage_lines,
         ]
         return "\n".join(lines)
+
+
+def candidate_line(judged: Judged, source: Provenance) -> str:
+    """A candidate with its predicted and its measured metric."""
+    candidate = judged.candidate
+    predicted = _metric(source.predicted(candidate.solution.retained))
+    return (
+        f"candidate {candidate.name}: {source.metric} predicted {predicted}, "
+        f"measured {_metric(judged.measured_ap)}"
+    )
 
 
 def ratio_table(report: Report, groups: ModelGroups) -> Table:

@@ -33,6 +33,30 @@ def ratios_of(
     }
 
 
+def checked_ratios(
+    traced: TracedModel,
+    solution: Solution,
+    losses: Mapping[str, Mapping[float, float]],
+    pruner: Pruner,
+) -> dict[str, float]:
+    """The ratios of a solution, once a pruner is known to reach it with them.
+
+    Args:
+        traced: The unpruned model.
+        solution: Units to remove.
+        losses: Group name -> ratio -> loss, as measured.
+        pruner: Its criterion and alignment count, not the layers that it names.
+
+    Raises:
+        PlanError: See `check_pruner`.
+    """
+    ratios = ratios_of(traced, solution, losses, pruner.align)
+    check_pruner(
+        traced, solution, Pruner(pruner.criterion, pruned_ratios=ratios, align=pruner.align)
+    )
+    return ratios
+
+
 def check_pruner(traced: TracedModel, solution: Solution, pruner: Pruner) -> None:
     """Make sure that a pruner with the ratios of a solution removes its units at its costs.
 

@@ -21,7 +21,13 @@ from slim_det.planning.budget.options import (
     largest_within,
 )
 from slim_det.planning.budget.problem import Choice, Front, Problem
-from slim_det.planning.budget.solver import ROUNDING, choose, sample_front, solve_front
+from slim_det.planning.budget.solver import (
+    ROUNDING,
+    choose,
+    least_cost,
+    sample_front,
+    solve_front,
+)
 from slim_det.planning.budget.targets import Target
 
 logger = logging.getLogger("slim_det")
@@ -33,6 +39,10 @@ NEAR_ENOUGH = 0.001
 """Options are refined until the cost is below the budget by at most this share."""
 
 MAX_ROUNDS = 4
+
+HALVINGS = 40
+"""Of the interval in which `BudgetSearch.scaled` looks for its factor."""
+
 FRONT_ROWS = 12
 
 
@@ -111,29 +121,94 @@ class BudgetSearch:
         """
         resource = target.resource
         before = self._costs([0] * len(self.groups))
-        problem = self._problem(self._coarse, resource)
-        front = solve_front(problem)
-        if target.kind == "loss":
-            removed = self._at_loss(target.value)
-            method = "each layer on its own, by the loss of the layer"
-        else:
-            removed, method = self._within(target, problem, front, before[resource])
-        if not any(removed):
+        front = solve_front(self._problem(self._coarse, resource))
+        if target.kind != "loss":
+            _require_reachable(target, before[resource], float(front.costs[0]))
+        removed, method = self.removed(target)
+        if not any(removed.values()):
             raise ConfigError(
                 f"--{target.kind} {target.value:g}: nothing is cut at this target, the model "
                 "meets it as it is; expected a stricter one"
             )
         points = [self._row(front, p, before[resource]) for p in range(len(front.costs))]
         return Solution(
-            removed={g.name: r for g, r in zip(self.groups, removed)},
-            retained=retained(sum(p[0] for p in self._penalties([[r] for r in removed]))),
+            removed=removed,
+            retained=self.retained(removed),
             before=before,
-            after=self._costs(removed),
+            after=self.costs(removed),
             resource=resource,
             front=tuple(points),
             rows=tuple(points[p] for p in sample_front(front, FRONT_ROWS)),
             method=method,
         )
+
+    def require_reachable(self, target: Target) -> None:
+        """Make sure that a target other than ``loss`` can be met; the losses do not matter.
+
+        Raises:
+            ConfigError: No plan meets it.
+        """
+        before = self._costs([0] * len(self.groups))[target.resource]
+        least = least_cost(self._problem(self._coarse, target.resource))
+        _require_reachable(target, before, least)
+
+    def removed(self, target: Target, power: float = 1.0) -> tuple[dict[str, int], str]:
+        """Units to remove from each group to meet a target that can be met, and how it was solved.
+
+        Args:
+            target: The budget.
+            power: Penalties are raised to it, their sign kept. With more than 1, a few layers that
+                lose much count more than many that lose little.
+
+        Raises:
+            ConfigError: The solver found nothing in time.
+        """
+        if target.kind == "loss":
+            counts = self._at_loss(target.value)
+            method = "each layer on its own, by the loss of the layer"
+        else:
+            counts, method = self._within(target, power)
+        return {g.name: count for g, count in zip(self.groups, counts)}, method
+
+    def scaled(self, target: Target, shares: Mapping[str, float]) -> dict[str, int] | None:
+        """Units to remove if all groups are cut in a given proportion, just enough for a budget.
+
+        Args:
+            target: The budget, of any kind but ``loss``.
+            shares: Group name -> a number of 0 or more, not all 0. The share of its units that is
+                removed is this number times one factor for all groups, as far as it is allowed.
+
+        Returns:
+            None if even the largest cut of every group costs more than the budget.
+        """
+        budget = target.budget(self._costs([0] * len(self.groups))[target.resource])
+
+        def counts(factor: float) -> list[int]:
+            wanted = (factor * shares[g.name] * len(g.units) for g in self.groups)
+            return [
+                min(allowed, key=lambda own: (abs(own - number), own))
+                for allowed, number in zip(self._allowed, wanted)
+            ]
+
+        def fits(factor: float) -> bool:
+            return self._costs(counts(factor))[target.resource] <= budget
+
+        low, high = 0.0, 1.0 / min(filter(None, shares.values()))
+        if not fits(high):
+            return None
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2.0
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return {g.name: count for g, count in zip(self.groups, counts(high))}
+
+    def retained(self, removed: Mapping[str, int]) -> float:
+        """The predicted metric of a plan, as a share of the unpruned model's."""
+        options = [[removed[g.name]] for g in self.groups]
+        return retained(sum(float(p[0]) for p in self._penalties(options)))
+
+    def costs(self, removed: Mapping[str, int]) -> dict[str, float]:
+        """Every resource for one number of removed units per group."""
+        return self._costs([removed[g.name] for g in self.groups])
 
     def _at_loss(self, threshold: float) -> list[int]:
         """PaddleSlim's rule for each group; alignment never removes more than it says."""
@@ -143,14 +218,12 @@ class BudgetSearch:
             removed.append(largest_within(allowed, units_removed(len(group.units), ratio)))
         return removed
 
-    def _within(
-        self, target: Target, problem: Problem, front: Front, before: float
-    ) -> tuple[list[int], str]:
+    def _within(self, target: Target, power: float) -> tuple[list[int], str]:
         """Solve on coarse options, then on finer ones around the solution."""
+        before = self._costs([0] * len(self.groups))[target.resource]
         budget = target.budget(before)
         options = self._coarse
-        if front.costs[0] > budget * (1.0 + ROUNDING):
-            raise target.unreachable(before, float(front.costs[0]))
+        problem = self._problem(options, target.resource, power)
         best = choose(problem, budget, OVERSHOOT * before)
         if best is None:
             raise target.not_solved()
@@ -163,17 +236,20 @@ class BudgetSearch:
             ]
             if near or finer == options:
                 break
-            problem = self._problem(finer, target.resource)
+            problem = self._problem(finer, target.resource, power)
             refined = choose(problem, budget, OVERSHOOT * before)
             if refined is None:  # the time is up; the chosen options are among the finer ones
                 break
             options, best = finer, refined
         return _pick(options, best.choice), best.method
 
-    def _problem(self, options: Sequence[Sequence[int]], resource: str) -> Problem:
+    def _problem(
+        self, options: Sequence[Sequence[int]], resource: str, power: float = 1.0
+    ) -> Problem:
         constant, factors = self.builder.build(options, self.rules[resource])
         constant += self.constants.get(resource, 0.0)
-        return Problem(tuple(self._penalties(options)), factors, constant)
+        penalties = (np.sign(p) * np.abs(p) ** power for p in self._penalties(options))
+        return Problem(tuple(penalties), factors, constant)
 
     def _penalties(self, options: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return [
@@ -195,3 +271,8 @@ class BudgetSearch:
 
 def _pick(options: Sequence[Sequence[int]], choice: Choice) -> list[int]:
     return [own[option] for own, option in zip(options, choice)]
+
+
+def _require_reachable(target: Target, before: float, least: float) -> None:
+    if least > target.budget(before) * (1.0 + ROUNDING):
+        raise target.unreachable(before, least)

@@ -160,6 +160,11 @@ def choose(problem: Problem, budget: float, overshoot: float = np.inf) -> Best |
     return found
 
 
+def least_cost(problem: Problem) -> float:
+    """The smallest cost of any choice."""
+    return problem.cost(_Program(problem).cheapest())
+
+
 def solve_front(problem: Problem) -> Front:
     """The front of cost and penalty; of few budgets if there are too many combinations."""
     try:

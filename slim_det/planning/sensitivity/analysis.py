@@ -6,8 +6,8 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from slim_det.planning.sensitivity.measure import (
     Finished,
     Images,
     Job,
+    Prepared,
     measure_baseline,
     measure_cuts,
     unfinished,
@@ -97,14 +98,41 @@ def analyse(
         SensitivityError: The baseline is about 0, or the journal belongs to another run.
         LayerError: A layer is unknown or cannot be cut.
     """
+    with open_analysis(cfg, model, settings, output) as analysis:
+        analysis.measure(analysis.targets)
+        return analysis.result(analysis.targets)
+
+
+@contextlib.contextmanager
+def open_analysis(
+    cfg: Any,
+    model: paddle.nn.Layer,
+    settings: Settings,
+    output: str | Path,
+    check: Callable[[SensitivityResult], object] = lambda empty: None,
+) -> Iterator[Analysis]:
+    """Prepare an analysis and measure its baseline.
+
+    Args:
+        cfg: See `analyse`.
+        model: See `analyse`.
+        settings: See `analyse`.
+        output: See `analyse`.
+        check: Called before the first cut, with a result that holds no point; if it raises an
+            error, nothing is left behind.
+
+    Raises:
+        SlimDetError: As `analyse`, or of ``check``.
+    """
     start = time.monotonic()
     with _workers(settings.workers) as workers:
         pruner = Pruner(settings.criterion, pruned_ratios=0.5)
-        trace = trace_detector(model, image_size_hw(cfg))
+        size_hw = image_size_hw(cfg)
+        trace = trace_detector(model, size_hw)
         groups = find_groups(model, trace)
         names = choose_groups(model, groups, settings.params)
         targets = make_targets(model, trace, groups, names, settings.ratios, pruner)
-        with eval_at(cfg, image_size_hw(cfg)):
+        with eval_at(cfg, size_hw):
             images = Images(cfg, settings.num_images)
         if not images.num_images:
             raise SensitivityError("EvalDataset has no images; there is nothing to measure on")
@@ -112,24 +140,110 @@ def analyse(
         is_new = not journal_path(output).exists()
         with Journal(journal_path(output), header) as journal, _program_folder(output) as folder:
             with _removed_on_early_error(journal, is_new):
-                save_program(model, image_size_hw(cfg), folder)
+                save_program(model, size_hw, folder)
                 program = DetectorProgram(folder, threads_each(1))
                 images.chunk_images = _chunk_images(cfg, program, targets, images, settings)
-                job = Job(
-                    targets=tuple(_shard_of(targets, settings.shard)),
-                    num_images=images.num_images,
-                    chunk_images=images.chunk_images,
-                    recorded=frozenset(journal.entries),
-                )
-                left = unfinished(job)
+                left = _left(_shard_of(targets, settings.shard), images, journal)
                 prepared = measure_baseline(images, program, left, journal.append)
                 table = _Table(images, journal)
                 table.require_baseline()
-            with _reported(job, journal) as finished:
-                if left.targets:
-                    measure_cuts(images, program, left, finished, prepared, workers)
-            result = _result(header, image_size_hw(cfg), targets, job.targets, settings, table)
-    return replace(result, seconds=time.monotonic() - start)
+                analysis = Analysis(
+                    settings, size_hw, targets, header, images, program, journal, table, prepared,
+                    workers, start,
+                )  # fmt: skip
+                check(analysis.result(()))
+            yield analysis
+
+
+def _left(targets: Sequence[Target], images: Images, journal: Journal) -> Job:
+    """What is not recorded of some cuts."""
+    recorded = frozenset(journal.entries)
+    return unfinished(Job(tuple(targets), images.num_images, images.chunk_images, recorded))
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis whose cuts are measured on request; each is recorded in the journal.
+
+    Attributes:
+        settings: What may be measured, and how.
+        size_hw: Of the network's input, in pixels.
+        all_targets: Every group with its cuts, those of other shards included.
+        header: What is measured on what.
+        images: The evaluation images.
+        program: The detector.
+        journal: The finished points.
+        table: Their AP.
+        prepared: All images after a run of the complete detector, if they fit into memory.
+        workers: Processes that run the cuts; None where this process does.
+        start: When it began, by `time.monotonic`.
+    """
+
+    settings: Settings
+    size_hw: tuple[int, int]
+    all_targets: list[Target]
+    header: dict[str, Any]
+    images: Images
+    program: DetectorProgram
+    journal: Journal
+    table: _Table
+    prepared: Prepared | None
+    workers: Workers | None
+    start: float
+
+    @property
+    def targets(self) -> list[Target]:
+        """The groups with the cuts of this shard."""
+        return _shard_of(self.all_targets, self.settings.shard)
+
+    @property
+    def finished(self) -> tuple[Target, ...]:
+        """The groups with the cuts that are recorded for every image."""
+        left = _left(self.all_targets, self.images, self.journal)
+        names = {cut.name for target in left.targets for cut in target.cuts}
+        return keep_cuts(self.all_targets, lambda cut: cut.name not in names)
+
+    def measure(self, targets: Sequence[Target]) -> None:
+        """Measure what is not recorded yet.
+
+        Raises:
+            SensitivityError: A process failed, or the journal cannot be written.
+        """
+        images, program = self.images, self.program
+        with _reported(targets, images, self.journal) as finished:
+            left = _left(targets, images, self.journal)
+            if left.targets:
+                measure_cuts(images, program, left, finished, self.prepared, self.workers)
+
+    def result(self, measured: Sequence[Target]) -> SensitivityResult:
+        """The result that holds these cuts, which are all recorded."""
+        settings, header, table = self.settings, self.header, self.table
+        ap = {t.name: {c.ratio: table.ap(c.name) for c in t.cuts} for t in measured}
+        losses = {
+            name: {ratio: relative_loss(table.baseline, value) for ratio, value in row.items()}
+            for name, row in ap.items()
+        }
+        shard = settings.shard
+        return SensitivityResult(
+            Conditions(
+                header["metric"],
+                table.baseline,
+                header["num_images"],
+                header["criterion"],
+                self.size_hw,
+            ),
+            Sources(**{key: header[key] for key in Sources.__dataclass_fields__}),
+            Request(
+                group_order=tuple(target.name for target in self.all_targets),
+                ratios=settings.ratios,
+                channels={target.name: target.channels for target in self.all_targets},
+                shard=f"{shard[0] + 1}/{shard[1]}" if shard else None,
+            ),
+            losses,
+            ap,
+            seconds=time.monotonic() - self.start,
+            bands=_bands(measured, settings.bootstrap, table) if settings.bootstrap else None,
+        )
 
 
 def _workers(count: int) -> contextlib.AbstractContextManager[Workers | None]:
@@ -241,15 +355,15 @@ def _shard_of(targets: list[Target], shard: tuple[int, int] | None) -> list[Targ
 
 
 @contextlib.contextmanager
-def _reported(job: Job, journal: Journal) -> Iterator[Finished]:
+def _reported(targets: Sequence[Target], images: Images, journal: Journal) -> Iterator[Finished]:
     """A function that records each finished unit and shows the progress."""
     keys = [
         key
-        for target in job.targets
+        for target in targets
         for cut in target.cuts
-        for key in unit_keys(cut.name, job.num_images, job.chunk_images)
+        for key in unit_keys(cut.name, images.num_images, images.chunk_images)
     ]
-    known = len(job.recorded.intersection(keys))
+    known = len(journal.entries.keys() & keys)
     if known:
         logger.info("%d of %d points are already recorded", known, len(keys))
     with tqdm(total=len(keys), initial=known, unit="point", disable=None) as bar:
@@ -261,38 +375,7 @@ def _reported(job: Job, journal: Journal) -> Iterator[Finished]:
         yield finished
 
 
-def _result(
-    header: dict[str, Any],
-    size_hw: tuple[int, int],
-    targets: list[Target],
-    measured: tuple[Target, ...],
-    settings: Settings,
-    table: _Table,
-) -> SensitivityResult:
-    ap = {t.name: {c.ratio: table.ap(c.name) for c in t.cuts} for t in measured}
-    losses = {
-        name: {ratio: relative_loss(table.baseline, value) for ratio, value in row.items()}
-        for name, row in ap.items()
-    }
-    shard = settings.shard
-    return SensitivityResult(
-        Conditions(
-            header["metric"], table.baseline, header["num_images"], header["criterion"], size_hw
-        ),
-        Sources(**{key: header[key] for key in Sources.__dataclass_fields__}),
-        Request(
-            group_order=tuple(target.name for target in targets),
-            ratios=settings.ratios,
-            channels={target.name: target.channels for target in targets},
-            shard=f"{shard[0] + 1}/{shard[1]}" if shard else None,
-        ),
-        losses,
-        ap,
-        bands=_bands(measured, settings.bootstrap, table) if settings.bootstrap else None,
-    )
-
-
-def _bands(measured: tuple[Target, ...], samples: int, table: _Table) -> Bands:
+def _bands(measured: Sequence[Target], samples: int, table: _Table) -> Bands:
     bands = {
         target.name: {cut.ratio: table.bands(cut.name, samples) for cut in target.cuts}
         for target in tqdm(measured, desc="bootstrap", unit="group", disable=None)

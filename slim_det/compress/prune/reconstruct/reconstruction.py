@@ -97,6 +97,14 @@ class Repair:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What a cut of some groups changes, and the sums behind layers that it repairs."""
+
+    changed: Changed
+    sums: dict[str, Sum]
+
+
 @contextlib.contextmanager
 def reconstruction_of(
     model: paddle.nn.Layer,
@@ -183,8 +191,7 @@ class Reconstruction:
             raise DataError("no image to learn from")
         self._sampling = Sampling(calibration.positions, count, seed)
         self._observed = Observed()
-        self._changed = Changed((), {}, ())
-        self._sums: dict[str, Sum] = {}
+        self._cuts: list[_Cut] = []
         self._waiting: list[str] = []
 
     @property
@@ -192,23 +199,30 @@ class Reconstruction:
         """Number of images."""
         return self._sampling.images
 
-    def observe(self, names: list[str], choose: bool, repair: bool) -> None:
+    def observe(
+        self, names: list[str], choose: bool, repair: bool, cuts: Sequence[list[str]] = ()
+    ) -> None:
         """Run the unpruned model on all images.
 
         Args:
             names: Groups that will lose channels.
             choose: Whether `eliminate` will be called for these groups, in this order.
             repair: Whether `repair` will be called.
+            cuts: Some of the groups for each cut that will be repaired; by default one cut of all.
 
         Raises:
             LayerError: A weight is not finite, or so large that outputs are not.
         """
         check_parameters(self._program, self._parameters)
-        units = np.concatenate([self._groups.groups[name].units for name in names])
-        self._changed = changed_by(self._program, self._parameters, self._groups, units)
-        self._sums = sums_behind(self._program, self._changed.layers, self._changed.variables)
+        self._cuts = [self._cut_of(own) for own in cuts or [names]]
         self._waiting = list(names) if choose else []
-        self._observe_some(self._changed.layers if repair else ())
+        layers = {one.weight: one for cut in self._cuts for one in cut.changed.layers}
+        self._observe_some(list(layers.values()) if repair else ())
+
+    def _cut_of(self, names: list[str]) -> _Cut:
+        units = np.concatenate([self._groups.groups[name].units for name in names])
+        changed = changed_by(self._program, self._parameters, self._groups, units)
+        return _Cut(changed, sums_behind(self._program, changed.layers, changed.variables))
 
     def _observe_some(self, repaired: Sequence[LinearLayer] = ()) -> None:
         """Run the unpruned model for as many of the waiting groups as memory allows."""
@@ -223,7 +237,8 @@ class Reconstruction:
             self._waiting.pop(0)
         self._observed.moments.clear()
         run, reading = self._run(self._program), list(readers.values())
-        seen = observe(run, self._sampling, reading, repaired, self._sums)
+        sums = {name: one for cut in self._cuts for name, one in cut.sums.items()}
+        seen = observe(run, self._sampling, reading, repaired, sums)
         self._observed.moments = seen.moments
         self._observed.targets.update(seen.targets)
         self._observed.totals.update(seen.totals)
@@ -276,27 +291,34 @@ class Reconstruction:
             for index in chosen
         ]
 
-    def repair(self, model: paddle.nn.Layer, plan: Plan) -> Repair:
+    def repair(self, model: paddle.nn.Layer, plan: Plan, number: int = -1) -> Repair:
         """Repair a model that was cut as observed, and restate its batch norms, in place.
 
         The model is changed at the end, all parameters at once.
+
+        Args:
+            model: The cut model.
+            plan: What was cut.
+            number: Which of the cuts that were announced to `observe` it is; by default the last
+                one, after which there can be no other, because what is observed is given up.
 
         Raises:
             PlanError: The cut model has other operators than the unpruned one.
         """
         self._observed.moments.clear()
+        cut, observed = self._cuts[number], self._observed
+        if number not in (-1, len(self._cuts) - 1):
+            observed = Observed({}, dict(observed.targets), dict(observed.totals))
         program = self._trace(model)
         if [op.type for op in program.ops] != [op.type for op in self._program.ops]:
             raise PlanError("the cut model has other operators than before; it cannot be repaired")
         run, errors = self._run(program, KEPT_MB), []
-        statistics = BatchNormStatistics(self._changed.batch_norms)
-        for layer in tqdm(self._changed.layers, "repair", unit="layer", disable=None, leave=False):
+        statistics = BatchNormStatistics(cut.changed.batch_norms)
+        for layer in tqdm(cut.changed.layers, "repair", unit="layer", disable=None, leave=False):
             ridge = self._calibration.ridge
-            behind = self._sums.get(layer.weight)
+            behind = cut.sums.get(layer.weight)
             errors.append(
-                repair_layer(
-                    run, layer, plan, self._observed, self._sampling, ridge, behind, statistics
-                )
+                repair_layer(run, layer, plan, observed, self._sampling, ridge, behind, statistics)
             )
         statistics.restate(run)
         parameters = dict(model.named_parameters())
@@ -304,7 +326,7 @@ class Reconstruction:
         for variable, name in self._parameters.items():
             if variable in known:
                 set_parameter(parameters[name], program.value(variable))
-        repair = Repair(self._calibration, self.images, tuple(errors), self._changed.left)
+        repair = Repair(self._calibration, self.images, tuple(errors), cut.changed.left)
         logger.info("%s", repair)
         return repair
 
