@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,14 @@ def drawn() -> list[float]:
 
 
 def test_seeded_numbers() -> None:
+    """In a process without the threads of other tests, which may draw numbers at any time."""
+    process = multiprocessing.get_context("fork").Process(target=check_seeded_numbers)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def check_seeded_numbers() -> None:
     """The same ones inside for a seed; outside they go on as if nothing had been drawn."""
     with seeded(4):
         paddle.seed(9)

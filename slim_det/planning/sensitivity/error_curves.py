@@ -90,10 +90,8 @@ def error_curves(
             errors = np.concatenate([[0.0], found.errors])[counts]
             if detector is not None:
                 chosen = measured_places(errors)
-                changes = [
-                    reconstruction.readers_without(group, found.order[: counts[place]])
-                    for place in chosen
-                ]
+                cuts = [found.order[: counts[place]] for place in chosen]
+                changes = reconstruction.readers_without(group, cuts) if cuts else []
                 errors = between(errors, chosen, detector.measure(changes))
             losses[name] = dict(zip(ratios, (-np.expm1(-errors)).tolist()))
         num_images = reconstruction.images

@@ -28,14 +28,40 @@ def solve(moments: Moments, weights: np.ndarray, ridge: float) -> np.ndarray:
         penalty = ridge * np.trace(xx) / len(xx)
         if penalty <= 0.0:
             continue
-        gap = moments.xy[group] - xx @ weights[group]
-        try:
-            # Transposed, it has BLAS' order of memory and is factored in place.
-            factor = cho_factor(with_ridge(xx, penalty).T, overwrite_a=True, check_finite=False)
-            solved[group] += cho_solve(factor, gap)
-        except LinAlgError:  # a ridge below rounding errors
-            solved[group] += np.linalg.lstsq(with_ridge(xx, penalty), gap, rcond=None)[0]
+        solved[group] += _correction(xx, penalty, moments.xy[group] - xx @ weights[group])
     return solved
+
+
+def without(xx: np.ndarray, weights: np.ndarray, gone: np.ndarray, ridge: float) -> np.ndarray:
+    """Weights of the inputs that are left, so that outputs change least when others are gone.
+
+    Args:
+        xx: Sum of x x^T, [D, D].
+        weights: The weights of all inputs, float64 [D, M].
+        gone: Which inputs are gone, bool [D].
+        ridge: Relative to the mean of the squared inputs that are left; it draws to ``weights``.
+
+    Returns:
+        float64 [D, M]; zero where inputs are gone.
+    """
+    solved = np.where(gone[:, None], 0.0, weights)
+    left, lost = np.flatnonzero(~gone), np.flatnonzero(gone)
+    squares = xx[np.ix_(left, left)]
+    penalty = ridge * np.trace(squares) / max(len(left), 1)
+    if len(lost) and penalty > 0.0:
+        gap = xx[np.ix_(left, lost)] @ weights[lost]
+        solved[left] += _correction(squares, penalty, gap)
+    return solved
+
+
+def _correction(xx: np.ndarray, penalty: float, gap: np.ndarray) -> np.ndarray:
+    """The solution of ``(xx + penalty) x = gap``."""
+    try:
+        # Transposed, it has BLAS' order of memory and is factored in place.
+        factor = cho_factor(with_ridge(xx, penalty).T, overwrite_a=True, check_finite=False)
+        return np.asarray(cho_solve(factor, gap))
+    except LinAlgError:  # a ridge below rounding errors
+        return np.linalg.lstsq(with_ridge(xx, penalty), gap, rcond=None)[0]
 
 
 def intercept(moments: Moments, weights: np.ndarray) -> np.ndarray:

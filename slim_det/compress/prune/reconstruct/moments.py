@@ -52,17 +52,6 @@ class Moments:
             self.yy + other.yy,
         )
 
-    def outputs_of(self, weights: np.ndarray) -> Moments:
-        """The moments of the same inputs with the outputs of these weights [G, D, M] as targets."""
-        xy = self.xx @ weights
-        y = np.einsum("gd,gdm->gm", self.x, weights)
-        return replace(self, y=y, xy=xy, yy=np.einsum("gdm,gdm->gm", weights, xy))
-
-    def of_inputs(self, rows: np.ndarray) -> Moments:
-        """The moments of some of the inputs, by index."""
-        xx = np.take(np.take(self.xx, rows, axis=1), rows, axis=2)
-        return replace(self, x=self.x[:, rows], xx=xx, xy=self.xy[:, rows])
-
     def squared_deviation(self) -> float:
         """Sum of squared differences of the targets from their means."""
         if not self.count:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.reconstruct.elimination import Reader
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
+from slim_det.compress.prune.reconstruct.least_squares import without
 from slim_det.compress.prune.reconstruct.moments import Moments
-from slim_det.compress.prune.reconstruct.repair import intercept_place, solve_layer
+from slim_det.compress.prune.reconstruct.repair import intercept_place
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
 
@@ -55,44 +58,46 @@ def readers_of(
 
 
 def readers_without(
-    removed: np.ndarray,
+    cuts: Sequence[np.ndarray],
     groups: ModelGroups,
     program: DeployProgram,
     layers: dict[str, LinearLayer],
     moments: dict[str, Moments],
     ridge: float,
-) -> dict[str, np.ndarray]:
+) -> list[dict[str, np.ndarray]]:
     """Parameters of the linear layers that read some units, solved for without these.
 
     Shapes stay as they are: the weights of what is removed are zero.
 
     Args:
-        removed: Identities of the units.
+        cuts: Identities of the removed units of each cut.
         groups: All groups of the model.
         program: The unpruned program.
         layers: Weight name -> linear layer.
         moments: Weight name -> moments of the layer's input.
-        ridge: See `slim_det.compress.prune.reconstruct.least_squares.solve`.
+        ridge: Relative to the mean of the squared inputs that remain.
 
     Returns:
-        Variable of the program -> weight, or bias or batch norm mean that takes the intercept.
+        For each cut: variable of the program -> weight, or bias or batch norm mean that takes the
+        intercept.
     """
-    found = {}
-    for axis in groups.axes_reading(removed):
+    found: list[dict[str, np.ndarray]] = [{} for _ in cuts]
+    for axis in groups.axes_reading(np.concatenate(cuts)):
         if axis.parameter not in moments:
             continue
-        layer = layers[axis.parameter]
+        layer, seen = layers[axis.parameter], moments[axis.parameter]
         op = program.ops[layer.uses[0]]
         weight = program.value(weight_of(op))
         matrix = layer.rule.matrix(op, weight.astype(np.float64))
-        left = np.repeat(~np.isin(axis.ids, removed), matrix.shape[1] // len(axis.ids))
         place = intercept_place(program, layer)
-        targets = moments[axis.parameter].outputs_of(matrix).of_inputs(np.flatnonzero(left))
-        solved = np.zeros_like(matrix)
-        solved[:, left], added = solve_layer(targets, matrix[:, left], ridge, place)
-        found[weight_of(op)] = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
-        if place is not None:
-            found[place.variable] = place.moved(program, added)
+        squares = seen.xx if place is None else seen.centred().xx
+        for values, removed in zip(found, cuts):
+            gone = np.repeat(np.isin(axis.ids, removed), matrix.shape[1] // len(axis.ids))
+            solved = np.array([without(xx, w, gone, ridge) for xx, w in zip(squares, matrix)])
+            values[weight_of(op)] = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
+            if place is not None:
+                added = np.einsum("gd,gdm->gm", seen.x, matrix - solved) / max(seen.count, 1)
+                values[place.variable] = place.moved(program, added)
     return found
 
 

@@ -264,18 +264,20 @@ class Reconstruction:
         )
         return eliminate(readers, len(group.units), count, group.holders)
 
-    def readers_without(self, group: Group, places: np.ndarray) -> dict[str, np.ndarray]:
+    def readers_without(
+        self, group: Group, cuts: Sequence[np.ndarray]
+    ) -> list[dict[str, np.ndarray]]:
         """Parameters of the layers that read a group, solved for without some of its units.
 
         Args:
             group: The group that was eliminated last.
-            places: Of the removed units in the group.
+            cuts: Places of the removed units in the group, for each cut.
 
         Returns:
-            Variable of the program -> value of the same shape.
+            For each cut: variable of the program -> value of the same shape.
         """
         return readers_without(
-            group.units[places],
+            [group.units[places] for places in cuts],
             self._groups,
             self._program,
             self._layers,

@@ -104,10 +104,10 @@ def repair_layer(
     error = squared_error(everything, start)
     before = _relative(error, everything)
     if held_out is not None:
-        trial, added = solve_layer(fit, start, ridge, place)
+        trial, added = _solved(fit, start, ridge, place)
         if not squared_error(held_out, trial, added) < squared_error(held_out, start):
             return LayerError(layer.weight, before, before, "it is no better on held-out images")
-    solved, added = solve_layer(everything, start, ridge, place)
+    solved, added = _solved(everything, start, ridge, place)
     left = squared_error(everything, solved, added)
     if not left <= error:
         return LayerError(layer.weight, before, before, "its error does not fall")
@@ -207,20 +207,9 @@ def _kept_outputs(layer: LinearLayer, run: StagedRun, plan: Plan) -> np.ndarray 
     return axes.get(layer.rule.out_axis(op))
 
 
-def solve_layer(
+def _solved(
     moments: Moments, start: np.ndarray, ridge: float, place: Place | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solve for the weights of a layer, with an intercept if there is room for it.
-
-    Args:
-        moments: Sums over positions, not centred.
-        start: Weights to be drawn to, float64 [G, D, M].
-        ridge: See `solve`.
-        place: Where the intercept goes; None if there is none.
-
-    Returns:
-        Weights float64 [G, D, M] and intercepts float64 [G, M].
-    """
     if place is None:
         solved = solve(moments, start, ridge)
         return solved, np.zeros((len(solved), solved.shape[2]))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
+from slim_det.compress.prune.reconstruct.least_squares import (
+    intercept,
+    solve,
+    squared_error,
+    without,
+)
 from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 
 
@@ -186,3 +191,23 @@ def test_the_solution_is_never_worse(ridge: float) -> None:
         moments = moments_of(x, y)
         found = solve(moments, start[None], ridge)
         assert squared_error(moments, found) < squared_error(moments, start[None])
+
+
+@pytest.mark.parametrize("ridge", [1e-8, 0.1])
+def test_without_some_inputs(ridge: float) -> None:
+    """The minimum that the data themselves have, with the former outputs as targets."""
+    x, y, weights = problem(7)
+    gone = np.array([False, True, False, False, True, False])
+    found = without(x.T @ x, weights, gone, ridge)
+    expected = drawn_to(x[:, ~gone], y, weights[~gone], ridge)
+    np.testing.assert_allclose(found[~gone], expected, rtol=1e-7)
+    assert not found[gone].any()
+
+
+def test_without_none_or_all() -> None:
+    x, _, weights = problem(8)
+    np.testing.assert_array_equal(without(x.T @ x, weights, np.zeros(6, bool), 1e-4), weights)
+    assert not without(x.T @ x, weights, np.ones(6, bool), 1e-4).any()
+    blank = without(np.zeros((6, 6)), weights, np.arange(6) < 2, 1e-4)
+    np.testing.assert_array_equal(blank[2:], weights[2:])
+    assert not blank[:2].any()

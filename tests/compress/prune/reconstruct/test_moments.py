@@ -134,17 +134,3 @@ def test_two_halves_add_up() -> None:
     x, y = drawn(3)
     left, right = summed((x[:, :29], y[:, :29])), summed((x[:, 29:], y[:, 29:]))
     assert_equal(left + right, plain(x, y), 1e-12)
-
-
-def test_outputs_of_weights_as_targets() -> None:
-    """As if the outputs of these weights had been added as targets."""
-    x, y = drawn(4)
-    weights = np.random.default_rng(5).normal(size=(2, 5, 4))
-    expected = plain(x, x.astype(np.float64) @ weights)
-    assert_equal(summed((x, y)).outputs_of(weights), expected, 1e-6)
-
-
-def test_some_inputs() -> None:
-    x, y = drawn(6)
-    rows = np.array([3, 0])
-    assert_equal(summed((x, y)).of_inputs(rows), plain(x[:, :, rows], y), 1e-6)

@@ -138,7 +138,7 @@ def solved_without(prepared: Prepared, places: list[int], tmp_path: Path) -> dic
     made = prepared.reconstruction(drawn_images(6), tmp_path, positions=10**6, ridge=1e-9)
     made.observe(["stem"], choose=True, repair=False)
     made.eliminate(prepared.groups.groups["stem"], 1)
-    found = made.readers_without(prepared.groups.groups["stem"], np.array(places))
+    (found,) = made.readers_without(prepared.groups.groups["stem"], [np.array(places)])
     return {prepared.parameters[variable]: value for variable, value in found.items()}
 
 
