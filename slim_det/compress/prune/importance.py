@@ -17,6 +17,9 @@ from slim_det.compress.prune.ratios import units_removed, units_within_energy
 from slim_det.core.errors import ConfigError, LayerError, nearest
 from slim_det.graph.channels import Producer
 
+UnitScores = Callable[[Group, int], np.ndarray]
+"""(group, number of units to remove) -> one score per unit; the lowest are removed."""
+
 Criterion = Callable[[np.ndarray, "np.ndarray | None", np.random.Generator], np.ndarray]
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
 
-from slim_det.compress.prune.compose import apply_composed, groups_left, history
+from slim_det.compress.prune.compose import groups_left, history
+from slim_det.compress.prune.cutting import cut_copies
 from slim_det.compress.prune.groups import Group, ModelGroups, find_groups, slices_without
-from slim_det.compress.prune.importance import check_criterion, least_important, unit_scores
+from slim_det.compress.prune.importance import (
+    UnitScores,
+    check_criterion,
+    least_important,
+    unit_scores,
+)
 from slim_det.compress.prune.iterative import IterativePruning
 from slim_det.compress.prune.plan import Plan, apply_plan, plan_of
 from slim_det.compress.prune.ratios import SHARE_OF, units_removed
-from slim_det.compress.prune.reconstruct.reconstruction import reconstruction_of
+from slim_det.compress.prune.reconstruct.elimination import ELIMINATION
 from slim_det.compress.prune.reconstruct.settings import read_calibration
 from slim_det.compress.prune.requests import read_requests, select_groups
 from slim_det.compress.prune.schedule import read_schedule
 from slim_det.compress.prune.stepwise import check_epochs, check_rest, divided, record_step
-from slim_det.compress.prune.taylor import TAYLOR, check_labels, taylor_scores
+from slim_det.compress.prune.taylor import TAYLOR, check_labels
 from slim_det.compress.strategy import Context, Strategy
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.core.errors import ConfigError, PlanError
@@ -34,14 +39,8 @@ logger = logging.getLogger("slim_det")
 LEAST_SQUARES = "least_squares"
 """The method that repairs layers."""
 
-ELIMINATION = "elimination"
-"""The criterion that finds the channels that the others can replace."""
-
 FROM_IMAGES = (ELIMINATION, TAYLOR)
 """Criteria that choose channels from images."""
-
-UnitScores = Callable[[Group, int], np.ndarray]
-"""(group, number of units to remove) -> one score per unit; the lowest are removed."""
 
 # Settings that make no difference to weights that are pruned already.
 _FREE = ("seed", "calibration")
@@ -178,22 +177,8 @@ class Pruner(Strategy):
         """
         if ratios is None:
             ratios = select_groups(self.requests, LayerFinder(model), groups)
-        scores: UnitScores | None = None
-        if self.criterion == TAYLOR:
-            scores = taylor_scores(model, groups, ratios, cfg, self.calibration, self.seed)
-        chooses = self.criterion == ELIMINATION
-        if not chooses and self.repair is None:
-            apply_composed(model, self.plan(model, trace, groups, ratios, scores))
-            return model
-        images = reconstruction_of(model, trace, groups, cfg, self.calibration, self.seed)
-        with images as reconstruction:
-            reconstruction.observe(list(ratios), chooses, self.repair is not None)
-            scores = reconstruction.scores if chooses else scores
-            plan = self.plan(model, trace, groups, ratios, scores)
-            applied = apply_composed(model, plan)
-            if self.repair is not None:
-                applied.repair = reconstruction.repair(model, plan).as_dict()
-        return model
+        (cut,) = cut_copies(self, model, trace, groups, [ratios], lambda: model, cfg)
+        return cut
 
     def _cut_for(
         self, context: Context, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups

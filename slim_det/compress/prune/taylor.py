@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from slim_det.compress.images import labelled_batches
 from slim_det.compress.prune.groups import Group, ModelGroups
+from slim_det.compress.prune.importance import UnitScores
 from slim_det.compress.prune.reconstruct.settings import Calibration
 from slim_det.core.errors import ConfigError, LayerError
 from slim_det.graph.channels import ParameterAxis
@@ -48,7 +49,7 @@ def taylor_scores(
     cfg: Any,
     calibration: Calibration,
     seed: int,
-) -> Callable[[Group, int], np.ndarray]:
+) -> UnitScores:
     """Score groups on the first images of ``TrainDataset``, prepared by ``TrainReader``.
 
     Weights, gradients, batch norm statistics, modes and random states are the same afterwards.

@@ -8,8 +8,8 @@ from typing import Any
 
 import paddle
 
+from slim_det.compress.prune.cutting import cut_copies
 from slim_det.compress.prune.pruner import Pruner
-from slim_det.compress.prune.trials import cut_copies
 from slim_det.evaluate.evaluation import evaluate_model
 from slim_det.planning.budget.candidates import Candidate
 from slim_det.planning.budget.costs import TracedModel

@@ -16,6 +16,9 @@ import numpy as np
 
 from slim_det.compress.prune.reconstruct.in_place import inverse, subtract_product, with_ridge
 
+ELIMINATION = "elimination"
+"""Name of the criterion."""
+
 _DELAYED = 256
 """Columns of updates that are collected before they are applied as one matrix product."""
 

@@ -10,11 +10,11 @@ import numpy as np
 import paddle
 import pytest
 
+from slim_det.compress.prune.cutting import cut_copies
 from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.plan import plan_of
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.reconstruct.reconstruction import Reconstruction
-from slim_det.compress.prune.trials import cut_copies
 from slim_det.graph.trace import trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config

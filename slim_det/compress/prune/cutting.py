@@ -1,9 +1,12 @@
-"""Several cuts of one model, each of a copy; what the unpruned model computes is computed once."""
+"""Cuts a model, or several copies of it: channels chosen, removed, and the layers repaired.
+
+What the unpruned model computes on images is computed once for all copies.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -11,9 +14,12 @@ import paddle
 from slim_det.compress.images import deployed_mode
 from slim_det.compress.prune.compose import apply_composed
 from slim_det.compress.prune.groups import Group, ModelGroups
-from slim_det.compress.prune.pruner import ELIMINATION, Pruner, UnitScores
+from slim_det.compress.prune.importance import UnitScores
+from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.ratios import units_removed
+from slim_det.compress.prune.reconstruct.elimination import ELIMINATION
 from slim_det.compress.prune.reconstruct.reconstruction import Reconstruction, reconstruction_of
+from slim_det.compress.prune.reconstruct.settings import Calibration
 from slim_det.compress.prune.taylor import TAYLOR, taylor_scores
 from slim_det.graph.trace import Trace
 
@@ -21,8 +27,28 @@ Ratios = Mapping[str, float]
 """Group name -> share of its units to remove, in the order of the groups."""
 
 
+class Planner(Protocol):
+    """What a cut needs of a `slim_det.compress.prune.pruner.Pruner`."""
+
+    criterion: str
+    repair: str | None
+    calibration: Calibration
+    align: int
+    seed: int
+
+    def plan(
+        self,
+        model: paddle.nn.Layer,
+        trace: Trace,
+        groups: ModelGroups,
+        ratios: dict[str, float] | None = None,
+        scores: UnitScores | None = None,
+    ) -> Plan:
+        """Choose what to remove; nothing is changed."""
+
+
 def cut_copies(
-    pruner: Pruner,
+    pruner: Planner,
     model: paddle.nn.Layer,
     trace: Trace,
     groups: ModelGroups,
@@ -30,22 +56,25 @@ def cut_copies(
     copy: Callable[[], paddle.nn.Layer],
     cfg: Any = None,
 ) -> Iterator[paddle.nn.Layer]:
-    """Prune one copy of a model by each set of ratios, as `Pruner.cut` would.
+    """Prune one copy of a model by each set of ratios, and repair it if the pruner does.
 
     Args:
         pruner: Criterion, alignment and repair; the layers that it names do not count.
-        model: The unpruned model, which stays as it is.
+        model: The model; it is not changed unless ``copy`` gives the model itself.
         trace: Its operators.
         groups: Its channel groups.
         cuts: The sets of ratios.
-        copy: Makes another unpruned model, with equal weights and names of parameters.
-        cfg: See `Pruner.cut`.
+        copy: Makes another model, with equal weights and names of parameters; for a single cut it
+            may give the model itself.
+        cfg: ppdet's configuration, whose readers prepare the images; needed only if images are.
 
     Yields:
         The copies, in the order of ``cuts``.
 
     Raises:
-        SlimDetError: As `Pruner.cut`.
+        DataError: There are no images.
+        LayerError: A layer cannot be pruned.
+        PlanError: Nothing was removed, or a pruned model does not cost what its plan says.
     """
     named = {name for ratios in cuts for name in ratios}
     names = [name for name in groups.groups if name in named]
@@ -74,7 +103,7 @@ def cut_copies(
             yield other
 
 
-def _largest(group: Group, pruner: Pruner, name: str, cuts: Sequence[Ratios]) -> int:
+def _largest(group: Group, pruner: Planner, name: str, cuts: Sequence[Ratios]) -> int:
     """The largest number of units that any cut removes from a group."""
     ratios = (cut[name] for cut in cuts if name in cut)
     return max(units_removed(len(group.units), ratio, pruner.align) for ratio in ratios)
