@@ -88,10 +88,10 @@ def error_curves(
             # Fewer errors than counts: every layer of the group keeps a channel.
             counts = [min(count, len(found.order)) for count in counts]
             errors = np.concatenate([[0.0], found.errors])[counts]
-            if detector is not None:
+            if detector is not None and errors.any():
                 chosen = measured_places(errors)
                 cuts = [found.order[: counts[place]] for place in chosen]
-                changes = reconstruction.readers_without(group, cuts) if cuts else []
+                changes = reconstruction.readers_without(group, cuts)
                 errors = between(errors, chosen, detector.measure(changes))
             losses[name] = dict(zip(ratios, (-np.expm1(-errors)).tolist()))
         num_images = reconstruction.images

@@ -16,6 +16,7 @@ from slim_det.compress.prune.reconstruct.settings import Calibration
 from slim_det.planning.sensitivity.error_curves import between, error_curves, measured_places
 from slim_det.planning.sensitivity.result import SensitivityResult
 from tests.compress.prune.reconstruct.nets import drawn_images
+from tests.planning.sensitivity.test_detection_error import Boxes
 
 IMAGES = drawn_images(4, (3, 32, 32))
 RATIOS = (0.01, 0.25, 0.5, 0.6, 0.75, 0.9)
@@ -67,8 +68,8 @@ def curves(ppdet_registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     reader = {"inputs_def": {"image_shape": [3, 32, 32]}}
     cfg = AttrDict(TestReader=reader, weights=str(tmp_path / "w.pdparams"))
 
-    def run(net: paddle.nn.Layer) -> SensitivityResult:
-        return error_curves(cfg, net, RATIOS, None, Calibration(positions=10**6, ridge=1e-8))
+    def run(net: paddle.nn.Layer, ratios: tuple[float, ...] = RATIOS) -> SensitivityResult:
+        return error_curves(cfg, net, ratios, None, Calibration(positions=10**6, ridge=1e-8))
 
     return run
 
@@ -88,6 +89,21 @@ def test_what_the_others_replace_costs_nothing(curves: Any) -> None:
 
 def test_where_every_layer_keeps_its_only_channel(curves: Any) -> None:
     assert set(curves(Single()).groups["left"].values()) == {0.0}
+
+
+def test_of_a_detector(curves: Any) -> None:
+    """Scores and boxes depend on four channels that are linear in three numbers of a pixel."""
+    paddle.seed(0)
+    result = curves(Boxes())
+    assert result.metric == "detection_error"
+    row = result.groups["stem"]
+    assert row[0.01] == 0.0 and row[0.25] < 1e-5 < row[0.5] <= row[0.75] < 1.0
+
+
+def test_of_a_detector_that_loses_nothing(curves: Any) -> None:
+    """A ratio that removes no channel changes nothing, and nothing is run."""
+    result = curves(Boxes(), (0.01,))
+    assert result.metric == "detection_error" and result.groups["stem"] == {0.01: 0.0}
 
 
 @pytest.mark.parametrize(
