@@ -41,6 +41,20 @@ def head_convolutions(ops: Sequence[Op]) -> list[Op]:
     return last_convolutions(ops) if any("nms" in op.type for op in ops) else []
 
 
+def needed_for(ops: Sequence[Op], names: Iterable[str]) -> set[str]:
+    """All variables that some variables are computed from by these operators, themselves included.
+
+    Args:
+        ops: Operators in order of execution.
+        names: The variables.
+    """
+    found = set(names)
+    for op in reversed(ops):
+        if op.type not in ("feed", "fetch") and found & set(op.output_arg_names):
+            found |= set(op.input_arg_names)
+    return found
+
+
 class Program:
     """What a traced model and a deployed program have in common: operators in execution order."""
 
@@ -168,7 +182,7 @@ class DeployProgram(Program):
         block = self.block
         fetches = fetches or self.fetches
         if feeds is None:
-            needed = self._needed(fetches)
+            needed = needed_for(self.ops, fetches)
             feeds = [name for name in self.feeds if name in needed]
         with paddle.static.scope_guard(self.scope):
             paddle.static.save_inference_model(
@@ -294,14 +308,6 @@ class DeployProgram(Program):
         name = weight_of(convolution)
         writer = self.writer(name)
         return name if writer is None else writer.input("X")
-
-    def _needed(self, names: Sequence[str]) -> set[str]:
-        """All variables that these are computed from, themselves included."""
-        found = set(names)
-        for op in reversed(self.ops):
-            if op.type not in ("feed", "fetch") and found & set(op.output_arg_names):
-                found |= set(op.input_arg_names)
-        return found
 
     def _renamed(self, slots: dict[str, list[str]], old: str, new: str) -> None:
         for names in slots.values():

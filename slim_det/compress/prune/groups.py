@@ -49,6 +49,11 @@ class Group:
         """Which units each member has, bool [members, U]."""
         return np.array([np.isin(self.units, member.ids) for member in self.members])
 
+    def places_of(self, ids: np.ndarray) -> np.ndarray:
+        """Place of each of these units in ``units``, int64 [C]."""
+        order = np.argsort(self.units)
+        return order[np.searchsorted(self.units, ids, sorter=order)]
+
     def channels_kept(self, units_removed: int) -> int:
         """Remaining channels of the widest member."""
         return self.channels - units_removed * self.channels // len(self.units)

@@ -131,9 +131,8 @@ def unit_scores(
             f"one of {', '.join(CRITERIA)}"
         )
     scores = np.full(len(group.units), np.nan)
-    order = np.argsort(group.units)
     for member in group.members:
-        places = order[np.searchsorted(group.units, member.ids, sorter=order)]
+        places = group.places_of(member.ids)
         channel_scores = _channel_scores(criterion, member, parameters, rng)
         total = np.bincount(places, channel_scores, minlength=len(scores))
         new = places[np.isnan(scores[places])]

@@ -107,7 +107,7 @@ def scores_on(
         for batch in tqdm(batches, "gradients", unit="batch", disable=None, leave=False):
             products = _products(model, used, batch)
             for name, axes in gates.items():
-                scores[name] += np.square(_unit_sums(groups.groups[name].units, axes, products))
+                scores[name] += np.square(_unit_sums(groups.groups[name], axes, products))
     return scores
 
 
@@ -140,15 +140,15 @@ def _products(
 
 
 def _unit_sums(
-    units: np.ndarray, axes: list[ParameterAxis], products: dict[str, np.ndarray]
+    group: Group, axes: list[ParameterAxis], products: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Sum of products over the gates of each unit, float64 [U]."""
-    sums, order = np.zeros(len(units)), np.argsort(units)
+    sums = np.zeros(len(group.units))
     for axis in axes:
         if axis.parameter in products:
             channels = np.moveaxis(products[axis.parameter], axis.axis, 0)
-            places = order[np.searchsorted(units, axis.ids, sorter=order)]
-            np.add.at(sums, places, channels.reshape(len(places), -1).sum(axis=1))
+            totals = channels.reshape(len(channels), -1).sum(axis=1)
+            sums += np.bincount(group.places_of(axis.ids), totals, minlength=len(sums))
     return sums
 
 

@@ -57,10 +57,14 @@ class DetectionErrors:
     ) -> None:
         self._program = program
         self._scores, self._boxes = (op.input(slot) for slot in _INPUTS)
-        self._background = int(op.attrs.get("background_label", -1))
         names = [name for own in weights for name in program.partial(own).cached]
         engine = program.complete_engine([self._scores, self._boxes, *names])
         self._runs = [{**image, **engine(image)} for image in images]
+        scores = np.stack([run[self._scores][0] for run in self._runs]).astype(np.float64)
+        self._size = np.square(scores).sum(axis=(0, 2))
+        classes = np.arange(scores.shape[1]) != int(op.attrs.get("background_label", -1))
+        found = classes & (scores.max(axis=(0, 2)) >= FOUND)
+        self._counted = found if found.any() else classes
 
     def measure(self, changes: Sequence[Arrays]) -> list[float]:
         """The error of each change.
@@ -70,31 +74,23 @@ class DetectionErrors:
         The error is the mean over the classes that are found.
 
         Args:
-            changes: Variable -> new value; each changes the same parameters.
+            changes: Variable -> new value, at least one; each changes the same parameters.
         """
-        names = list(changes[0])
-        weights = [name for name in names if len(self._program.program.block.var(name).shape) > 1]
-        partial = self._program.partial(weights, names)
-        outputs = [self._scores, self._boxes]
-        engine = self._program.engine_with(partial, names, outputs)
+        engine = self._program.engine_with(changes[0], [self._scores, self._boxes])
         errors = []
         for change in changes:
             given = {value_name(name): value for name, value in change.items()}
-            parts = [self._compared(run, {**run, **engine({**run, **given})}) for run in self._runs]
-            error, size, best = (np.stack(part) for part in zip(*parts))
-            found = best.max(axis=0) >= FOUND
-            chosen = found if found.any() else np.ones_like(found)
-            total, size = error.sum(axis=0)[chosen], size.sum(axis=0)[chosen]
-            errors.append(float((total / np.maximum(size, 1e-30)).mean()))
+            error = sum(self._change(run, engine({**run, **given})) for run in self._runs)
+            shares = error / np.maximum(self._size, 1e-30)
+            errors.append(float(shares[self._counted].mean()))
         return errors
 
-    def _compared(self, before: Arrays, after: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Error, size and best score of every class, float64 [C], of one image."""
-        scores, changed = (a[self._scores][0].astype(np.float64) for a in (before, after))
-        boxes, moved = (a[self._boxes][0].astype(np.float64) for a in (before, after))
+    def _change(self, before: Arrays, changed: Arrays) -> np.ndarray:
+        """Squared differences of every class in one image, float64 [C]."""
+        both = (before, {**before, **changed})
+        scores, new_scores = (arrays[self._scores][0].astype(np.float64) for arrays in both)
+        boxes, new_boxes = (arrays[self._boxes][0].astype(np.float64) for arrays in both)
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
-        shift = np.square((moved - boxes) / np.tile(sides, 2)).mean(axis=1)
-        weight = np.square(scores)
-        error = (np.square(changed - scores) + weight * shift).sum(axis=1)
-        classes = np.arange(len(scores)) != self._background
-        return error[classes], weight.sum(axis=1)[classes], scores.max(axis=1)[classes]
+        shift = np.square((new_boxes - boxes) / np.tile(sides, 2)).mean(axis=1)
+        found: np.ndarray = np.square(new_scores - scores) + np.square(scores) * shift
+        return found.sum(axis=1)

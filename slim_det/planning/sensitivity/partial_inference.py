@@ -21,7 +21,7 @@ from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.graph.engine import Engine
 from slim_det.graph.op import Op
 from slim_det.graph.operators import data_of, weight_of
-from slim_det.graph.program import DeployProgram
+from slim_det.graph.program import DeployProgram, needed_for
 from slim_det.graph.trace import save_detector
 from slim_det.graph.tracing import deployment_program
 from slim_det.planning.sensitivity.cuts import Cut, Target, mask_name
@@ -36,7 +36,7 @@ class PartialProgram:
     """The part of a program downstream of some readers.
 
     Attributes:
-        readers: Weights (names in the program) whose input channels are masked.
+        readers: Parameters (names in the program) that change, or whose input channels are masked.
         operators: What it runs, in order.
         cached: Variables that enter it.
     """
@@ -73,25 +73,26 @@ class DetectorProgram:
         # What does not depend on the image is a constant of the program.
         self._from_image = {*IMAGE_INPUTS, *_results(self.program.downstream(IMAGE_INPUTS))}
 
-    def partial(self, readers: Iterable[str], others: Iterable[str] = ()) -> PartialProgram:
+    def partial(self, readers: Iterable[str]) -> PartialProgram:
         """What has to be run again when the input channels of some weights are masked.
-
-        Args:
-            readers: The weights.
-            others: More parameters that change.
 
         Raises:
             LayerError: A weight is read by an operator whose channels cannot be masked.
         """
-        readers = tuple(readers)
-        operators = self.program.downstream([*readers, *others])
-        for op in operators:
-            if not weight_of(op) and not set(readers).isdisjoint(op.input_arg_names):
+        partial = self.behind(readers)
+        for op in partial.operators:
+            if not weight_of(op) and not set(partial.readers).isdisjoint(op.input_arg_names):
                 raise LayerError(f"channels read by operator '{op.type}' cannot be masked")
+        return partial
+
+    def behind(self, parameters: Iterable[str]) -> PartialProgram:
+        """What has to be run again when some parameters change."""
+        parameters = tuple(parameters)
+        operators = self.program.downstream(parameters)
         read = dict.fromkeys(name for op in operators for name in op.input_arg_names)
         entering = self._from_image.difference(_results(operators))
         return PartialProgram(
-            readers, tuple(operators), tuple(name for name in read if name in entering)
+            parameters, tuple(operators), tuple(name for name in read if name in entering)
         )
 
     def cached_variables(self, targets: Iterable[Target]) -> tuple[str, ...]:
@@ -132,21 +133,17 @@ class DetectorProgram:
         masks = dict.fromkeys(_mask_input(program, op) for op in reading)
         return self._engine(program, [*partial.cached, *masks], self.outputs)
 
-    def engine_with(
-        self, partial: PartialProgram, parameters: Iterable[str], outputs: Iterable[str]
-    ) -> Engine:
+    def engine_with(self, parameters: Iterable[str], outputs: Iterable[str]) -> Engine:
         """An engine from cached activations and new values of some parameters to other variables.
 
         Its inputs are cached activations and, for every parameter, `value_name(parameter)`. Its
-        outputs are those that the partial program computes.
+        outputs are those that depend on the parameters.
         """
+        partial = self.behind(parameters)
         made = _results(partial.operators).intersection(outputs)
-        needed = set(made)
-        for op in reversed(partial.operators):
-            if not needed.isdisjoint(op.output_arg_names):
-                needed.update(op.input_arg_names)
+        needed = needed_for(partial.operators, made)
         program = self.program.copy(share_parameters=True)
-        given = [_read_from_input(program, name) for name in parameters if name in needed]
+        given = [_read_from_input(program, name) for name in partial.readers if name in needed]
         cached = [name for name in partial.cached if name in needed]
         return self._engine(program, [*cached, *given], sorted(made))
 

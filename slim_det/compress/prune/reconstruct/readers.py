@@ -11,6 +11,7 @@ from slim_det.compress.prune.reconstruct.elimination import Reader
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import without
 from slim_det.compress.prune.reconstruct.moments import Moments
+from slim_det.compress.prune.reconstruct.observe import weight_shape
 from slim_det.compress.prune.reconstruct.repair import intercept_place
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
@@ -45,15 +46,12 @@ def readers_of(
     """
     readers = []
     for axis in groups.axes_reading(group.units):
-        if axis.parameter not in moments:
-            continue
-        layer, seen = layers[axis.parameter], moments[axis.parameter]
-        op = program.ops[layer.uses[0]]
-        matrix = layer.rule.matrix(op, program.value(weight_of(op)).astype(np.float64))
-        if intercept_place(program, layer) is not None:
-            seen = seen.centred()
-        rows = unit_rows(group.units, axis.ids, matrix.shape[1] // len(axis.ids))
-        readers += [Reader(xx, w, rows, ridge) for xx, w in zip(seen.xx, matrix)]
+        if axis.parameter in moments:
+            layer = layers[axis.parameter]
+            matrix = _matrix(program, layer)
+            squares = _squares(program, layer, moments[axis.parameter])
+            rows = unit_rows(group.units, axis.ids, matrix.shape[1] // len(axis.ids))
+            readers += [Reader(xx, w, rows, ridge) for xx, w in zip(squares, matrix)]
     return readers
 
 
@@ -70,7 +68,7 @@ def readers_without(
     Shapes stay as they are: the weights of what is removed are zero.
 
     Args:
-        cuts: Identities of the removed units of each cut.
+        cuts: Identities of the removed units of each cut, at least one.
         groups: All groups of the model.
         program: The unpruned program.
         layers: Weight name -> linear layer.
@@ -87,18 +85,28 @@ def readers_without(
             continue
         layer, seen = layers[axis.parameter], moments[axis.parameter]
         op = program.ops[layer.uses[0]]
-        weight = program.value(weight_of(op))
-        matrix = layer.rule.matrix(op, weight.astype(np.float64))
+        shape = weight_shape(program, op)
+        matrix, squares = _matrix(program, layer), _squares(program, layer, seen)
         place = intercept_place(program, layer)
-        squares = seen.xx if place is None else seen.centred().xx
         for values, removed in zip(found, cuts):
             gone = np.repeat(np.isin(axis.ids, removed), matrix.shape[1] // len(axis.ids))
             solved = np.array([without(xx, w, gone, ridge) for xx, w in zip(squares, matrix)])
-            values[weight_of(op)] = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
+            values[weight_of(op)] = layer.rule.weight(op, solved, shape).astype(np.float32)
             if place is not None:
                 added = np.einsum("gd,gdm->gm", seen.x, matrix - solved) / max(seen.count, 1)
                 values[place.variable] = place.moved(program, added)
     return found
+
+
+def _matrix(program: DeployProgram, layer: LinearLayer) -> np.ndarray:
+    """The weights of a layer, float64 [G, D, M]."""
+    op = program.ops[layer.uses[0]]
+    return layer.rule.matrix(op, program.value(weight_of(op)).astype(np.float64))
+
+
+def _squares(program: DeployProgram, layer: LinearLayer, seen: Moments) -> np.ndarray:
+    """Sum of x x^T of a layer's inputs, less their mean if it can take an intercept, [G, D, D]."""
+    return seen.xx if intercept_place(program, layer) is None else seen.centred().xx
 
 
 def unit_rows(units: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
