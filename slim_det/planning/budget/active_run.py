@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from slim_det.core.errors import SensitivityError
-from slim_det.planning.budget.active import Coverage, Grid, coverage, estimated, measure_needed
+from slim_det.planning.budget.active import (
+    Coverage,
+    Grid,
+    Solve,
+    coverage,
+    estimated,
+    measure_needed,
+)
 from slim_det.planning.budget.costs import TracedModel
 from slim_det.planning.budget.options import Limits
 from slim_det.planning.budget.partial_curves import Losses
@@ -55,10 +62,13 @@ class ActiveMeasurement:
         def retained(losses: Losses, plan: Mapping[str, int]) -> float:
             return replace(self.search, losses=losses).retained(plan)
 
-        return coverage(self.grid, self.result.groups, removed, self._solve, retained)
+        solve = _solver(self.search, self.target)
+        return coverage(self.grid, self.result.groups, removed, solve, retained)
 
-    def _solve(self, losses: Losses) -> dict[str, int]:
-        return replace(self.search, losses=losses).removed(self.target)[0]
+
+def _solver(search: BudgetSearch, target: Target) -> Solve:
+    """Solves a target with any losses."""
+    return lambda losses: replace(search, losses=losses).removed(target)[0]
 
 
 def measure_for(
@@ -147,9 +157,6 @@ def _measured(
     def united(new: SensitivityResult) -> SensitivityResult:
         return merge_results([old, new], [str(path), "this measurement"]) if old else new
 
-    def solve(losses: Losses) -> dict[str, int]:
-        return replace(search, losses=losses).removed(target)[0]
-
     def saved(analysis: Analysis) -> SensitivityResult:
         result = united(analysis.result(analysis.finished))
         write_result(path, result)
@@ -162,5 +169,5 @@ def _measured(
             analysis.measure(chosen)
             return saved(analysis).groups
 
-        measure_needed(grid, saved(analysis).groups, solve, measure)
+        measure_needed(grid, saved(analysis).groups, _solver(search, target), measure)
         return saved(analysis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -112,6 +112,7 @@ class BudgetSearch:
             coarse_options(allowed, len(g.units), self.losses[g.name])
             for g, allowed in zip(self.groups, self._allowed)
         ]
+        self._coarse_problems: dict[str, Problem] = {}
 
     def solve(self, target: Target) -> Solution:
         """Meet a target.
@@ -121,7 +122,7 @@ class BudgetSearch:
         """
         resource = target.resource
         before = self._costs([0] * len(self.groups))
-        front = solve_front(self._problem(self._coarse, resource))
+        front = solve_front(self._coarse_problem(resource))
         if target.kind != "loss":
             _require_reachable(target, before[resource], float(front.costs[0]))
         removed, method = self.removed(target)
@@ -149,7 +150,7 @@ class BudgetSearch:
             ConfigError: No plan meets it.
         """
         before = self._costs([0] * len(self.groups))[target.resource]
-        least = least_cost(self._problem(self._coarse, target.resource))
+        least = least_cost(self._coarse_problem(target.resource))
         _require_reachable(target, before, least)
 
     def removed(self, target: Target, power: float = 1.0) -> tuple[dict[str, int], str]:
@@ -223,7 +224,7 @@ class BudgetSearch:
         before = self._costs([0] * len(self.groups))[target.resource]
         budget = target.budget(before)
         options = self._coarse
-        problem = self._problem(options, target.resource, power)
+        problem = _raised(self._coarse_problem(target.resource), power)
         best = choose(problem, budget, OVERSHOOT * before)
         if best is None:
             raise target.not_solved()
@@ -236,20 +237,23 @@ class BudgetSearch:
             ]
             if near or finer == options:
                 break
-            problem = self._problem(finer, target.resource, power)
+            problem = _raised(self._problem(finer, target.resource), power)
             refined = choose(problem, budget, OVERSHOOT * before)
             if refined is None:  # the time is up; the chosen options are among the finer ones
                 break
             options, best = finer, refined
         return _pick(options, best.choice), best.method
 
-    def _problem(
-        self, options: Sequence[Sequence[int]], resource: str, power: float = 1.0
-    ) -> Problem:
+    def _coarse_problem(self, resource: str) -> Problem:
+        """The problem with the coarse options, made once for each resource."""
+        if resource not in self._coarse_problems:
+            self._coarse_problems[resource] = self._problem(self._coarse, resource)
+        return self._coarse_problems[resource]
+
+    def _problem(self, options: Sequence[Sequence[int]], resource: str) -> Problem:
         constant, factors = self.builder.build(options, self.rules[resource])
         constant += self.constants.get(resource, 0.0)
-        penalties = (np.sign(p) * np.abs(p) ** power for p in self._penalties(options))
-        return Problem(tuple(penalties), factors, constant)
+        return Problem(tuple(self._penalties(options)), factors, constant)
 
     def _penalties(self, options: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return [
@@ -271,6 +275,12 @@ class BudgetSearch:
 
 def _pick(options: Sequence[Sequence[int]], choice: Choice) -> list[int]:
     return [own[option] for own, option in zip(options, choice)]
+
+
+def _raised(problem: Problem, power: float) -> Problem:
+    """The problem with penalties raised to a power, their sign kept."""
+    penalties = (np.sign(p) * np.abs(p) ** power for p in problem.penalties)
+    return replace(problem, penalties=tuple(penalties))
 
 
 def _require_reachable(target: Target, before: float, least: float) -> None:
