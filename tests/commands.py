@@ -96,3 +96,8 @@ def write_tiny(path: Path, shapes: Path, **changes: Any) -> Path:
     }
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """The lines of a file; none if it does not exist."""
+    return path.read_bytes().splitlines() if path.exists() else []

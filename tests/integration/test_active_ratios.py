@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,11 @@ import yaml
 
 from slim_det.planning.sensitivity.analysis import Analysis
 from slim_det.planning.sensitivity.result import read_result
-from tests.commands import Outcome, done, files_below
+from tests.commands import Outcome, done, files_below, lines_of
 from tests.forks import Forks
-from tests.trained import Detector, thin_detector
+from tests.trained import Detector
 
 POINTS = 162
-
-
-@pytest.fixture(scope="module")
-def detector(
-    tmp_path_factory: pytest.TempPathFactory, tiny: Path, shapes: Path, ppdet_registered: None
-) -> Detector:
-    return thin_detector(tmp_path_factory.mktemp("thin") / "detector", tiny, shapes)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process with paddle imported, whose forks run the commands."""
-    started = Forks(tmp_path_factory.mktemp("forks"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Relative names are below this folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def active(detector: Detector, folder: Path) -> tuple[Any, ...]:
@@ -49,10 +27,6 @@ def active(detector: Detector, folder: Path) -> tuple[Any, ...]:
         *("--sensitivity", folder / "active.json", "--output", folder / "plan.yml"),
         *("--json", folder / "plan.json"),
     )
-
-
-def lines_of(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.exists() else []
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ def cut(config: Path) -> Path:
     path = config.with_name("cut.yml")
     path.write_text(f"slim: Pruner\n{PRUNER}\n")
     return path
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process with paddle imported, whose forks run the commands."""
-    started = Forks(tmp_path_factory.mktemp("forks"))
-    yield started
-    started.close()
 
 
 def run(forks: Forks, *arguments: Any) -> dict[str, Any]:

@@ -47,13 +47,6 @@ def slim_file(path: Path, **pruner: Any) -> Path:
 
 
 @pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Relative names are below this folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def refused(cli: Cli, in_folder: Path) -> Callable[..., str]:
     """A command that ends with exit code 2 and one line, and changes no file; gives the line."""
 

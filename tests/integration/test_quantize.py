@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from slim_det.training.checkpoint import stored_step
 from tests.forks import Forks
 
 QUICK = ("--no_eval", "--images", 1)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process with paddle imported, whose forks run the commands."""
-    started = Forks(tmp_path_factory.mktemp("forks"))
-    yield started
-    started.close()
 
 
 def visible(folder: Path) -> list[str]:

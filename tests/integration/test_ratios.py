@@ -12,20 +12,17 @@ import numpy as np
 import pytest
 import yaml
 
-from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.files import sha256_of
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
-from slim_det.graph.trace import trace_detector
 from slim_det.planning.budget.costs import TracedModel
 from slim_det.planning.profile.shapes import conv_shapes
 from slim_det.planning.profile.table import ENGINE, Entry, LatencyTable, Origin, read_table
 from slim_det.planning.sensitivity.result import write_result
-from slim_det.training import session
-from slim_det.training.config import load_config
 from tests.commands import Outcome, files_below
 from tests.planning.budget.losses import result_of
+from tests.planning.budget.models import traced_model
 from tests.support import restored_config
 
 LAYERS = YOLO_HEAD_LAYERS[:6]
@@ -45,9 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def traced(tiny: Path, ppdet_registered: None) -> TracedModel:
     """The tiny detector at 96x96 pixels with its operators and groups."""
     with restored_config():
-        model = session.build_model(load_config(tiny))
-        trace = trace_detector(model, (96, 96))
-        return TracedModel(model, trace, find_groups(model, trace))
+        return traced_model(tiny)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pickle
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +17,18 @@ import pytest
 
 from slim_det.planning.sensitivity import analysis, measure
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram
-from tests.commands import Outcome, done, files_below
+from tests.commands import Outcome, done, files_below, lines_of
 from tests.forks import Forks
-from tests.trained import Detector, copy_detector, thin_detector
+from tests.trained import Detector, copy_detector
 
 GRID = ("--params", "neck.yolo_block.2.*", "--ratios", "0.3", "0.6")
 POINTS = 12
 TIPS = ("--params", "*tip", "--ratios", "0.25", "0.7")
 
 
-@pytest.fixture(scope="module")
-def detector(
-    tmp_path_factory: pytest.TempPathFactory, tiny: Path, shapes: Path, ppdet_registered: None
-) -> Detector:
-    return thin_detector(tmp_path_factory.mktemp("thin") / "detector", tiny, shapes)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process with paddle imported, whose forks run the commands."""
-    started = Forks(tmp_path_factory.mktemp("forks"))
-    yield started
-    started.close()
-
-
 def read(path: Path) -> dict[str, Any]:
     """A result without what a clock says."""
     return {**json.loads(path.read_text()), "seconds": 0.0}
-
-
-def lines_of(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Relative names are below this folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.errors import ConfigError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
-from slim_det.graph.trace import trace_detector
 from slim_det.planning.budget.candidates import MOST, Candidate, candidates
 from slim_det.planning.budget.costs import TracedModel
 from slim_det.planning.budget.judge import Judged, best_of
@@ -24,9 +22,8 @@ from slim_det.planning.budget.plan import check_pruner, checked_ratios
 from slim_det.planning.budget.prepare import make_search
 from slim_det.planning.budget.search import BudgetSearch, Solution
 from slim_det.planning.budget.targets import Target
-from slim_det.training import session
-from slim_det.training.config import load_config
 from tests.planning.budget.losses import result_of
+from tests.planning.budget.models import traced_model
 from tests.support import restored_config
 
 TENTHS = [tenth / 10 for tenth in range(1, 10)]
@@ -36,9 +33,7 @@ BUDGET = Target("macs", 0.3)
 @pytest.fixture(scope="module")
 def traced(tiny: Path, ppdet_registered: None) -> TracedModel:
     with restored_config():
-        model = session.build_model(load_config(tiny))
-        trace = trace_detector(model, (96, 96))
-        return TracedModel(model, trace, find_groups(model, trace))
+        return traced_model(tiny)
 
 
 def search_of(traced: TracedModel, limits: Limits | None = None) -> BudgetSearch:

@@ -14,7 +14,6 @@ from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import PlanError
 from slim_det.graph.cost import model_cost
-from slim_det.graph.trace import trace_detector
 from slim_det.planning.budget.costs import (
     FactorBuilder,
     TracedModel,
@@ -26,11 +25,10 @@ from slim_det.planning.budget.costs import (
 from slim_det.planning.budget.options import Limits, allowed_removals, ratio_for
 from slim_det.planning.budget.problem import Problem
 from slim_det.planning.profile.shapes import ConvShape, conv_shapes
-from slim_det.training import session
-from slim_det.training.config import load_config
 from tests.compress.prune.random_graphs import random_graph
 from tests.compress.prune.random_nets import RandomNet
 from tests.compress.prune.small_net import SmallNet, traced
+from tests.planning.budget.models import traced_model
 from tests.support import restored_config, trace_plain
 
 SEEDS = range(60)
@@ -39,9 +37,7 @@ SEEDS = range(60)
 @pytest.fixture(scope="module")
 def tiny_model(tiny: Path, ppdet_registered: None) -> Iterator[TracedModel]:
     with restored_config():
-        model = session.build_model(load_config(tiny))
-        trace = trace_detector(model, (96, 96))
-        yield TracedModel(model, trace, find_groups(model, trace))
+        yield traced_model(tiny)
 
 
 def small() -> TracedModel:

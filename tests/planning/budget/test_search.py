@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from slim_det.compress.prune.groups import find_groups
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.tensors import fingerprint, tensor_shapes
 from slim_det.core.errors import ConfigError, LayerError, PlanError, SensitivityError
 from slim_det.detectors.yolov3_head import YOLO_HEAD_LAYERS
-from slim_det.graph.trace import trace_detector
 from slim_det.planning.budget.costs import TracedModel
 from slim_det.planning.budget.options import Limits
 from slim_det.planning.budget.plan import check_pruner, ratios_of
@@ -25,9 +23,8 @@ from slim_det.planning.budget.search import BudgetSearch, Solution
 from slim_det.planning.budget.targets import Target
 from slim_det.planning.sensitivity.result import SensitivityResult
 from slim_det.report.budget import Provenance, Report
-from slim_det.training import session
-from slim_det.training.config import load_config
 from tests.planning.budget.losses import result_of
+from tests.planning.budget.models import traced_model
 from tests.support import restored_config
 
 SOURCE = "sensitivity.json"
@@ -36,9 +33,7 @@ SOURCE = "sensitivity.json"
 @pytest.fixture(scope="module")
 def traced(tiny: Path, ppdet_registered: None) -> Iterator[TracedModel]:
     with restored_config():
-        model = session.build_model(load_config(tiny))
-        trace = trace_detector(model, (96, 96))
-        yield TracedModel(model, trace, find_groups(model, trace))
+        yield traced_model(tiny)
 
 
 @pytest.fixture(scope="module")
