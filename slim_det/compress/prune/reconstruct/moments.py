@@ -77,9 +77,14 @@ class Moments:
 
 
 class MomentSums:
-    """Collects `Moments` from one image after the other."""
+    """Collects `Moments` from one image after the other.
 
-    def __init__(self) -> None:
+    Args:
+        squares: Whether x x^T is summed; without it, it stays zero with no rows.
+    """
+
+    def __init__(self, squares: bool = True) -> None:
+        self._squares = squares
         self._sums: Moments | None = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows = self._count = 0
@@ -91,6 +96,13 @@ class MomentSums:
         self._rows += x.shape[1]
         if self._rows >= ROWS:
             self._flush()
+
+    def total(self) -> Moments:
+        """The sums of what was added, which is at least one patch."""
+        found = self.result()
+        if found is None:
+            raise AssertionError("nothing was added")
+        return found
 
     def result(self) -> Moments | None:
         """The sums so far; None before anything was added."""
@@ -108,7 +120,7 @@ class MomentSums:
         x, y = (np.concatenate(part, axis=1, dtype=np.float64) for part in zip(*self._waiting))
         self._waiting, self._rows = [], 0
         if self._sums is None:
-            self._sums = _nothing(x, y)
+            self._sums = _nothing(x, y, self._squares)
         elif self._given_out:  # a result keeps its numbers
             self._sums = deepcopy(self._sums)
         self._given_out = False
@@ -117,7 +129,9 @@ class MomentSums:
         sums.y[:] += y.sum(axis=1)
         sums.yy[:] += np.square(y).sum(axis=1)
         sums.xy[:] += x.transpose(0, 2, 1) @ y
-        if x.shape[2] < _LARGE:
+        if not self._squares:
+            pass
+        elif x.shape[2] < _LARGE:
             sums.xx[:] += x.transpose(0, 2, 1) @ x
         else:
             for total, one in zip(sums.xx, x):
@@ -125,14 +139,14 @@ class MomentSums:
         self._count += x.shape[1]
 
 
-def _nothing(x: np.ndarray, y: np.ndarray) -> Moments:
+def _nothing(x: np.ndarray, y: np.ndarray, squares: bool) -> Moments:
     groups, _, rows = x.shape
-    columns = y.shape[2]
+    columns, side = y.shape[2], rows if squares else 0
     return Moments(
         0,
         np.zeros((groups, rows)),
         np.zeros((groups, columns)),
-        np.zeros((groups, rows, rows)),
+        np.zeros((groups, side, side)),
         np.zeros((groups, rows, columns)),
         np.zeros((groups, columns)),
     )

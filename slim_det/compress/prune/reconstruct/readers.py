@@ -8,11 +8,11 @@ import numpy as np
 
 from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.reconstruct.elimination import Reader
+from slim_det.compress.prune.reconstruct.intercept import intercept_place
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import without
 from slim_det.compress.prune.reconstruct.moments import Moments
 from slim_det.compress.prune.reconstruct.observe import weight_shape
-from slim_det.compress.prune.reconstruct.repair import intercept_place
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
 

@@ -15,22 +15,17 @@ import numpy as np
 
 from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.reconstruct.batch_norm import BatchNormStatistics
+from slim_det.compress.prune.reconstruct.branch import Limits, branch_of
+from slim_det.compress.prune.reconstruct.intercept import intercept_place
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
-from slim_det.compress.prune.reconstruct.least_squares import intercept, solve, squared_error
-from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
 from slim_det.compress.prune.reconstruct.observe import Observed, Sampling, sampled_patches
+from slim_det.compress.prune.reconstruct.samples import Samples, SampleSums
 from slim_det.compress.prune.reconstruct.sums import Sum, at_positions, wanted_outputs
-from slim_det.graph.linear_rules import Product
-from slim_det.graph.op import Op
-from slim_det.graph.operators import declared, result_of, weight_of
-from slim_det.graph.program import DeployProgram
+from slim_det.graph.operators import weight_of
 from slim_det.graph.staged_run import StagedRun
 
 HELD_OUT = 5
 """Every fifth image judges whether a repaired layer is better; all of them then repair it."""
-
-_ROUNDING = 1e-12
-"""Deviations of this share of the squares are rounding errors of their difference."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,9 @@ class LayerError:
     """How well a layer gives the outputs of the unpruned model.
 
     Errors are relative: squared error / squared deviation of the outputs from their means, over
-    the sampled positions of all images, with the inputs of the repaired model. Outputs that are
-    the same everywhere are compared with their squares, and with 1 if they are all zero.
+    the sampled positions of all images, with the inputs of the repaired model. In front of a ReLU
+    it counts what passes. Outputs that are the same everywhere are compared with their squares,
+    and with 1 if they are all zero.
 
     Attributes:
         weight: Name in the state dict.
@@ -56,19 +52,6 @@ class LayerError:
     def as_dict(self) -> dict[str, Any]:
         """Values of JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Place:
-    """The parameter that takes the intercept of a layer: added to a bias, taken from a mean."""
-
-    variable: str
-    sign: int
-
-    def moved(self, program: DeployProgram, added: np.ndarray) -> np.ndarray:
-        """The parameter with intercepts [G, M] of the layer in it."""
-        old = program.value(self.variable)
-        return (old + self.sign * added.reshape(old.shape)).astype(old.dtype)
 
 
 def repair_layer(
@@ -96,68 +79,29 @@ def repair_layer(
     op = run.program.ops[layer.uses[0]]
     weight = run.program.value(weight_of(op))
     start = layer.rule.matrix(op, weight).astype(np.float64)
-    fit, held_out = _moments(
+    fit, held_out = _samples(
         run, layer, plan, observed, sampling, start, behind, statistics or BatchNormStatistics(())
     )
     place = intercept_place(run.program, layer)
     everything = fit if held_out is None else fit + held_out
-    error = squared_error(everything, start)
-    before = _relative(error, everything)
+    error = everything.error(start)
+    before = everything.relative(error)
     if held_out is not None:
-        trial, added = _solved(fit, start, ridge, place)
-        if not squared_error(held_out, trial, added) < squared_error(held_out, start):
+        trial, added = fit.solved(start, ridge, place)
+        if not held_out.error(trial, added) < held_out.error(start):
             return LayerError(layer.weight, before, before, "it is no better on held-out images")
-    solved, added = _solved(everything, start, ridge, place)
-    left = squared_error(everything, solved, added)
+    solved, added = everything.solved(start, ridge, place)
+    left = everything.error(solved, added)
     if not left <= error:
         return LayerError(layer.weight, before, before, "its error does not fall")
     repaired = layer.rule.weight(op, solved, weight.shape).astype(weight.dtype)
     run.program.set_value(weight_of(op), repaired)
     if place is not None:
         run.program.set_value(place.variable, place.moved(run.program, added))
-    return LayerError(layer.weight, before, _relative(left, everything))
+    return LayerError(layer.weight, before, everything.relative(left))
 
 
-def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
-    """Where a layer has room for an intercept: its bias, or the batch norm that alone reads it.
-
-    None if its uses differ in this, or share the parameter with another layer.
-    """
-    places = {_place_behind(program, program.ops[use]) for use in layer.uses}
-    if len(places) != 1:
-        return None
-    place = places.pop()
-    if place is None or len(program.readers(place.variable)) != len(layer.uses):
-        return None
-    return place
-
-
-def _place_behind(program: DeployProgram, op: Op) -> Place | None:
-    addition = program.bias_addition(op)
-    if addition is not None:
-        alone = len(program.readers(result_of(op))) == 1
-        if not alone or not _one_number_a_channel(program, op, addition):
-            return None
-        return Place(program.bias_parameter(op), +1)
-    readers = program.readers(result_of(op))
-    if len(readers) == 1 and "batch_norm" in readers[0].type:
-        return Place(readers[0].input("Mean"), -1)
-    return None
-
-
-def _one_number_a_channel(program: DeployProgram, op: Op, addition: Op) -> bool:
-    """Whether what is added to the result of a layer has one number for each of its channels."""
-    shape = list(program.block.var(result_of(op)).shape)
-    added = list(program.block.var(addition.input("Y")).shape)
-    missing, axis = len(shape) - len(added), int(addition.attrs.get("axis", -1))
-    first = axis if missing and axis >= 0 else missing
-    last = isinstance(declared(op).linear, Product) or op.attrs.get("data_format") == "NHWC"
-    channels = len(shape) - 1 if last else 1
-    expected = [shape[channels] if i == channels else 1 for i in range(len(shape))]
-    return [1] * first + added + [1] * (missing - first) == expected
-
-
-def _moments(
+def _samples(
     run: StagedRun,
     layer: LinearLayer,
     plan: Plan,
@@ -166,8 +110,8 @@ def _moments(
     start: np.ndarray,
     behind: Sum | None,
     statistics: BatchNormStatistics,
-) -> tuple[Moments, Moments | None]:
-    """The moments of the images to fit and of those held out; None if there are too few."""
+) -> tuple[Samples, Samples | None]:
+    """The samples of the images to fit and of those held out; None if there are too few."""
     groups, _, columns = start.shape
     kept = _kept_outputs(layer, run, plan)
     targets: Mapping[int, list[np.ndarray]] = {
@@ -177,23 +121,34 @@ def _moments(
     names = layer.inputs(run.program)
     if behind is not None:
         names.append(behind.other)
-    sums = MomentSums(), MomentSums()
+    sums = SampleSums(), SampleSums()
     norms = statistics.due(run, names)
     names += [norm.input("X") for norm in norms]
+    limits = {use: _limits(run, use, groups * columns) for use in layer.uses}
     for image, arrays in enumerate(run.arrays(names)):
         statistics.add(norms, arrays)
         held = image % HELD_OUT == HELD_OUT - 1
         for use, chosen, x in sampled_patches(run, layer, sampling, image, arrays):
-            y = _of_channels(targets[use][image], kept)
+            y, own = _of_channels(targets[use][image], kept), limits[use]
             if behind is not None:
                 total = _of_channels(totals[image], kept)
                 other = at_positions(arrays[behind.other][0], chosen)
-                y = wanted_outputs(run.program, layer, behind, total, other, y)
-            sums[held].add(x, y.reshape(len(y), groups, columns).transpose(1, 0, 2))
+                y = wanted_outputs(run.program, behind, total, other, y)
+                own = behind.limits(run.program, other)
+            y = y.reshape(len(y), groups, columns).transpose(1, 0, 2)
+            sums[held].add(x, y, None if own is None else own.grouped(groups))
     fit, held_out = (one.result() for one in sums)
     if fit is None:
         raise AssertionError("a run without images")
     return fit, held_out
+
+
+def _limits(run: StagedRun, use: int, channels: int) -> Limits | None:
+    """Limits of an operator's outputs; None if nothing behind it clips."""
+    branch = branch_of(run.program, use)
+    if branch is None or not branch.clips:
+        return None
+    return branch.limits(run.program, channels)
 
 
 def _of_channels(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
@@ -205,23 +160,3 @@ def _kept_outputs(layer: LinearLayer, run: StagedRun, plan: Plan) -> np.ndarray 
     axes = plan.slices.get(layer.weight, {})
     op = run.program.ops[layer.uses[0]]
     return axes.get(layer.rule.out_axis(op))
-
-
-def _solved(
-    moments: Moments, start: np.ndarray, ridge: float, place: Place | None
-) -> tuple[np.ndarray, np.ndarray]:
-    if place is None:
-        solved = solve(moments, start, ridge)
-        return solved, np.zeros((len(solved), solved.shape[2]))
-    solved = solve(moments.centred(), start, ridge)
-    return solved, intercept(moments, solved)
-
-
-def _relative(error: float, moments: Moments) -> float:
-    squares = float(moments.yy.sum())
-    spread = moments.squared_deviation()
-    if spread <= _ROUNDING * squares:
-        spread = squares  # outputs that do not differ are compared with their size
-    if spread > 0.0:
-        return error / spread
-    return float(error > 0.0)

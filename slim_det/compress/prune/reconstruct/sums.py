@@ -12,32 +12,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slim_det.compress.prune.reconstruct.branch import (
+    Branch,
+    Limits,
+    branch_of,
+    clip_of,
+    only_reader,
+    weak_channels,
+)
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
-from slim_det.graph.folding import affine_map
 from slim_det.graph.linear_rules import Convolution
-from slim_det.graph.op import Op
 from slim_det.graph.operators import result_of
 from slim_det.graph.program import DeployProgram
-
-_SMALLEST_FACTOR = 1e-3
-"""Channels that batch norm multiplies by less, relative to the largest, hardly reach the sum."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """An addition behind a convolution, with bias, batch norm and ReLU between them at most.
+    """An addition behind the branch of a convolution.
 
     Attributes:
         total: Variable of the sum.
-        other: Variable that the convolution's branch is added to.
-        norm: Index of the batch norm between them; None without one.
-        relu: Whether there is a ReLU between them.
+        other: Variable that the branch is added to.
+        branch: Convolution, and bias, batch norm and activation if it has them.
+        clip: Interval that the activation behind the sum clips to; infinite without one.
     """
 
     total: str
     other: str
-    norm: int | None
-    relu: bool
+    branch: Branch
+    clip: tuple[float, float]
+
+    def limits(self, program: DeployProgram, other: np.ndarray) -> Limits:
+        """Limits of the outputs of the convolution, [P, C] or [1, C].
+
+        Args:
+            program: The cut program.
+            other: What the other side is now, [P, C].
+        """
+        channels = other.shape[1]
+        if self.branch.clips:
+            return self.branch.limits(program, channels)
+        behind = Branch(self.branch.use, self.branch.norm, self.clip, self.total)
+        return behind.limits(program, channels, other)
 
 
 def sums_behind(
@@ -63,32 +79,26 @@ def sums_behind(
 
 
 def wanted_outputs(
-    program: DeployProgram,
-    layer: LinearLayer,
-    behind: Sum,
-    total: np.ndarray,
-    other: np.ndarray,
-    former: np.ndarray,
+    program: DeployProgram, behind: Sum, total: np.ndarray, other: np.ndarray, former: np.ndarray
 ) -> np.ndarray:
     """What a layer should give so that its sum is as before.
 
     Args:
         program: The cut program.
-        layer: A layer with a sum.
-        behind: The sum.
+        behind: The sum behind the layer.
         total: What the sum was in the unpruned model, [P, C].
         other: What the other side is now, [P, C].
         former: What the layer gave in the unpruned model, for channels that batch norm all but
             removes, [P, C].
     """
-    bias = _bias(program, program.ops[layer.uses[0]])
-    factor, shift = _affine(program, behind.norm)
-    shift = shift + factor * bias
+    factor, shift = behind.branch.affine(program)
     wanted = total.astype(np.float64) - other
-    if behind.relu:
-        # Any negative number gives the zero that is wanted there; the former one is the nearest.
-        wanted = np.where(wanted > 0.0, wanted, np.minimum(former * factor + shift, 0.0))
-    weak = np.abs(factor) <= _SMALLEST_FACTOR * np.abs(factor).max()
+    low, high = behind.branch.clip
+    # Out of the interval, the former output is the nearest that gives the end that is wanted.
+    given = former * factor + shift
+    wanted = np.where(wanted > low, wanted, np.minimum(given, low))
+    wanted = np.where(wanted < high, wanted, np.maximum(given, high))
+    weak = weak_channels(factor)
     wanted = (wanted - shift) / np.where(weak, 1.0, factor)
     found: np.ndarray = np.where(weak, former, wanted).astype(np.float32)
     return found
@@ -102,41 +112,16 @@ def at_positions(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _sum_behind(program: DeployProgram, layer: LinearLayer) -> Sum | None:
     if len(layer.uses) != 1 or not isinstance(layer.rule, Convolution):
         return None
-    op = program.ops[layer.uses[0]]
-    if op.attrs.get("data_format") == "NHWC":
+    if program.ops[layer.uses[0]].attrs.get("data_format") == "NHWC":
         return None
-    name, norm = program.with_bias(op), None
-    reader = _only_reader(program, name)
-    if reader is not None and "batch_norm" in reader.type:
-        norm, name = program.ops.index(reader), result_of(reader)
-        reader = _only_reader(program, name)
-    relu = reader is not None and reader.type == "relu"
-    if reader is not None and relu:
-        name = result_of(reader)
-        reader = _only_reader(program, name)
-    if reader is None or reader.type != "elementwise_add":
+    branch = branch_of(program, layer.uses[0])
+    reader = None if branch is None else only_reader(program, branch.end)
+    if branch is None or reader is None or reader.type != "elementwise_add":
         return None
     left, right = reader.input("X"), reader.input("Y")
-    other = right if left == name else left
+    other = right if left == branch.end else left
     shapes = {tuple(program.block.var(one).shape) for one in (left, right)}
-    if other == name or len(shapes) > 1 or program.is_parameter(other):
+    if other == branch.end or len(shapes) > 1 or program.is_parameter(other):
         return None
-    return Sum(result_of(reader), other, norm, relu)
-
-
-def _bias(program: DeployProgram, op: Op) -> np.ndarray:
-    """The bias of a convolution, [C] or [1]."""
-    name = program.bias_parameter(op)
-    return program.value(name).ravel().astype(np.float64) if name else np.zeros(1)
-
-
-def _affine(program: DeployProgram, norm: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and shift of a batch norm in evaluation, [C] or [1]."""
-    if norm is None:
-        return np.ones(1), np.zeros(1)
-    return affine_map(program, program.ops[norm])
-
-
-def _only_reader(program: DeployProgram, name: str) -> Op | None:
-    readers = program.readers(name)
-    return readers[0] if len(readers) == 1 else None
+    total = result_of(reader)
+    return Sum(total, other, branch, clip_of(only_reader(program, total)))

@@ -214,19 +214,36 @@ def test_padding_changes_nothing() -> None:
     np.testing.assert_allclose(found.errors, same.errors, rtol=1e-9)
 
 
-@pytest.mark.parametrize("delayed", [1, 3, 8, 12])
+@pytest.mark.parametrize("period", [1, 2, 3, 5])
 @pytest.mark.parametrize("block", [1, 3])
-def test_updates_may_wait(delayed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_may_wait(period: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long, the result is that of updates at once; 1e-9 for the order of float64 sums."""
     layer = drawn(4, units=9, block=block, fixed=2)
     narrow = Layer(layer.x, layer.weights, np.where(layer.rows % 4, layer.rows, -1))
-    monkeypatch.setattr(elimination_module, "_DELAYED", 10_000)
+    monkeypatch.setattr(elimination_module, "_PERIOD", 32)
     expected = run(layer, narrow)
-    monkeypatch.setattr(elimination_module, "_DELAYED", delayed)
+    monkeypatch.setattr(elimination_module, "_PERIOD", period)
     found = run(layer, narrow)
     assert found.order.tolist() == expected.order.tolist()
     np.testing.assert_allclose(found.errors, expected.errors, rtol=1e-9)
     assert_costs_are_true(found, layer, narrow)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_of_earlier_removals_choose_nearly_as_well(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many units most costs are lower bounds. The errors are true, and near to those of the
+    greedy choice, above and below it: the mean over all counts was within 1.3 % for six seeds.
+    """
+    layer = drawn(seed, units=160, block=2, outputs=5, rank=120)
+    layer = Layer(np.tile(layer.x, (8, 1)) + np.random.default_rng(seed).normal(
+        size=(480, 320)), layer.weights, layer.rows)  # fmt: skip
+    found = run(layer, count=140)
+    monkeypatch.setattr(elimination_module, "_PERIOD", 1)
+    greedy = run(layer, count=140)
+    assert found.errors[-1] == pytest.approx(layer.cost(tuple(found.order)), rel=1e-6)
+    assert np.mean(found.errors / greedy.errors) == pytest.approx(1.0, abs=0.02)
 
 
 def test_every_holder_keeps_one() -> None:
@@ -315,7 +332,7 @@ def test_many_inputs_at_few_positions(ridge: float) -> None:
 
 def test_the_order_of_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of a convolution are a transposed view; delayed updates have to reach them."""
-    monkeypatch.setattr(elimination_module, "_DELAYED", 4)
+    monkeypatch.setattr(elimination_module, "_PERIOD", 4)
     rng = np.random.default_rng(5)
     inputs = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12))
     weights = rng.normal(size=(12, 5))

@@ -13,8 +13,8 @@ import pytest
 from paddle.nn import BatchNorm2D, Conv2D, Conv2DTranspose, Linear
 
 from slim_det.compress.prune.plan import Plan, apply_plan
+from slim_det.compress.prune.reconstruct.intercept import intercept_place
 from slim_det.compress.prune.reconstruct.layers import linear_layers
-from slim_det.compress.prune.reconstruct.repair import intercept_place
 from tests.compress.prune.reconstruct.nets import (
     Prepared,
     changed,

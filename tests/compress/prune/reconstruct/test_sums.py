@@ -13,7 +13,6 @@ from slim_det.compress.prune.plan import apply_plan
 from slim_det.compress.prune.reconstruct import reconstruction
 from slim_det.compress.prune.reconstruct.layers import changed_by
 from slim_det.compress.prune.reconstruct.sums import Sum, sums_behind, wanted_outputs
-from slim_det.graph.operators import weight_of
 from tests.compress.prune.reconstruct.nets import Prepared, drawn_images, outputs, squared_error
 
 
@@ -50,7 +49,7 @@ def test_the_last_branch_has_the_sum(norm: bool, relu: bool) -> None:
     found, prepared = sums_of(Residual(norm, relu))
     assert list(found) == ["branch.weight"]
     program, one = prepared.program(), found["branch.weight"]
-    assert (one.norm is not None, one.relu) == (norm, relu)
+    assert (one.branch.norm is not None, one.branch.clips) == (norm, relu)
     (addition,) = [op for op in program.ops if one.total in op.output_arg_names]
     assert addition.type == "elementwise_add" and one.other in addition.input_arg_names
 
@@ -74,20 +73,8 @@ def test_an_unchanged_side_has_no_error() -> None:
 def wanted(net: Residual, total: list[float], other: list[float], former: list[float]) -> list:
     found, prepared = sums_of(net)
     program = prepared.program()
-    (use,) = [i for i, op in enumerate(program.ops) if "branch" in _name(prepared, op)]
-    layer = next(
-        one
-        for one in changed_by(
-            program, prepared.parameters, prepared.groups, prepared.groups.groups["first"].units
-        ).layers
-        if one.uses == (use,)
-    )
     rows = (np.array([values], np.float32) for values in (total, other, former))
-    return wanted_outputs(program, layer, found["branch.weight"], *rows)[0].tolist()
-
-
-def _name(prepared: Prepared, op: object) -> str:
-    return prepared.parameters.get(weight_of(op), "")  # type: ignore[arg-type]
+    return wanted_outputs(program, found["branch.weight"], *rows)[0].tolist()
 
 
 def test_what_is_wanted_is_the_difference() -> None:
