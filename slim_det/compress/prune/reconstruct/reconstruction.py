@@ -43,6 +43,7 @@ from slim_det.compress.prune.reconstruct.sums import Sum, sums_behind
 from slim_det.compress.tensors import set_parameter
 from slim_det.core.errors import ConfigError, DataError, PlanError
 from slim_det.evaluate.images import image_batches
+from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.staged_run import StagedRun, store_images
 from slim_det.graph.trace import Trace, trace_program
@@ -216,8 +217,21 @@ class Reconstruction:
         check_parameters(self._program, self._parameters)
         self._cuts = [self._cut_of(own) for own in cuts or [names]]
         self._waiting = list(names) if choose else []
+        for name in self._waiting:
+            for weight in self._not_counted(name):
+                logger.warning(
+                    "'%s' reads channels of %s, but not as one matrix product: its error is not "
+                    "counted", weight, name,
+                )  # fmt: skip
         layers = {one.weight: one for cut in self._cuts for one in cut.changed.layers}
         self._observe_some(list(layers.values()) if repair else ())
+
+    def _not_counted(self, name: str) -> list[str]:
+        """Weights that read a group but are no linear layers."""
+        used = {self._parameters.get(weight_of(op)) for op in self._program.ops}
+        axes = self._groups.axes_reading(self._groups.groups[name].units)
+        reading = dict.fromkeys(axis.parameter for axis in axes if axis.parameter in used)
+        return [weight for weight in reading if weight not in self._layers]
 
     def _cut_of(self, names: list[str]) -> _Cut:
         units = np.concatenate([self._groups.groups[name].units for name in names])

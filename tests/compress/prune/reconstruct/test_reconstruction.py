@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,29 @@ def test_what_is_said_of_a_repair(tmp_path: Path) -> None:
     written = repair.as_dict()
     assert (written["images"], written["left"], written["ridge"]) == (3, {}, 1e-4)
     assert [list(one) for one in written["layers"]] == [["weight", "before", "after", "note"]] * 3
+
+
+class ThereAndBack(paddle.nn.Layer):
+    """The weight of `head` is used in two ways, so that it is not one matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = Conv2D(3, 4, 1), Conv2D(4, 6, 1, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.conv2d_transpose(self.head(self.first(x)), self.head.weight)
+
+
+def test_a_reader_whose_error_is_not_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = Prepared(ThereAndBack())
+    made_of = prepared.reconstruction(drawn_images(2), tmp_path)
+    made_of.observe(["first"], choose=False, repair=True)
+    assert not caplog.messages
+    with caplog.at_level(logging.WARNING, logger="slim_det"):
+        made_of.observe(["first"], choose=True, repair=False)
+    assert [message for message in caplog.messages if "head" in message] == [
+        "'head.weight' reads channels of first, but not as one matrix product: its error is not "
+        "counted"
+    ]
