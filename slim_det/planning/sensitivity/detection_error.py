@@ -17,6 +17,9 @@ from slim_det.planning.sensitivity.partial_inference import DetectorProgram, val
 
 IMAGES = 16
 
+BATCH = 8
+"""Images that are run at once; new weights are given to the engine for each batch."""
+
 FOUND = 0.5
 """From this score on, a box counts as found; classes without such a box are left out."""
 
@@ -59,9 +62,11 @@ class DetectionErrors:
         self._scores, self._boxes = (op.input(slot) for slot in _INPUTS)
         names = [name for own in weights for name in program.partial(own).cached]
         engine = program.complete_engine([self._scores, self._boxes, *names])
-        self._runs = [{**image, **engine(image)} for image in images]
-        scores = np.stack([run[self._scores][0] for run in self._runs]).astype(np.float64)
-        self._size = np.square(scores).sum(axis=(0, 2))
+        batches = [_together(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
+        self._runs = [{**batch, **engine(batch)} for batch in batches]
+        self._sides = [_sides(run[self._boxes]) for run in self._runs]
+        scores = np.concatenate([run[self._scores] for run in self._runs])
+        self._size = np.square(scores, dtype=np.float64).sum(axis=(0, 2))
         classes = np.arange(scores.shape[1]) != int(op.attrs.get("background_label", -1))
         found = classes & (scores.max(axis=(0, 2)) >= FOUND)
         self._counted = found if found.any() else classes
@@ -80,17 +85,30 @@ class DetectionErrors:
         errors = []
         for change in changes:
             given = {value_name(name): value for name, value in change.items()}
-            error = sum(self._change(run, engine({**run, **given})) for run in self._runs)
+            error = sum(
+                self._change(run, sides, engine({**run, **given}))
+                for run, sides in zip(self._runs, self._sides)
+            )
             shares = error / np.maximum(self._size, 1e-30)
             errors.append(float(shares[self._counted].mean()))
         return errors
 
-    def _change(self, before: Arrays, changed: Arrays) -> np.ndarray:
-        """Squared differences of every class in one image, float64 [C]."""
-        both = (before, {**before, **changed})
-        scores, new_scores = (arrays[self._scores][0].astype(np.float64) for arrays in both)
-        boxes, new_boxes = (arrays[self._boxes][0].astype(np.float64) for arrays in both)
-        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
-        shift = np.square((new_boxes - boxes) / np.tile(sides, 2)).mean(axis=1)
-        found: np.ndarray = np.square(new_scores - scores) + np.square(scores) * shift
-        return found.sum(axis=1)
+    def _change(self, before: Arrays, sides: np.ndarray, changed: Arrays) -> np.ndarray:
+        """Squared differences of every class in some images, float64 [C]."""
+        scores, boxes = before[self._scores], before[self._boxes]
+        found = np.zeros(scores.shape[1])
+        if self._scores in changed:
+            found += np.square(changed[self._scores] - scores).sum(axis=(0, 2), dtype=np.float64)
+        if self._boxes in changed:
+            shift = np.square((changed[self._boxes] - boxes) / sides).mean(axis=2)
+            found += (np.square(scores) @ shift[..., None]).sum(axis=(0, 2), dtype=np.float64)
+        return found
+
+
+def _together(images: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([image[name] for image in images]) for name in images[0]}
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """Width and height of each box, twice, [N, P, 4]."""
+    return np.tile(np.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6), 2)

@@ -27,7 +27,7 @@ from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.trace import Trace, trace_detector
 from slim_det.planning.sensitivity.candidates import choose_groups
 from slim_det.planning.sensitivity.detection_error import IMAGES, DetectionErrors, suppression
-from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
+from slim_det.planning.sensitivity.partial_inference import DetectorProgram
 from slim_det.planning.sensitivity.result import (
     DETECTION_ERROR,
     RECONSTRUCTION_ERROR,
@@ -78,7 +78,7 @@ def error_curves(
     losses: dict[str, dict[float, float]] = {}
     with (
         reconstruction_of(model, trace, groups, cfg, calibration, seed) as reconstruction,
-        _detection_errors(model, trace, groups, names, reconstruction) as detector,
+        _detection_errors(trace, groups, names, reconstruction) as detector,
     ):
         reconstruction.observe(names, choose=True, repair=False)
         for name in tqdm(names, "elimination", unit="group", disable=None, leave=False):
@@ -115,17 +115,12 @@ def error_curves(
 
 @contextlib.contextmanager
 def _detection_errors(
-    model: paddle.nn.Layer,
-    trace: Trace,
-    groups: ModelGroups,
-    names: list[str],
-    reconstruction: Reconstruction,
+    trace: Trace, groups: ModelGroups, names: list[str], reconstruction: Reconstruction
 ) -> Iterator[DetectionErrors | None]:
     """What measures the detector; None, and a line that says so, if its outputs do not allow it."""
     variables = {name: variable for variable, name in trace.parameters.items()}
     with tempfile.TemporaryDirectory(prefix="slim_det_errors_") as folder:
-        save_program(model, trace.image_size_hw or (0, 0), folder)
-        program = DetectorProgram(folder, threads_each(1))
+        program = DetectorProgram(folder, threads_each(1), reconstruction.program)
         op = suppression(program)
         if op is None:
             logger.warning(

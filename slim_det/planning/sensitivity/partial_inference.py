@@ -60,11 +60,14 @@ class DetectorProgram:
     Args:
         folder: Where `save_program` wrote it; the parts are written there too.
         threads: CPU threads of every run.
+        program: The detector, if it is loaded already.
     """
 
-    def __init__(self, folder: str | Path, threads: int) -> None:
+    def __init__(
+        self, folder: str | Path, threads: int, program: DeployProgram | None = None
+    ) -> None:
         self.folder, self._threads = Path(folder), threads
-        self.program = DeployProgram.load(self.folder / _PROGRAM)
+        self.program = program or DeployProgram.load(self.folder / _PROGRAM)
         self.outputs = self.program.fetches
         if len(self.outputs) != 2:
             raise ExportError(

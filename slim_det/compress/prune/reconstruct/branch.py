@@ -97,8 +97,7 @@ class Branch:
         scale = np.where(weak, 1.0, factor)
         ends = [(end - other - shift) / scale for end in self.clip]
         low, high = (np.where(factor > 0.0, *pair) for pair in (ends, ends[::-1]))
-        low, high = np.where(weak, -np.inf, low), np.where(weak, np.inf, high)
-        return Limits(*(np.atleast_2d(one).astype(np.float32) for one in (low, high)))
+        return Limits(_rows(np.where(weak, -np.inf, low)), _rows(np.where(weak, np.inf, high)))
 
 
 def branch_of(program: DeployProgram, use: int) -> Branch | None:
@@ -118,6 +117,10 @@ def branch_of(program: DeployProgram, use: int) -> Branch | None:
     if reader is not None and clip != _NOTHING:
         name = result_of(reader)
     return Branch(use, norm, clip, name)
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    return np.atleast_2d(values).astype(np.float32)
 
 
 def clip_of(op: Op | None) -> tuple[float, float]:

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slim_det.compress.prune.reconstruct.in_place import inverse, subtract_product, with_ridge
+from slim_det.compress.prune.reconstruct.in_place import (
+    inverse,
+    inverse_root,
+    subtract_product,
+    with_ridge,
+)
 
 ELIMINATION = "elimination"
 """Name of the criterion."""
@@ -126,14 +131,15 @@ class Reader:
         self, moment: np.ndarray, weights: np.ndarray, rows: np.ndarray, ridge: float
     ) -> None:
         self._units, self._block = rows.shape
-        energy = float(np.vdot(weights, moment @ weights))
+        flat = rows.reshape(-1)
+        kind = np.float32 if len(flat) >= _LARGE else np.float64
+        products = moment.astype(kind, copy=False) @ weights.astype(kind, copy=False)
+        energy = float(np.vdot(weights, products))
         penalty = ridge * np.trace(moment) / len(moment)
         # Nothing is lost by removing what is zero, or is multiplied by zero.
         self._scale = 1.0 / energy if energy > 0.0 and penalty > 0.0 else 0.0
         if not self._scale:
             return
-        flat = rows.reshape(-1)
-        kind = np.float32 if len(flat) >= _LARGE else np.float64
         self._a: np.ndarray = inverse(with_ridge(moment, penalty)).astype(kind, copy=False)
         self._w: np.ndarray = weights.astype(kind, order="C")
         if not np.array_equal(flat, np.arange(len(moment))):
@@ -143,6 +149,7 @@ class Reader:
             self._a[flat < 0, flat < 0] = 1.0
         self._places = np.arange(self._units)  # of each unit among those that have rows
         self._alive = np.ones(self._units, bool)
+        self._waiting = 0
         self._make_room()
 
     def costs(self, units: np.ndarray) -> np.ndarray:
@@ -171,8 +178,7 @@ class Reader:
         v, z = self._v[: self._waiting], self._z[: self._waiting]
         a = self._a[rows] - v[:, rows].T @ v
         own = self._w[rows] - v[:, rows].T @ z
-        pivot = np.linalg.cholesky(((a[:, rows] + a[:, rows].T) / 2).astype(np.float64))
-        invert = np.linalg.inv(pivot).astype(self._a.dtype)
+        invert = inverse_root((a[:, rows] + a[:, rows].T) / 2).astype(self._a.dtype)
         end = self._waiting + self._block
         self._v[self._waiting : end], self._z[self._waiting : end] = invert @ a, invert @ own
         self._waiting = end
@@ -197,7 +203,6 @@ class Reader:
         self._make_room()
 
     def _make_room(self) -> None:
-        self._waiting = 0
         count = _PERIOD * self._block
         self._v: np.ndarray = np.zeros((count, len(self._a)), self._a.dtype)
         self._z: np.ndarray = np.zeros((count, self._w.shape[1]), self._a.dtype)

@@ -1,4 +1,4 @@
-"""Large matrices that are changed in place.
+"""Matrices that are changed in place, and inverses by LAPACK.
 
 A product of two matrices of thousands of rows makes a new one of hundreds of megabytes. These
 functions call BLAS on the matrix that is there, which saves the memory and the time to get it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.linalg.blas import dgemm, dsyrk, sgemm
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtri
 
 _TILE = 512
 
@@ -74,4 +74,15 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
         raise np.linalg.LinAlgError("the matrix is not positive definite")
     found: np.ndarray = factor.T
     mirror(found)
+    return found
+
+
+def inverse_root(matrix: np.ndarray) -> np.ndarray:
+    """The lower triangular float64 X with ``X A X^T = 1`` for a positive definite A [B, B]."""
+    factor, failed = dpotrf(matrix, lower=1, clean=1)
+    if not failed:
+        factor, failed = dtrtri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    found: np.ndarray = factor
     return found

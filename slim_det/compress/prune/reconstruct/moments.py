@@ -62,10 +62,9 @@ class Moments:
         """The moments after both means are subtracted."""
         if not self.count:
             return self
-        mean_x, mean_y = self.x / self.count, self.y / self.count
+        mean_y = self.y / self.count
         xx = np.array(self.xx, order="C")
-        for total, own, mean in zip(xx, self.x, mean_x):
-            subtract_product(total, own[None], mean[None])
+        _centre(xx, self.x, self.count)
         return Moments(
             self.count,
             np.zeros_like(self.x),
@@ -74,6 +73,33 @@ class Moments:
             self.xy - self.x[:, :, None] * mean_y[:, None, :],
             np.maximum(self.yy - self.y * mean_y, 0.0),
         )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an elimination knows of the inputs x [G, P, D] of a layer.
+
+    Attributes:
+        count: Number of positions.
+        x: Sum of x, [G, D].
+        squares: Sum of x x^T, of x less its mean if the layer can take an intercept, [G, D, D].
+    """
+
+    count: int
+    x: np.ndarray
+    squares: np.ndarray
+
+
+def inputs_of(moments: Moments, centre: bool) -> Inputs:
+    """The inputs of some moments, whose x x^T is changed in place and must not be used again."""
+    if centre:
+        _centre(moments.xx, moments.x, moments.count)
+    return Inputs(moments.count, moments.x, moments.xx)
+
+
+def _centre(xx: np.ndarray, x: np.ndarray, count: int) -> None:
+    for total, own in zip(xx, x):
+        subtract_product(total, own[None], own[None] / count)
 
 
 class MomentSums:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from slim_det.compress.prune.reconstruct.intercept import intercept_place
 from slim_det.compress.prune.reconstruct.layers import LinearLayer, data_names
-from slim_det.compress.prune.reconstruct.moments import ROWS, Moments, MomentSums
+from slim_det.compress.prune.reconstruct.moments import ROWS, Inputs, MomentSums, inputs_of
 from slim_det.compress.prune.reconstruct.sums import Sum, at_positions
 from slim_det.core.errors import LayerError
 from slim_det.graph.op import Op
@@ -49,13 +50,13 @@ class Observed:
     """Results of one pass of the unpruned model.
 
     Attributes:
-        moments: Weight name -> moments of the layer's input; its targets have no columns.
+        inputs: Weight name -> what an elimination knows of the layer's inputs.
         targets: (weight name, index of the operator) -> outputs at the chosen positions, for each
             image float32 [P, O].
         totals: Weight name -> the sum behind the layer, likewise.
     """
 
-    moments: dict[str, Moments] = field(default_factory=dict)
+    inputs: dict[str, Inputs] = field(default_factory=dict)
     targets: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
     totals: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
@@ -117,10 +118,9 @@ def observe(
                     total = arrays[sums_behind[layer.weight].total][0]
                     seen.totals[layer.weight].append(at_positions(total, chosen))
     seen.targets = {key: one.result() for key, one in outputs.items()}
-    for name, total in sums.items():
-        found = total.result()
-        if found is not None:
-            seen.moments[name] = found
+    for layer in readers:
+        centre = intercept_place(run.program, layer) is not None
+        seen.inputs[layer.weight] = inputs_of(sums.pop(layer.weight).total(), centre)
     return seen
 
 

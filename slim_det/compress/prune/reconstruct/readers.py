@@ -11,7 +11,7 @@ from slim_det.compress.prune.reconstruct.elimination import Reader
 from slim_det.compress.prune.reconstruct.intercept import intercept_place
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
 from slim_det.compress.prune.reconstruct.least_squares import without
-from slim_det.compress.prune.reconstruct.moments import Moments
+from slim_det.compress.prune.reconstruct.moments import Inputs
 from slim_det.compress.prune.reconstruct.observe import weight_shape
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
@@ -31,7 +31,7 @@ def readers_of(
     groups: ModelGroups,
     program: DeployProgram,
     layers: dict[str, LinearLayer],
-    moments: dict[str, Moments],
+    inputs: dict[str, Inputs],
     ridge: float,
 ) -> list[Reader]:
     """One reader for each layer that reads a group; one for each part of a grouped layer.
@@ -41,15 +41,14 @@ def readers_of(
         groups: All groups of the model.
         program: The unpruned program.
         layers: Weight name -> linear layer.
-        moments: Weight name -> moments of the layer's input.
+        inputs: Weight name -> what is known of the layer's inputs.
         ridge: See `Reader`.
     """
     readers = []
     for axis in groups.axes_reading(group.units):
-        if axis.parameter in moments:
-            layer = layers[axis.parameter]
-            matrix = _matrix(program, layer)
-            squares = _squares(program, layer, moments[axis.parameter])
+        if axis.parameter in inputs:
+            matrix = _matrix(program, layers[axis.parameter])
+            squares = inputs[axis.parameter].squares
             rows = unit_rows(group.units, axis.ids, matrix.shape[1] // len(axis.ids))
             readers += [Reader(xx, w, rows, ridge) for xx, w in zip(squares, matrix)]
     return readers
@@ -60,7 +59,7 @@ def readers_without(
     groups: ModelGroups,
     program: DeployProgram,
     layers: dict[str, LinearLayer],
-    moments: dict[str, Moments],
+    inputs: dict[str, Inputs],
     ridge: float,
 ) -> list[dict[str, np.ndarray]]:
     """Parameters of the linear layers that read some units, solved for without these.
@@ -72,7 +71,7 @@ def readers_without(
         groups: All groups of the model.
         program: The unpruned program.
         layers: Weight name -> linear layer.
-        moments: Weight name -> moments of the layer's input.
+        inputs: Weight name -> what is known of the layer's inputs.
         ridge: Relative to the mean of the squared inputs that remain.
 
     Returns:
@@ -81,16 +80,15 @@ def readers_without(
     """
     found: list[dict[str, np.ndarray]] = [{} for _ in cuts]
     for axis in groups.axes_reading(np.concatenate(cuts)):
-        if axis.parameter not in moments:
+        if axis.parameter not in inputs:
             continue
-        layer, seen = layers[axis.parameter], moments[axis.parameter]
+        layer, seen = layers[axis.parameter], inputs[axis.parameter]
         op = program.ops[layer.uses[0]]
         shape = weight_shape(program, op)
-        matrix, squares = _matrix(program, layer), _squares(program, layer, seen)
-        place = intercept_place(program, layer)
+        matrix, place = _matrix(program, layer), intercept_place(program, layer)
         for values, removed in zip(found, cuts):
             gone = np.repeat(np.isin(axis.ids, removed), matrix.shape[1] // len(axis.ids))
-            solved = np.array([without(xx, w, gone, ridge) for xx, w in zip(squares, matrix)])
+            solved = np.array([without(xx, w, gone, ridge) for xx, w in zip(seen.squares, matrix)])
             values[weight_of(op)] = layer.rule.weight(op, solved, shape).astype(np.float32)
             if place is not None:
                 added = np.einsum("gd,gdm->gm", seen.x, matrix - solved) / max(seen.count, 1)
@@ -102,11 +100,6 @@ def _matrix(program: DeployProgram, layer: LinearLayer) -> np.ndarray:
     """The weights of a layer, float64 [G, D, M]."""
     op = program.ops[layer.uses[0]]
     return layer.rule.matrix(op, program.value(weight_of(op)).astype(np.float64))
-
-
-def _squares(program: DeployProgram, layer: LinearLayer, seen: Moments) -> np.ndarray:
-    """Sum of x x^T of a layer's inputs, less their mean if it can take an intercept, [G, D, D]."""
-    return seen.xx if intercept_place(program, layer) is None else seen.centred().xx
 
 
 def unit_rows(units: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:

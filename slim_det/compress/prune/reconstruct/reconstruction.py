@@ -170,6 +170,9 @@ class Reconstruction:
         seed: Of the sampled positions.
         images: Inputs of the program for each image, with a batch axis of one.
         folder: For files, which hold everything that grows with the number of images.
+
+    Attributes:
+        program: The unpruned model.
     """
 
     def __init__(
@@ -185,9 +188,9 @@ class Reconstruction:
     ) -> None:
         self._trace, self._groups, self._parameters = trace, groups, dict(parameters)
         self._calibration, self._folder = calibration, folder
-        self._program = trace(model)
-        self._layers = linear_layers(self._program, self._parameters)
-        self._images, count = store_images(images, self._program.feeds, self._new_folder())
+        self.program = trace(model)
+        self._layers = linear_layers(self.program, self._parameters)
+        self._images, count = store_images(images, self.program.feeds, self._new_folder())
         if not count:
             raise DataError("no image to learn from")
         self._sampling = Sampling(calibration.positions, count, seed)
@@ -214,7 +217,7 @@ class Reconstruction:
         Raises:
             LayerError: A weight is not finite, or so large that outputs are not.
         """
-        check_parameters(self._program, self._parameters)
+        check_parameters(self.program, self._parameters)
         self._cuts = [self._cut_of(own) for own in cuts or [names]]
         self._waiting = list(names) if choose else []
         for name in self._waiting:
@@ -228,15 +231,15 @@ class Reconstruction:
 
     def _not_counted(self, name: str) -> list[str]:
         """Weights that read a group but are no linear layers."""
-        used = {self._parameters.get(weight_of(op)) for op in self._program.ops}
+        used = {self._parameters.get(weight_of(op)) for op in self.program.ops}
         axes = self._groups.axes_reading(self._groups.groups[name].units)
         reading = dict.fromkeys(axis.parameter for axis in axes if axis.parameter in used)
         return [weight for weight in reading if weight not in self._layers]
 
     def _cut_of(self, names: list[str]) -> _Cut:
         units = np.concatenate([self._groups.groups[name].units for name in names])
-        changed = changed_by(self._program, self._parameters, self._groups, units)
-        return _Cut(changed, sums_behind(self._program, changed.layers, changed.variables))
+        changed = changed_by(self.program, self._parameters, self._groups, units)
+        return _Cut(changed, sums_behind(self.program, changed.layers, changed.variables))
 
     def _observe_some(self, repaired: Sequence[LinearLayer] = ()) -> None:
         """Run the unpruned model for as many of the waiting groups as memory allows."""
@@ -244,16 +247,16 @@ class Reconstruction:
         while self._waiting:
             reading = reading_layers(self._groups, self._waiting[:1], self._layers)
             wanted = {**readers, **{layer.weight: layer for layer in reading}}
-            size_mb = sum(moments_mb(self._program, layer) for layer in wanted.values())
+            size_mb = sum(moments_mb(self.program, layer) for layer in wanted.values())
             if readers and size_mb > MOMENTS_MB:
                 break
             readers = wanted
             self._waiting.pop(0)
-        self._observed.moments.clear()
-        run, reading = self._run(self._program), list(readers.values())
+        self._observed.inputs.clear()
+        run, reading = self._run(self.program), list(readers.values())
         sums = {name: one for cut in self._cuts for name, one in cut.sums.items()}
         seen = observe(run, self._sampling, reading, repaired, sums)
-        self._observed.moments = seen.moments
+        self._observed.inputs = seen.inputs
         self._observed.targets.update(seen.targets)
         self._observed.totals.update(seen.totals)
 
@@ -271,9 +274,9 @@ class Reconstruction:
         readers = readers_of(
             group,
             self._groups,
-            self._program,
+            self.program,
             self._layers,
-            self._observed.moments,
+            self._observed.inputs,
             self._calibration.ridge,
         )
         return eliminate(readers, len(group.units), count, group.holders)
@@ -293,9 +296,9 @@ class Reconstruction:
         return readers_without(
             [group.units[places] for places in cuts],
             self._groups,
-            self._program,
+            self.program,
             self._layers,
-            self._observed.moments,
+            self._observed.inputs,
             self._calibration.ridge,
         )
 
@@ -303,7 +306,7 @@ class Reconstruction:
         """The inputs of the program for at most this many images, evenly spread."""
         chosen = np.unique(np.linspace(0, self.images - 1, min(count, self.images)).round())
         return [
-            {name: self._images.read(name, int(index)) for name in self._program.feeds}
+            {name: self._images.read(name, int(index)) for name in self.program.feeds}
             for index in chosen
         ]
 
@@ -321,12 +324,12 @@ class Reconstruction:
         Raises:
             PlanError: The cut model has other operators than the unpruned one.
         """
-        self._observed.moments.clear()
+        self._observed.inputs.clear()
         cut, observed = self._cuts[number], self._observed
         if number not in (-1, len(self._cuts) - 1):
             observed = Observed({}, dict(observed.targets), dict(observed.totals))
         program = self._trace(model)
-        if [op.type for op in program.ops] != [op.type for op in self._program.ops]:
+        if [op.type for op in program.ops] != [op.type for op in self.program.ops]:
             raise PlanError("the cut model has other operators than before; it cannot be repaired")
         run, errors = self._run(program, KEPT_MB), []
         statistics = BatchNormStatistics(cut.changed.batch_norms)

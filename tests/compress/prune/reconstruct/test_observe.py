@@ -89,7 +89,7 @@ def test_targets_are_outputs_without_bias(tmp_path: Path) -> None:
     prepared, images = small(), drawn_images(3)
     found = seen(prepared, images, tmp_path, repaired=("stem", "inner"))
     assert {name for name, _ in found.targets} == {"stem.weight", "inner.weight"}
-    assert found.moments == {}
+    assert found.inputs == {}
     for (name, _), targets in found.targets.items():
         assert len(targets) == 3
         for image, rows in zip(images, targets):
@@ -112,16 +112,24 @@ def test_grouped_targets_have_their_channels_in_order(tmp_path: Path) -> None:
 
 
 def test_moments_of_a_one_pixel_layer(tmp_path: Path) -> None:
-    """Sums over all pixels of all images; two uses would add up in the same way."""
-    prepared, images = small(), drawn_images(3)
-    prepared = Prepared(paddle.nn.Sequential(paddle.nn.Conv2D(3, 2, 1)))
+    """Sums over all pixels of all images, less the mean, since there is a bias."""
+    images, prepared = drawn_images(3), Prepared(paddle.nn.Sequential(paddle.nn.Conv2D(3, 2, 1)))
     found = seen(prepared, images, tmp_path, readers=("0",))
     pixels = np.concatenate([image[0].reshape(3, -1).T for image in images]).astype(np.float64)
-    moments = found.moments["0.weight"]
-    assert moments.count == len(pixels)
-    np.testing.assert_allclose(moments.x[0], pixels.sum(0), rtol=1e-9)
-    np.testing.assert_allclose(moments.xx[0], pixels.T @ pixels, rtol=1e-9)
-    assert moments.y.shape == (1, 0)
+    inputs = found.inputs["0.weight"]
+    assert inputs.count == len(pixels)
+    np.testing.assert_allclose(inputs.x[0], pixels.sum(0), rtol=1e-9)
+    centred = pixels - pixels.mean(0)
+    np.testing.assert_allclose(inputs.squares[0], centred.T @ centred, rtol=1e-9)
+
+
+def test_inputs_of_a_layer_without_an_intercept(tmp_path: Path) -> None:
+    """Its inputs keep their mean."""
+    layer = paddle.nn.Conv2D(3, 2, 1, bias_attr=False)
+    prepared, images = Prepared(paddle.nn.Sequential(layer)), drawn_images(2)
+    found = seen(prepared, images, tmp_path, readers=("0",))
+    pixels = np.concatenate([image[0].reshape(3, -1).T for image in images]).astype(np.float64)
+    np.testing.assert_allclose(found.inputs["0.weight"].squares[0], pixels.T @ pixels, rtol=1e-9)
 
 
 def test_fewer_positions_are_some_of_all(tmp_path: Path) -> None:

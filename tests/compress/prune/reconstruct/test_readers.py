@@ -12,7 +12,7 @@ from paddle.nn import Conv2D, Linear
 
 from slim_det.compress.prune.reconstruct.elimination import eliminate
 from slim_det.compress.prune.reconstruct.layers import linear_layers
-from slim_det.compress.prune.reconstruct.moments import Moments, MomentSums
+from slim_det.compress.prune.reconstruct.moments import Inputs, MomentSums, inputs_of
 from slim_det.compress.prune.reconstruct.readers import readers_of, reading_layers, unit_rows
 from tests.compress.prune.reconstruct.nets import Prepared, drawn_images
 from tests.compress.prune.small_net import SmallNet
@@ -66,13 +66,11 @@ class Grouped(paddle.nn.Layer):
         return self.read(x), self.flat(x.flatten(1))
 
 
-def moments(groups: int, size: int, seed: int) -> Moments:
+def inputs(groups: int, size: int, seed: int, centre: bool) -> Inputs:
     x = np.random.default_rng(seed).normal(size=(groups, 2 * size, size)) + 1.0
     sums = MomentSums()
     sums.add(x, np.zeros((*x.shape[:2], 0)))
-    found = sums.result()
-    assert found is not None
-    return found
+    return inputs_of(sums.total(), centre)
 
 
 def test_one_reader_for_each_part() -> None:
@@ -85,20 +83,19 @@ def test_one_reader_for_each_part() -> None:
     program, group = prepared.program(), prepared.groups.groups["make"]
     assert len(group.units) == 2
     layers = linear_layers(program, prepared.parameters)
-    seen = {"read.weight": moments(2, 2, 0), "flat.weight": moments(1, 256, 1)}
+    seen = {"read.weight": inputs(2, 2, 0, False), "flat.weight": inputs(1, 256, 1, True)}
     found = readers_of(group, prepared.groups, program, layers, seen, 1e-3)
     assert len(found) == 3
     costs = sum(reader.costs(np.arange(2)) for reader in found)
     kernel = prepared.net.read.weight.numpy().reshape(2, 3, 2).transpose(0, 2, 1)
     expected = np.zeros(2)
     for part in range(2):
-        # No bias: the moments are not centred.
-        expected += [cost(seen["read.weight"].xx[part], kernel[part], [unit]) for unit in (0, 1)]
+        squares = seen["read.weight"].squares[part]
+        expected += [cost(squares, kernel[part], [unit]) for unit in (0, 1)]
     flat = prepared.net.flat.weight.numpy()
-    centred = seen["flat.weight"].centred().xx[0]
     for unit in (0, 1):
         rows = [*range(64 * unit, 64 * unit + 64), *range(64 * unit + 128, 64 * unit + 192)]
-        expected[unit] += cost(centred, flat, rows)
+        expected[unit] += cost(seen["flat.weight"].squares[0], flat, rows)
     np.testing.assert_allclose(costs, expected, rtol=1e-6)
     cheapest = eliminate(found, 2, 1, np.ones((1, 2), bool))
     assert cheapest.order.tolist() == [int(np.argmin(expected))]
