@@ -8,17 +8,25 @@ non-maximum suppression, where they are continuous.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from slim_det.graph.op import Op
+from slim_det.graph.staged_run import ArrayStore
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, value_name
 
 IMAGES = 16
 
 BATCH = 8
-"""Images that are run at once; new weights are given to the engine for each batch."""
+"""Most images that are run at once; new weights are given to the engine for each batch."""
+
+BATCH_MB = 300
+"""Size of what is kept of one batch, in files; what is larger is run image by image."""
 
 FOUND = 0.5
 """From this score on, a box counts as found; classes without such a box are left out."""
@@ -60,12 +68,18 @@ class DetectionErrors:
     ) -> None:
         self._program = program
         self._scores, self._boxes = (op.input(slot) for slot in _INPUTS)
-        names = [name for own in weights for name in program.partial(own).cached]
+        names = dict.fromkeys(name for own in weights for name in program.partial(own).cached)
+        self._store = ArrayStore(Path(tempfile.mkdtemp(dir=program.folder)))
+        for name in names:
+            self._store.create(name)
         engine = program.complete_engine([self._scores, self._boxes, *names])
-        batches = [_together(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
-        self._runs = [{**batch, **engine(batch)} for batch in batches]
-        self._sides = [_sides(run[self._boxes]) for run in self._runs]
-        scores = np.concatenate([run[self._scores] for run in self._runs])
+        self._found: list[_Found] = []
+        for batch in _batches(images, program.bytes_an_image(names)):
+            run = {**batch, **engine(batch)}
+            self._found.append(_Found(run[self._scores], run[self._boxes]))
+            for name in names:
+                self._store.append(name, run[name])
+        scores = np.concatenate([one.scores for one in self._found])
         self._size = np.square(scores, dtype=np.float64).sum(axis=(0, 2))
         classes = np.arange(scores.shape[1]) != int(op.attrs.get("background_label", -1))
         found = classes & (scores.max(axis=(0, 2)) >= FOUND)
@@ -82,33 +96,45 @@ class DetectionErrors:
             changes: Variable -> new value, at least one; each changes the same parameters.
         """
         engine = self._program.engine_with(changes[0], [self._scores, self._boxes])
-        errors = []
-        for change in changes:
-            given = {value_name(name): value for name, value in change.items()}
-            error = sum(
-                self._change(run, sides, engine({**run, **given}))
-                for run, sides in zip(self._runs, self._sides)
-            )
-            shares = error / np.maximum(self._size, 1e-30)
-            errors.append(float(shares[self._counted].mean()))
-        return errors
+        given = [{value_name(name): value for name, value in one.items()} for one in changes]
+        cached = [name for name in engine.inputs if name not in given[0]]
+        errors = np.zeros((len(changes), len(self._size)))
+        for index, before in enumerate(self._found):
+            run = {name: self._store.read(name, index) for name in cached}
+            for error, values in zip(errors, given):
+                changed = engine({**run, **values})
+                error += before.change(changed.get(self._scores), changed.get(self._boxes))
+        shares = errors / np.maximum(self._size, 1e-30)
+        means: list[float] = shares[:, self._counted].mean(axis=1).tolist()
+        return means
 
-    def _change(self, before: Arrays, sides: np.ndarray, changed: Arrays) -> np.ndarray:
-        """Squared differences of every class in some images, float64 [C]."""
-        scores, boxes = before[self._scores], before[self._boxes]
-        found = np.zeros(scores.shape[1])
-        if self._scores in changed:
-            found += np.square(changed[self._scores] - scores).sum(axis=(0, 2), dtype=np.float64)
-        if self._boxes in changed:
-            shift = np.square((changed[self._boxes] - boxes) / sides).mean(axis=2)
-            found += (np.square(scores) @ shift[..., None]).sum(axis=(0, 2), dtype=np.float64)
+
+@dataclass(frozen=True)
+class _Found:
+    """Scores [N, C, P] and boxes [N, P, 4] of some images."""
+
+    scores: np.ndarray
+    boxes: np.ndarray
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """Width and height of each box, twice, [N, P, 4]."""
+        return np.tile(np.maximum(self.boxes[..., 2:] - self.boxes[..., :2], 1e-6), 2)
+
+    def change(self, scores: np.ndarray | None, boxes: np.ndarray | None) -> np.ndarray:
+        """Squared differences of every class, float64 [C]; None is no change."""
+        found = np.zeros(self.scores.shape[1])
+        if scores is not None:
+            found += np.square(scores - self.scores).sum(axis=(0, 2), dtype=np.float64)
+        if boxes is not None:
+            shift = np.square((boxes - self.boxes) / self.sides).mean(axis=2)
+            weighted = np.square(self.scores) @ shift[..., None]
+            found += weighted.sum(axis=(0, 2), dtype=np.float64)
         return found
 
 
-def _together(images: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([image[name] for image in images]) for name in images[0]}
-
-
-def _sides(boxes: np.ndarray) -> np.ndarray:
-    """Width and height of each box, twice, [N, P, 4]."""
-    return np.tile(np.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6), 2)
+def _batches(images: Sequence[Arrays], bytes_an_image: int) -> Iterator[dict[str, np.ndarray]]:
+    size = max(1, min(BATCH, int(BATCH_MB * 1e6 / max(bytes_an_image, 1))))
+    for start in range(0, len(images), size):
+        some = images[start : start + size]
+        yield {name: np.concatenate([image[name] for image in some]) for name in some[0]}

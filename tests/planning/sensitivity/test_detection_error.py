@@ -12,6 +12,7 @@ import pytest
 from paddle.nn import Conv2D
 from ppdet.modeling import ops
 
+from slim_det.planning.sensitivity import detection_error
 from slim_det.planning.sensitivity.detection_error import DetectionErrors, suppression
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, save_program
 from tests.planning.sensitivity.test_partial_inference import SIDE, batch_of, two_branches
@@ -120,3 +121,22 @@ def test_nothing_is_found(images: Images, tmp_path: Path) -> None:
 
 def test_detectors_that_end_otherwise(tmp_path: Path) -> None:
     assert suppression(two_branches(tmp_path)[1]) is None
+
+
+def test_images_one_by_one_or_together(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where little is kept at once, each image is a batch; the errors are the same."""
+    paddle.seed(0)
+    net = Boxes()
+    changes = [
+        {net.where.weight.name: net.where.weight.numpy() * factor} for factor in (0.5, 1.0, 2.0)
+    ]
+    found = []
+    for size in (detection_error.BATCH_MB, 0):
+        monkeypatch.setattr(detection_error, "BATCH_MB", size)
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        found.append(errors_of(net, images, folder).measure(changes))
+    assert found[0][0] > 0.0 < found[0][2] and found[0][1] == pytest.approx(0.0, abs=1e-12)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
