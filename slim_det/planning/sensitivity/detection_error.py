@@ -20,7 +20,7 @@ from slim_det.graph.op import Op
 from slim_det.graph.staged_run import ArrayStore
 from slim_det.planning.sensitivity.partial_inference import DetectorProgram, value_name
 
-IMAGES = 16
+IMAGES = 8
 
 BATCH = 8
 """Most images that are run at once; new weights are given to the engine for each batch."""

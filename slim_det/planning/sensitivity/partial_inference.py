@@ -148,7 +148,8 @@ class DetectorProgram:
         program = self.program.copy(share_parameters=True)
         given = [_read_from_input(program, name) for name in partial.readers if name in needed]
         cached = [name for name in partial.cached if name in needed]
-        return self._engine(program, [*cached, *given], sorted(made))
+        # oneDNN would keep the weights of the first run for all others, though they are inputs.
+        return self._engine(program, [*cached, *given], sorted(made), onednn=False)
 
     def bytes_an_image(self, cached: Iterable[str]) -> int:
         """Bytes of the cached variables of one image."""
@@ -160,9 +161,13 @@ class DetectorProgram:
         return parse_arrays([outputs[name] for name in self.outputs], "the detector")
 
     def _engine(
-        self, program: DeployProgram, feeds: Sequence[str], fetches: Sequence[str]
+        self,
+        program: DeployProgram,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        onednn: bool = True,
     ) -> Engine:
-        return program.engine(feeds, fetches, self.folder, threads=self._threads)
+        return program.engine(feeds, fetches, self.folder, threads=self._threads, onednn=onednn)
 
 
 def _results(operators: Iterable[Op]) -> set[str]:

@@ -123,6 +123,19 @@ def test_detectors_that_end_otherwise(tmp_path: Path) -> None:
     assert suppression(two_branches(tmp_path)[1]) is None
 
 
+@pytest.mark.parametrize("name", ["what", "where"])
+def test_each_change_is_run_with_its_own_weights(name: str, images: Images, tmp_path: Path) -> None:
+    """An engine may keep the weights of its first run; the order of the changes tells."""
+    paddle.seed(0)
+    net = Boxes()
+    errors = errors_of(net, images, tmp_path)
+    weight = getattr(net, name).weight
+    changes = [{weight.name: weight.numpy() * factor} for factor in (0.5, 1.0, 2.0)]
+    found = errors.measure(changes)
+    assert found[1] == pytest.approx(0.0, abs=1e-9) and min(found[0], found[2]) > 0.01
+    assert errors.measure(changes[::-1])[::-1] == pytest.approx(found)
+
+
 def test_images_one_by_one_or_together(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
