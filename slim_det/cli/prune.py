@@ -59,11 +59,23 @@ def run(args: argparse.Namespace) -> int:
     if args.eval:
         check_dataset(cfg, "EvalDataset")
     stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
+    _check_other_file(cfg, stem)
     with output_folders(stem.parent):
         figures = _prune(args, cfg, replace(slim, strategies=("Pruner",)), pruner.again, stem)
     print(figures["checkpoint"])
     common.save_json(args, figures)
     return 0
+
+
+def _check_other_file(cfg: Any, stem: Path) -> None:
+    """Keep the weights that are pruned."""
+    from slim_det.training.checkpoint import checkpoint_stem, params_path
+
+    weights = cfg.get("weights")
+    if weights and params_path(checkpoint_stem(weights)).resolve() == params_path(stem).resolve():
+        raise ConfigError(
+            f"'{weights}' would be replaced by what is left of them; expected another --save_dir"
+        )
 
 
 def _set_calibration(args: argparse.Namespace, cfg: Any) -> None:

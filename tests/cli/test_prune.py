@@ -292,19 +292,24 @@ def test_pruned_again(
 def _check_second_time(
     cli: Callable[..., Outcome], tiny: Path, stem: Path, slim: Path, folder: Path
 ) -> None:
-    """Pruned weights are refused, and stay as they are."""
+    """Pruned weights are refused, also in another folder, and stay as they are."""
     before = files_below(folder)
-    outcome = cli(
-        *("prune", "-c", tiny, "-o", f"weights={stem}", "--slim_config", slim),
-        *("--save_dir", folder / "saved"),
-    )
-    assert outcome.code == 2
-    (line,) = outcome.err.splitlines()
-    assert line.endswith(
-        f"'{stem}' are pruned already; expected weights that are not, or Pruner.again: true to "
-        "prune what is left"
-    )
-    assert files_below(folder) == before
+    for saved, expected in (
+        ("saved", "would be replaced by what is left of them; expected another --save_dir"),
+        (
+            "other",
+            "are pruned already; expected weights that are not, or Pruner.again: true to prune "
+            "what is left",
+        ),
+    ):
+        outcome = cli(
+            *("prune", "-c", tiny, "-o", f"weights={stem}", "--slim_config", slim),
+            *("--save_dir", folder / saved),
+        )
+        assert outcome.code == 2
+        (line,) = outcome.err.splitlines()
+        assert line.endswith(f"'{stem}' {expected}")
+        assert files_below(folder) == before
 
 
 def test_by_gradients(cli: Callable[..., Outcome], run: tuple[Any, ...], tmp_path: Path) -> None:
