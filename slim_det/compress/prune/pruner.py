@@ -56,7 +56,8 @@ class Pruner(Strategy):
         criterion: A name in `slim_det.compress.prune.importance.CRITERIA`: `l1_norm`, `l2_norm`,
             `fpgm`, `bn_scale` or `random`; or `elimination`, which finds the channels that the
             others can replace, from images; or `taylor`, by gradients of the loss, from images
-            with labels.
+            with labels. By default `elimination` with ``repair``, which needs the images anyway,
+            and `l1_norm` without.
         pruned_params: Layer names in any spelling, globs, `yolo_head` (the 18 layers of a
             YOLOv3 head) or `all` (every group that can be pruned, the default). Not given if
             ``pruned_ratios`` names the layers itself.
@@ -90,7 +91,7 @@ class Pruner(Strategy):
 
     def __init__(
         self,
-        criterion: str = "l1_norm",
+        criterion: str | None = None,
         pruned_params: Any = None,
         pruned_ratios: Any = None,
         align: int = 1,
@@ -102,6 +103,8 @@ class Pruner(Strategy):
         again: bool = False,
         schedule: Any = None,
     ) -> None:
+        if criterion is None:
+            criterion = "l1_norm" if repair is None else ELIMINATION
         check_criterion(criterion, "Pruner.criterion: unknown criterion", FROM_IMAGES)
         if repair not in (None, LEAST_SQUARES):
             raise ConfigError(f"Pruner.repair: {repair!r} is not valid; expected {LEAST_SQUARES}")

@@ -83,6 +83,19 @@ def test_each_criterion_reads_its_own_numbers(criterion: str, kept: list[int]) -
     assert plan.groups["stem"]["kept"] == kept
 
 
+@pytest.mark.parametrize(
+    ("settings", "criterion"),
+    [
+        ({}, "l1_norm"),
+        ({"repair": "least_squares"}, "elimination"),
+        ({"repair": "least_squares", "criterion": "fpgm"}, "fpgm"),
+    ],
+)
+def test_the_criterion_that_is_not_given(settings: dict[str, Any], criterion: str) -> None:
+    """A repair needs images in any case, so they may choose the channels too."""
+    assert Pruner(pruned_ratios=0.5, **settings).criterion == criterion
+
+
 def test_fpgm_removes_what_lies_in_the_middle() -> None:
     net = small_net()
     fill_with(net, {"inner.weight": by_channel([0.0, 10.0, 20.0, 21.0, 40.0, 90.0])})
@@ -330,7 +343,6 @@ def test_scores_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, sc
     ("settings", "message"),
     [
         ({"criterion": "l1norm"}, "unknown criterion 'l1norm'; did you mean 'l1_norm'"),
-        ({"criterion": None}, "unknown criterion None"),
         ({"criterion": ["l1_norm"]}, "unknown criterion"),
         ({"align": 0}, "Pruner.align: 0 is not valid; expected a whole number >= 1"),
         ({"align": 2.0}, "Pruner.align: 2.0 is not valid"),
