@@ -26,7 +26,7 @@ BATCH = 8
 """Most images that are run at once; new weights are given to the engine for each batch."""
 
 BATCH_MB = 300
-"""Size of what is kept of one batch, in files; what is larger is run image by image."""
+"""Largest size of what is kept of one batch, in files; a batch has at least one image."""
 
 FOUND = 0.5
 """From this score on, a box counts as found; classes without such a box are left out."""

@@ -8,7 +8,7 @@ solve for the outputs behind the ReLU for the same reason).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,10 +113,8 @@ def branch_of(program: DeployProgram, use: int) -> Branch | None:
     if reader is not None and normalizes_channels(program, op, reader):
         norm, name = program.ops.index(reader), result_of(reader)
         reader = only_reader(program, name)
-    clip = clip_of(reader)
-    if reader is not None and clip != _NOTHING:
-        name = result_of(reader)
-    return Branch(use, norm, clip, name)
+    branch = Branch(use, norm, clip_of(reader), name)
+    return replace(branch, end=result_of(reader)) if reader and branch.clips else branch
 
 
 def _rows(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ inputs is left out and the weights of all others are solved for again, the squar
 layer's output grows by ``tr(W[c]^T (H^-1[c, c])^-1 W[c])``: the saliency of the optimal brain
 surgeon (Hassibi and Stork 1993) for a block of weights. The channel with the smallest sum over all
 readers is removed, and H^-1 and W are those of the remaining channels. So one run gives
-the smallest error of a greedy choice for every number of removed channels.
+the error of a nearly greedy choice for every number of removed channels.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Reader:
     and ``Z = L^-1 W[c]``. Changes wait until `settle` applies them as one matrix product each; rows
     that are needed earlier are computed from them.
 
-    Large matrices are kept in float32 once H is inverted in float64: products with them only choose
-    among channels, and decide the same.
+    Large matrices are kept in float32 once H is inverted in float64. With a ridge of 1e-4, sums of
+    costs differ by 3e-5 of themselves then; with 1e-6, by 1 %.
 
     Args:
         moment: H, float64 [D, D].
@@ -130,7 +130,7 @@ class Reader:
     def __init__(
         self, moment: np.ndarray, weights: np.ndarray, rows: np.ndarray, ridge: float
     ) -> None:
-        self._units, self._block = rows.shape
+        units, self._block = rows.shape
         flat = rows.reshape(-1)
         kind = np.float32 if len(flat) >= _LARGE else np.float64
         products = moment.astype(kind, copy=False) @ weights.astype(kind, copy=False)
@@ -147,8 +147,8 @@ class Reader:
             self._w = np.take(self._w, flat, axis=0)
             self._a[flat < 0], self._a[:, flat < 0], self._w[flat < 0] = 0.0, 0.0, 0.0
             self._a[flat < 0, flat < 0] = 1.0
-        self._places = np.arange(self._units)  # of each unit among those that have rows
-        self._alive = np.ones(self._units, bool)
+        self._places = np.arange(units)  # of each unit among those that have rows
+        self._alive = np.ones(units, bool)
         self._waiting = 0
         self._make_room()
 

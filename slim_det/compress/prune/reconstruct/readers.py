@@ -55,6 +55,7 @@ def readers_of(
 
 
 def readers_without(
+    units: np.ndarray,
     cuts: Sequence[np.ndarray],
     groups: ModelGroups,
     program: DeployProgram,
@@ -67,7 +68,8 @@ def readers_without(
     Shapes stay as they are: the weights of what is removed are zero.
 
     Args:
-        cuts: Identities of the removed units of each cut, at least one.
+        units: Identities of all units whose readers are solved for.
+        cuts: Identities of the removed ones of each cut.
         groups: All groups of the model.
         program: The unpruned program.
         layers: Weight name -> linear layer.
@@ -79,7 +81,7 @@ def readers_without(
         intercept.
     """
     found: list[dict[str, np.ndarray]] = [{} for _ in cuts]
-    for axis in groups.axes_reading(np.concatenate(cuts)):
+    for axis in groups.axes_reading(units):
         if axis.parameter not in inputs:
             continue
         layer, seen = layers[axis.parameter], inputs[axis.parameter]

@@ -294,6 +294,7 @@ class Reconstruction:
             For each cut: variable of the program -> value of the same shape.
         """
         return readers_without(
+            group.units,
             [group.units[places] for places in cuts],
             self._groups,
             self.program,

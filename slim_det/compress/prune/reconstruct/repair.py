@@ -125,6 +125,8 @@ def _samples(
     norms = statistics.due(run, names)
     names += [norm.input("X") for norm in norms]
     limits = {use: _limits(run, use, groups * columns) for use in layer.uses}
+    if None in limits.values():  # targets are followed for all uses of a weight or for none
+        limits = dict.fromkeys(limits)
     for image, arrays in enumerate(run.arrays(names)):
         statistics.add(norms, arrays)
         held = image % HELD_OUT == HELD_OUT - 1

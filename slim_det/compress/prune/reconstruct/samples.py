@@ -2,7 +2,8 @@
 
 Behind an activation that clips, a target may be followed: where the former output is clipped, the
 nearest output that is clipped too takes its place, once the layer has a solution. No such round
-makes the error larger, and two are enough: with 16, a detector was no better than with none.
+makes the error larger, with what the ridge adds to it, and two are enough: with 16, a detector was
+no better than with none.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Samples:
             spread = squares  # outputs that do not differ are compared with their size
         if spread > 0.0:
             return error / spread
-        return float(error > 0.0)
+        return float(error > _ROUNDING * float(self.moments.yy.sum()))
 
     def _followed(self, weights: np.ndarray, added: np.ndarray) -> Moments:
         """The sums with each target replaced by what counts alike and is nearest to the output."""
@@ -95,9 +96,13 @@ class SampleSums:
     def __init__(self) -> None:
         self._sums, self._passed = MomentSums(), MomentSums()
         self._parts: list[_Part] = []
+        self._clips: set[bool] = set()
 
     def add(self, x: np.ndarray, y: np.ndarray, limits: Limits | None) -> None:
-        """Add inputs [G, P, D] and targets [G, P, M]; limits if an activation clips."""
+        """Add inputs [G, P, D] and targets [G, P, M]; limits for all or for none."""
+        self._clips.add(limits is not None)
+        if len(self._clips) > 1:
+            raise ValueError("some samples have limits and some have none")
         self._sums.add(x, y)
         if limits is not None:
             self._parts.append(_Part(x, y, limits))

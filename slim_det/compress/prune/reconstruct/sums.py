@@ -8,7 +8,7 @@ sum and what the other side gives now (He, Zhang, Sun 2017, arXiv 1707.06168, se
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,24 +42,31 @@ class Sum:
     branch: Branch
     clip: tuple[float, float]
 
-    def limits(self, program: DeployProgram, other: np.ndarray) -> Limits:
-        """Limits of the outputs of the convolution, [P, C] or [1, C].
+    @property
+    def clips_alone(self) -> bool:
+        """Whether only the activation behind the sum clips."""
+        return not self.branch.clips and replace(self.branch, clip=self.clip).clips
+
+    def limits(self, program: DeployProgram, other: np.ndarray) -> Limits | None:
+        """Limits of the outputs of the convolution, [P, C] or [1, C]; None if nothing clips.
 
         Args:
             program: The cut program.
             other: What the other side is now, [P, C].
         """
-        channels = other.shape[1]
         if self.branch.clips:
-            return self.branch.limits(program, channels)
-        behind = Branch(self.branch.use, self.branch.norm, self.clip, self.total)
-        return behind.limits(program, channels, other)
+            return self.branch.limits(program, other.shape[1])
+        if not self.clips_alone:
+            return None
+        return replace(self.branch, clip=self.clip).limits(program, other.shape[1], other)
 
 
 def sums_behind(
     program: DeployProgram, layers: Sequence[LinearLayer], changed: Set[str]
 ) -> dict[str, Sum]:
     """Weight name -> sum, for each layer that is repaired last of all that its sum depends on.
+
+    It is needed if the other side changes, or if an activation clips what the sum is.
 
     Args:
         program: The unpruned program.
@@ -69,7 +76,7 @@ def sums_behind(
     found = {}
     for place, layer in enumerate(layers):
         one = _sum_behind(program, layer)
-        if one is None or one.other not in changed:
+        if one is None or not (one.other in changed or one.clips_alone):
             continue
         waiting = [result_of(program.ops[use]) for rest in layers[place:] for use in rest.uses]
         later = {name for op in program.downstream(waiting) for name in op.output_arg_names}
@@ -88,18 +95,14 @@ def wanted_outputs(
         behind: The sum behind the layer.
         total: What the sum was in the unpruned model, [P, C].
         other: What the other side is now, [P, C].
-        former: What the layer gave in the unpruned model, for channels that batch norm all but
-            removes, [P, C].
+        former: What the layer gave in the unpruned model, [P, C]: for channels that batch norm all
+            but removes, and as the nearest where an activation in the branch clips.
     """
     factor, shift = behind.branch.affine(program)
-    wanted = total.astype(np.float64) - other
-    low, high = behind.branch.clip
-    # Out of the interval, the former output is the nearest that gives the end that is wanted.
-    given = former * factor + shift
-    wanted = np.where(wanted > low, wanted, np.minimum(given, low))
-    wanted = np.where(wanted < high, wanted, np.maximum(given, high))
     weak = weak_channels(factor)
-    wanted = (wanted - shift) / np.where(weak, 1.0, factor)
+    wanted = (total.astype(np.float64) - other - shift) / np.where(weak, 1.0, factor)
+    if behind.branch.clips:
+        wanted = behind.branch.limits(program, total.shape[1]).nearest(wanted, former)
     found: np.ndarray = np.where(weak, former, wanted).astype(np.float32)
     return found
 

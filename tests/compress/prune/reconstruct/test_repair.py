@@ -276,3 +276,25 @@ def test_channels_that_nobody_reads(tmp_path: Path) -> None:
     assert error.after <= error.before < ROUNDING
     old = cut_only(make, plan).read.weight.numpy()
     np.testing.assert_allclose(net.read.weight.numpy(), old, atol=1e-4)
+
+
+def test_one_of_two_uses_in_front_of_a_relu(tmp_path: Path) -> None:
+    """The weight is solved for as if there were none: the other use needs all outputs.
+
+    What is left of the error is that of a single use without ReLU.
+    """
+
+    def make(after: Callable[..., Any]) -> Net:
+        paddle.seed(0)
+        return Net(after, conv(bias_attr=None))
+
+    found = []
+    for name, after in (
+        ("both", lambda s, x: (F.relu(s.read(x)), s.read(x))),
+        ("one", lambda s, x: s.read(x)),
+    ):
+        (tmp_path / name).mkdir()
+        prepared = Prepared(make(after))
+        prepared.cut_and_repaired({"cut": 0.5}, drawn_images(6), tmp_path / name, positions=ALL)
+        found.append(values(prepared.net)["read.weight"])
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)

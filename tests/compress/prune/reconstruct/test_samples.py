@@ -103,3 +103,19 @@ def test_groups_have_their_own_limits() -> None:
     first, _ = samples(x, y, limits(3)).solved(start, RIDGE, PLACE)
     second, _ = samples(x2, y2, None).solved(start2, RIDGE, PLACE)
     np.testing.assert_allclose(found, np.concatenate([first, second]), rtol=1e-6)
+
+
+def test_what_passes_nothing_has_no_error_without_an_intercept() -> None:
+    """Followed targets are float32; their rounding is no error."""
+    for seed in range(5):
+        x, y, start = drawn(seed)
+        one = samples(np.abs(x), -np.abs(y), limits(3))
+        assert one.relative(one.error(-np.abs(start))) == 0.0
+
+
+def test_limits_for_all_or_for_none() -> None:
+    x, y, _ = drawn(0)
+    sums = SampleSums()
+    sums.add(x, y, limits(3))
+    with pytest.raises(ValueError, match="some samples have limits and some have none"):
+        sums.add(x, y, None)

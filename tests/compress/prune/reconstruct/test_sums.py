@@ -161,6 +161,7 @@ def test_limits_behind_a_sum() -> None:
     found, prepared = sums_of(net)
     one = found["branch.weight"]
     limits = one.limits(prepared.program(), np.array([[2, -1, 0, 5]], np.float32))
+    assert limits is not None
     assert limits.low.tolist() == [[-2, 1, 0, -6]] and np.isposinf(limits.high).all()
 
 
@@ -180,3 +181,28 @@ def test_what_a_relu_behind_the_sum_passes_is_nearer(
     followed = error("followed")
     monkeypatch.setattr(samples, "ROUNDS", 0)
     assert followed < 0.97 * error("not followed")
+
+
+def test_an_unchanged_side_behind_which_a_relu_clips() -> None:
+    """It has no error, but what it gives decides what the ReLU passes."""
+
+    class Block(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.branch = nn.Conv2D(3, 8, 1), nn.Conv2D(8, 3, 1)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            x = nn.functional.relu(x)
+            return nn.functional.relu(x + self.branch(nn.functional.relu(self.first(x))))
+
+    found, prepared = sums_of(Block())
+    one = found["branch.weight"]
+    other = np.ones((1, 3), np.float32)
+    limits = one.limits(prepared.program(), other)
+    assert limits is not None and np.isneginf(limits.low).sum() == 0
+
+
+def test_a_sum_without_an_activation_has_no_limits() -> None:
+    found, prepared = sums_of(Residual())
+    other = np.ones((2, 4), np.float32)
+    assert found["branch.weight"].limits(prepared.program(), other) is None
