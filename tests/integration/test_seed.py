@@ -23,5 +23,6 @@ def test_same_seed_gives_the_same_weights(
         stem = tmp_path / name / "tiny" / "model_final"
         states.append(paddle.load(f"{stem}.pdparams", return_numpy=True))
         plans.append(Path(f"{stem}.plan.json").read_text())
-    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
     assert plans[0] == plans[1] != plans[2]
