@@ -86,6 +86,11 @@ class Program:
         """The convolutions that int8 engines have a kernel for, in order."""
         return [op for op in self.ops if declared(op).int8_kernel]
 
+    def only_reader(self, name: str) -> Op | None:
+        """The operator that alone reads a variable."""
+        readers = self.readers(name)
+        return readers[0] if len(readers) == 1 else None
+
     def bias_addition(self, op: Op) -> Op | None:
         """The operator that adds a bias, perhaps reshaped, to the result of another."""
         readers = self.readers(result_of(op))

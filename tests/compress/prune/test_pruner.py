@@ -14,7 +14,7 @@ from slim_det.compress.prune.plan import Plan, apply_plan, describe_cost, plan_o
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.strategy import Context
 from slim_det.compress.tensors import tensor_shapes
-from slim_det.core.errors import ConfigError, LayerError, PlanError
+from slim_det.core.errors import LayerError, PlanError
 from tests.compress.prune.small_net import SmallNet, traced
 from tests.support import fill_with
 
@@ -81,19 +81,6 @@ def test_the_first_layer_of_a_group_decides_and_all_follow() -> None:
 def test_each_criterion_reads_its_own_numbers(criterion: str, kept: list[int]) -> None:
     plan = plan_for(small_net(), criterion=criterion, pruned_ratios={"stem": 0.5})
     assert plan.groups["stem"]["kept"] == kept
-
-
-@pytest.mark.parametrize(
-    ("settings", "criterion"),
-    [
-        ({}, "l1_norm"),
-        ({"repair": "least_squares"}, "elimination"),
-        ({"repair": "least_squares", "criterion": "fpgm"}, "fpgm"),
-    ],
-)
-def test_the_criterion_that_is_not_given(settings: dict[str, Any], criterion: str) -> None:
-    """A repair needs images in any case, so they may choose the channels too."""
-    assert Pruner(pruned_ratios=0.5, **settings).criterion == criterion
 
 
 def test_fpgm_removes_what_lies_in_the_middle() -> None:
@@ -337,29 +324,6 @@ def test_scores_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, sc
     monkeypatch.setitem(CRITERIA, "own", lambda filters, scale, rng: scores)
     with pytest.raises(LayerError, match=r"'inner\.weight': criterion 'own' .* 6 finite numbers"):
         plan_for(small_net(), criterion="own", pruned_ratios={"inner": 0.5})
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"criterion": "l1norm"}, "unknown criterion 'l1norm'; did you mean 'l1_norm'"),
-        ({"criterion": ["l1_norm"]}, "unknown criterion"),
-        ({"align": 0}, "Pruner.align: 0 is not valid; expected a whole number >= 1"),
-        ({"align": 2.0}, "Pruner.align: 2.0 is not valid"),
-        ({"align": True}, "Pruner.align: True is not valid"),
-        ({"align": "8"}, "Pruner.align: '8' is not valid"),
-        ({"seed": -1}, "Pruner.seed: -1 is not valid; expected a whole number >= 0"),
-        ({"pruned_ratios": 1.0}, "ratio 1.0 for 'all layers' is not valid"),
-        ({"share_of": "filters"}, "'filters' is not valid; expected channels or energy"),
-        ({"share_of": None}, "Pruner.share_of: None is not valid"),
-        ({"share_of": ["energy"]}, "Pruner.share_of: ['energy'] is not valid"),
-        ({"share_of": "energy"}, "criterion is 'l1_norm'; expected criterion: bn_scale"),
-    ],
-)
-def test_mistakes_in_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Pruner(**{"pruned_ratios": 0.5, **settings})
-    assert message in str(caught.value)
 
 
 class Detector(SmallNet):

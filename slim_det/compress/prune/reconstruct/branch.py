@@ -12,10 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slim_det.compress.prune.reconstruct.intercept import (
-    normalizes_channels,
-    one_number_a_channel,
-)
+from slim_det.compress.prune.reconstruct.intercept import is_channel_bias, normalizes_channels
 from slim_det.graph.folding import affine_map
 from slim_det.graph.op import Op
 from slim_det.graph.operators import result_of
@@ -24,7 +21,8 @@ from slim_det.graph.program import DeployProgram
 _SMALLEST_FACTOR = 1e-3
 """Channels that batch norm multiplies by less, relative to the largest, hardly pass it."""
 
-_NOTHING = (-math.inf, math.inf)
+UNCLIPPED = (-math.inf, math.inf)
+"""The interval of what clips nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Branch:
     @property
     def clips(self) -> bool:
         """Whether there is a limit."""
-        return self.clip != _NOTHING
+        return self.clip != UNCLIPPED
 
     def affine(self, program: DeployProgram) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift that bias and batch norm are for each output, float64 [C] or [1]."""
@@ -101,18 +99,16 @@ class Branch:
 
 
 def branch_of(program: DeployProgram, use: int) -> Branch | None:
-    """The branch of an operator; None if its bias is not one number for each channel."""
+    """The branch of an operator; None with a bias that `is_channel_bias` refuses."""
     op = program.ops[use]
     addition, norm = program.bias_addition(op), None
-    if addition is not None:
-        alone = only_reader(program, result_of(op)) is not None
-        if not alone or not one_number_a_channel(program, op, addition):
-            return None
+    if addition is not None and not is_channel_bias(program, op, addition):
+        return None
     name = program.with_bias(op)
-    reader = only_reader(program, name)
+    reader = program.only_reader(name)
     if reader is not None and normalizes_channels(program, op, reader):
         norm, name = program.ops.index(reader), result_of(reader)
-        reader = only_reader(program, name)
+        reader = program.only_reader(name)
     branch = Branch(use, norm, clip_of(reader), name)
     return replace(branch, end=result_of(reader)) if reader and branch.clips else branch
 
@@ -127,15 +123,9 @@ def clip_of(op: Op | None) -> tuple[float, float]:
         return 0.0, math.inf
     if op is not None and op.type == "relu6":
         return 0.0, float(op.attrs.get("threshold", 6.0))
-    return _NOTHING
+    return UNCLIPPED
 
 
 def weak_channels(factor: np.ndarray) -> np.ndarray:
     """Which channels hardly pass a batch norm."""
     return np.abs(factor) <= _SMALLEST_FACTOR * np.abs(factor).max()
-
-
-def only_reader(program: DeployProgram, name: str) -> Op | None:
-    """The operator that alone reads a variable."""
-    readers = program.readers(name)
-    return readers[0] if len(readers) == 1 else None

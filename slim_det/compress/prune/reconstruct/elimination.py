@@ -66,14 +66,19 @@ def eliminate(readers: list[Reader], units: int, count: int, holders: np.ndarray
     left = holders.copy()
     alive = np.ones(units, bool)
     order, errors, total = [], [], 0.0
-    costs = _costs(readers, np.arange(units))
-    exact = np.ones(units, bool)
-    since = 0
+    costs, exact = np.zeros(units), np.zeros(units, bool)
+    since = _PERIOD
     for _ in range(count):
         last = (left & (left.sum(axis=1, keepdims=True) == 1)).any(axis=0)
         free = np.flatnonzero(alive & ~last)
         if not len(free):
             break
+        if since >= min(_PERIOD, int(alive.sum()) // 16):
+            since = 0
+            rest = np.flatnonzero(alive)
+            for reader in readers:
+                reader.settle()
+            costs[rest], exact[rest] = _costs(readers, rest), True
         unit = _cheapest(readers, free, costs, exact)
         total += float(costs[unit])
         for reader in readers:
@@ -83,12 +88,6 @@ def eliminate(readers: list[Reader], units: int, count: int, holders: np.ndarray
         order.append(unit)
         errors.append(total)
         since += 1
-        if since >= min(_PERIOD, int(alive.sum()) // 16):
-            since = 0
-            rest = np.flatnonzero(alive)
-            for reader in readers:
-                reader.settle()
-            costs[rest], exact[rest] = _costs(readers, rest), True
     return Elimination(np.array(order, np.int64), np.array(errors, np.float64))
 
 

@@ -43,18 +43,18 @@ def intercept_place(program: DeployProgram, layer: LinearLayer) -> Place | None:
 def _place_behind(program: DeployProgram, op: Op) -> Place | None:
     addition = program.bias_addition(op)
     if addition is not None:
-        alone = len(program.readers(result_of(op))) == 1
-        if not alone or not one_number_a_channel(program, op, addition):
-            return None
-        return Place(program.bias_parameter(op), +1)
-    readers = program.readers(result_of(op))
-    if len(readers) == 1 and normalizes_channels(program, op, readers[0]):
-        return Place(readers[0].input("Mean"), -1)
+        bias = Place(program.bias_parameter(op), +1)
+        return bias if is_channel_bias(program, op, addition) else None
+    reader = program.only_reader(result_of(op))
+    if reader is not None and normalizes_channels(program, op, reader):
+        return Place(reader.input("Mean"), -1)
     return None
 
 
-def one_number_a_channel(program: DeployProgram, op: Op, addition: Op) -> bool:
-    """Whether what is added to the result of a layer has one number for each of its channels."""
+def is_channel_bias(program: DeployProgram, op: Op, addition: Op) -> bool:
+    """Whether an addition alone reads a layer, and has one number for each of its channels."""
+    if program.only_reader(result_of(op)) is None:
+        return False
     shape = list(program.block.var(result_of(op)).shape)
     added = list(program.block.var(addition.input("Y")).shape)
     missing, axis = len(shape) - len(added), int(addition.attrs.get("axis", -1))

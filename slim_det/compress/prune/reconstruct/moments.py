@@ -155,11 +155,9 @@ class MomentSums:
         sums.y[:] += y.sum(axis=1)
         sums.yy[:] += np.square(y).sum(axis=1)
         sums.xy[:] += x.transpose(0, 2, 1) @ y
-        if not self._squares:
-            pass
-        elif x.shape[2] < _LARGE:
+        if self._squares and x.shape[2] < _LARGE:
             sums.xx[:] += x.transpose(0, 2, 1) @ x
-        else:
+        elif self._squares:
             for total, one in zip(sums.xx, x):
                 add_squares(total, one)
         self._count += x.shape[1]

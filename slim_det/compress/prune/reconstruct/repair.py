@@ -136,7 +136,7 @@ def _samples(
                 total = _of_channels(totals[image], kept)
                 other = at_positions(arrays[behind.other][0], chosen)
                 y = wanted_outputs(run.program, behind, total, other, y)
-                own = behind.limits(run.program, other)
+                own = own or behind.limits(run.program, other)
             y = y.reshape(len(y), groups, columns).transpose(1, 0, 2)
             sums[held].add(x, y, None if own is None else own.grouped(groups))
     fit, held_out = (one.result() for one in sums)

@@ -39,7 +39,7 @@ class Samples:
 
     Attributes:
         moments: Their sums.
-        passed: Sums of the targets as the activation passes them, without inputs.
+        passed: Sums of the targets as the activation passes them; of its inputs nothing is read.
         parts: All of them, for a layer in front of an activation that clips; otherwise none.
     """
 
@@ -106,15 +106,14 @@ class SampleSums:
         self._sums.add(x, y)
         if limits is not None:
             self._parts.append(_Part(x, y, limits))
-            y = np.clip(y, limits.low, limits.high)
-        self._passed.add(x[..., :0], y)
+            self._passed.add(x[..., :0], np.clip(y, limits.low, limits.high))
 
     def result(self) -> Samples | None:
         """The samples so far; None before anything was added."""
-        moments, passed = self._sums.result(), self._passed.result()
-        if moments is None or passed is None:
+        moments = self._sums.result()
+        if moments is None:
             return None
-        return Samples(moments, passed, tuple(self._parts))
+        return Samples(moments, self._passed.result() or moments, tuple(self._parts))
 
 
 def _solved(

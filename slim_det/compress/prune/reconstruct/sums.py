@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from slim_det.compress.prune.reconstruct.branch import (
+    UNCLIPPED,
     Branch,
     Limits,
     branch_of,
     clip_of,
-    only_reader,
     weak_channels,
 )
 from slim_det.compress.prune.reconstruct.layers import LinearLayer
@@ -45,17 +45,15 @@ class Sum:
     @property
     def clips_alone(self) -> bool:
         """Whether only the activation behind the sum clips."""
-        return not self.branch.clips and replace(self.branch, clip=self.clip).clips
+        return not self.branch.clips and self.clip != UNCLIPPED
 
     def limits(self, program: DeployProgram, other: np.ndarray) -> Limits | None:
-        """Limits of the outputs of the convolution, [P, C] or [1, C]; None if nothing clips.
+        """Limits [P, C] of the outputs of the convolution if only the activation behind clips.
 
         Args:
             program: The cut program.
             other: What the other side is now, [P, C].
         """
-        if self.branch.clips:
-            return self.branch.limits(program, other.shape[1])
         if not self.clips_alone:
             return None
         return replace(self.branch, clip=self.clip).limits(program, other.shape[1], other)
@@ -118,7 +116,7 @@ def _sum_behind(program: DeployProgram, layer: LinearLayer) -> Sum | None:
     if program.ops[layer.uses[0]].attrs.get("data_format") == "NHWC":
         return None
     branch = branch_of(program, layer.uses[0])
-    reader = None if branch is None else only_reader(program, branch.end)
+    reader = None if branch is None else program.only_reader(branch.end)
     if branch is None or reader is None or reader.type != "elementwise_add":
         return None
     left, right = reader.input("X"), reader.input("Y")
@@ -127,4 +125,4 @@ def _sum_behind(program: DeployProgram, layer: LinearLayer) -> Sum | None:
     if other == branch.end or len(shapes) > 1 or program.is_parameter(other):
         return None
     total = result_of(reader)
-    return Sum(total, other, branch, clip_of(only_reader(program, total)))
+    return Sum(total, other, branch, clip_of(program.only_reader(total)))
