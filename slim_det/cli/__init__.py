@@ -12,6 +12,7 @@ from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.version import __version__
 
 COMMANDS = {
+    "check": "check the annotations and images of a configuration",
     "train": "train a detector, compressed as --slim_config says",
     "eval": "measure the AP of a checkpoint or an exported model",
     "infer": "draw detected boxes on images",

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.compress.quantize.record import record_of
     from slim_det.core.files import output_folders
     from slim_det.deploy.artifact import export_model
-    from slim_det.evaluate.data.check import find_images
+    from slim_det.evaluate.data.image_files import find_images
     from slim_det.training import session
 
     cfg, slim = common.read_configs(args)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.core.errors import ConfigError
     from slim_det.core.files import require_writable
     from slim_det.deploy.predictor import Predictor
-    from slim_det.evaluate.data.check import find_images
+    from slim_det.evaluate.data.image_files import find_images
     from slim_det.evaluate.evaluation import class_names
     from slim_det.evaluate.images import image_batches
 

@@ -89,7 +89,7 @@ def _set_calibration(args: argparse.Namespace, cfg: Any) -> None:
 
 def _check_images(args: argparse.Namespace, pruner: Pruner) -> None:
     """Check the folder of images before the model is built, and that flags have a reader."""
-    from slim_det.evaluate.data.check import find_images
+    from slim_det.evaluate.data.image_files import find_images
 
     flags, folder = common.calibration_flags(args), pruner.calibration.folder
     if flags and not pruner.needs_images:

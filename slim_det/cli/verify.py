@@ -104,7 +104,7 @@ def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
     from pathlib import Path
 
     from slim_det.core.errors import ConfigError
-    from slim_det.evaluate.data.check import check_image, find_images
+    from slim_det.evaluate.data.image_files import find_images, require_images
     from slim_det.evaluate.images import eval_images
 
     if args.images and (args.infer_img or args.infer_dir):
@@ -118,7 +118,7 @@ def _images(args: argparse.Namespace, cfg: Any) -> list[str]:
         if Path(path).is_dir():
             found += find_images(None, path)
         else:
-            check_image(path)
+            require_images([path])
             found.append(path)
     return found
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from slim_det.core.errors import DataError, one_line
 from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
-from slim_det.evaluate.data.check import check_dataset, find_images
+from slim_det.evaluate.data.check import check_dataset
+from slim_det.evaluate.data.image_files import find_images
 from slim_det.evaluate.images import image_batches
 from slim_det.graph.dygraph import evaluation_mode
 

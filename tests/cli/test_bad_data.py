@@ -36,16 +36,16 @@ def test_images_that_are_missing_or_none(refused: Refused, tiny: Path, own_shape
     image = sorted((own_shapes / "images").iterdir())[0]
     image.write_text("not an image")
     line = refused("train", "-c", tiny, *own(own_shapes))
-    assert f"'{image}' is not a readable image" in line
+    assert f"1 unreadable image: '{image}' is not an image" in line
     image.unlink()
-    assert f"image '{image}' does not exist" in refused("train", "-c", tiny, *own(own_shapes))
+    assert f"1 missing image: '{image}'" in refused("train", "-c", tiny, *own(own_shapes))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"annotations": []}, "has no annotations"),
-        ({"images": [{"id": 1}]}, "is not a COCO annotation file"),
+        ({"annotations": []}, "is not a COCO annotation file"),
+        ({"images": [{"id": 1}]}, "1 missing 'file_name': images[0] file_name"),
         ({"categories": [{"id": 1, "name": "circle"}]}, "has 1 classes (circle), num_classes is 4"),
         ("{", "is not a COCO annotation file"),
     ],
@@ -100,9 +100,9 @@ def test_pictures_to_look_at(refused: Refused, tiny: Path, unpruned: Path, tmp_p
     animation = tmp_path / "a.gif"
     Image.new("RGB", (8, 8)).save(animation)
     for arguments, said in (
-        (["--infer_img", text], f"'{text}' is not a readable image"),
+        (["--infer_img", text], f"1 unreadable image: '{text}' is not an image"),
         (["--infer_img", animation], f"--infer_img '{animation}': expected .jpg, .jpeg, .png"),
-        (["--infer_img", tmp_path / "gone.jpg"], f"image '{tmp_path}/gone.jpg' does not exist"),
+        (["--infer_img", tmp_path / "gone.jpg"], f"1 missing image: '{tmp_path}/gone.jpg'"),
         (["--infer_dir", tmp_path / "empty"], "has no image (.jpg"),
         (["--infer_dir", text], f"--infer_dir '{text}' is not a folder"),
         ([], "no image is given; add --infer_img FILE or --infer_dir FOLDER"),

@@ -123,7 +123,7 @@ def test_images_that_cannot_be(refused: Refused, run: tuple[Any, ...], tmp_path:
     (folder / "notes.txt").write_text("nothing")
     assert f"'{folder}' has no image" in refused(*given)
     (folder / "a.jpg").write_text("not an image")
-    assert f"'{folder / 'a.jpg'}' is not a readable image" in refused(*given)
+    assert f"'{folder / 'a.jpg'}' is not an image" in refused(*given)
 
 
 def test_images_are_checked_before_the_model_is_built(

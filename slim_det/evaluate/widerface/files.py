@@ -230,12 +230,21 @@ def parse_rows(
     if not len(numbers):
         return np.zeros((0, lengths[0]))
     try:
-        table = np.loadtxt([lines[i] for i in numbers], ndmin=2, comments=None)
+        table = _load([lines[i] for i in numbers])
     except ValueError:
         table = np.zeros((0, 0))
     if table.shape[0] == len(numbers) and table.shape[1] in lengths and np.isfinite(table).all():
         return table
     raise _bad_row(path, lines, numbers, lengths)
+
+
+def _load(lines: Sequence[str]) -> np.ndarray:
+    """Numbers of lines, float64 [n, m].
+
+    NumPy before 1.24.1 writes past its buffer when a row ends in a blank, as those of WIDER FACE
+    do (numpy/numpy#22833).
+    """
+    return np.loadtxt([line.strip() for line in lines], ndmin=2, comments=None)
 
 
 def _bad_row(
@@ -255,6 +264,6 @@ def _is_good(line: str, length: int) -> bool:
     if len(line.split()) != length:
         return False
     try:
-        return bool(np.isfinite(np.loadtxt([line], comments=None)).all())
+        return bool(np.isfinite(_load([line])).all())
     except ValueError:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from slim_det.core.errors import DataError, one_line
-from slim_det.evaluate.widerface.files import image_name, image_names, parse_rows, read_lines
+from slim_det.evaluate.widerface.face_text import read_face_text
+from slim_det.evaluate.widerface.files import image_name, image_names
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
 logger = logging.getLogger("slim_det")
@@ -29,8 +30,6 @@ FACES_FILE = "wider_face_val.mat"
 LIST_FILES = tuple(f"wider_{setting}_val.mat" for setting in SETTINGS)
 
 INVALID_COLUMN = 7
-ROW_LENGTHS = (4, 10)
-"""Values per row of the text file: x y w h, without or with WIDER FACE's six attributes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +83,10 @@ def faces_of(dataset: Any, ground_truth: str | None = None) -> tuple[list[str], 
     source = ground_truth or dataset.get_anno()
     truth = read_ground_truth(source)
     require_known(names, truth, source)
+    if truth.bands == BANDS:
+        records = zip(names, dataset.roidbs)
+        sizes = {name: (int(r["h"]), int(r["w"])) for name, r in records if "h" in r}
+        truth = limited_to_images(truth, sizes)
     if len(names) < len(truth.names):
         logger.warning(
             "%d of the %d images of the ground truth are evaluated", len(names), len(truth.names)
@@ -151,90 +154,49 @@ def read_mat(folder: str | Path) -> GroundTruth:
 def read_text(path: str | Path) -> GroundTruth:
     """Read a ground truth in WIDER FACE's text format; the settings are height bands.
 
-    For each image: a line with its name, one with the number of faces, then a row for each face,
-    ``x y w h`` in pixels with or without ``blur expression illumination invalid occlusion pose``.
-    An image without faces has the number 0, usually followed by a row of zeros. A face counts in
-    a setting if its height is at least `MIN_HEIGHT_PX` and it is not marked invalid.
+    A face counts in a setting if its height is at least `MIN_HEIGHT_PX` and it is not marked
+    invalid.
 
     Raises:
-        DataError: The file is malformed or truncated, or names an image twice.
+        DataError: The file is malformed or truncated (see `read_face_text`), or names an image
+            twice.
     """
-    path = Path(path)
-    lines = read_lines(path)
-    names, counts, numbers = _layout(path, lines)
-    if not names:
-        raise DataError(f"ground truth '{path}' is empty; expected name, number of faces, x y w h")
-    _require_distinct(names, path)
-    table = parse_rows(path, lines, numbers, ROW_LENGTHS)
-    negative = np.flatnonzero((table[:, 2:4] < 0).any(axis=1))
-    if len(negative):
-        raise DataError(
-            f"'{path}' line {numbers[negative[0]] + 1}: expected a width and a height of at least "
-            f"0, found '{lines[numbers[negative[0]]].strip()}'"
-        )
+    content = read_face_text(Path(path))
+    names = tuple(map(image_name, content.files))
+    _require_distinct(names, Path(path))
+    faces = tuple(rows[:, :4] for rows in content.rows)
+    return GroundTruth(names, faces, tuple(map(_counted, content.rows)), BANDS)
+
+
+def limited_to_images(truth: GroundTruth, sizes_hw: Mapping[str, tuple[int, int]]) -> GroundTruth:
+    """A ground truth with height bands whose faces end at the edges of their images.
+
+    Args:
+        truth: Read by `read_text`.
+        sizes_hw: ``event/name`` -> height and width in pixels; other images are left as they are.
+    """
+    faces, counted = list(truth.faces), list(truth.counted)
+    for i, name in enumerate(truth.names):
+        if name in sizes_hw and len(faces[i]):
+            faces[i] = _inside(faces[i], sizes_hw[name])
+            counted[i] = counted[i] & _counted(faces[i])
+    return GroundTruth(truth.names, tuple(faces), tuple(counted), truth.bands)
+
+
+def _counted(rows: np.ndarray) -> np.ndarray:
+    """Which faces count in each setting, bool [3, n], from rows of the text format."""
     least = np.array([[MIN_HEIGHT_PX[setting]] for setting in SETTINGS])
-    counted = table[:, 3] >= least
-    if table.shape[1] > INVALID_COLUMN:
-        counted &= table[:, INVALID_COLUMN] == 0
-    ends = np.cumsum(counts)[:-1]
-    return GroundTruth(
-        tuple(names),
-        tuple(np.split(table[:, :4], ends)),
-        tuple(np.split(counted, ends, axis=1)),
-        BANDS,
-    )
+    counted: np.ndarray = rows[:, 3] >= least
+    if rows.shape[1] > INVALID_COLUMN:
+        counted &= rows[:, INVALID_COLUMN] == 0
+    return counted
 
 
-def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], list[int]]:
-    """Image names, numbers of faces, and indices of the lines with faces."""
-    names: list[str] = []
-    counts: list[int] = []
-    rows: list[int] = []
-    at = 0
-    while at < len(lines):
-        name = lines[at].strip()
-        if not name:
-            at += 1
-            continue
-        if _is_row(name):
-            raise DataError(
-                f"'{path}' line {at + 1}: expected the name of an image, found '{name}'; are there "
-                "more faces than the stated number?"
-            )
-        text = lines[at + 1].strip() if at + 1 < len(lines) else ""
-        if not text.isdecimal():
-            raise DataError(
-                f"'{path}' line {at + 2}: expected the number of faces of '{name}', found "
-                f"{_shown(lines, at + 1)}"
-            )
-        count, start = int(text), at + 2
-        at = start + count
-        present = next(
-            (i for i in range(start, at) if i >= len(lines) or not _is_row(lines[i])), at
-        )
-        if present < at:
-            raise DataError(
-                f"'{path}' line {present + 1}: expected {count} rows of faces of '{name}', found "
-                f"{present - start} before {_shown(lines, present)}"
-            )
-        names.append(image_name(name))
-        counts.append(count)
-        rows.extend(range(start, at))
-        if count == 0 and at < len(lines) and _is_row(lines[at]):
-            at += 1
-    return names, counts, rows
-
-
-def _shown(lines: Sequence[str], index: int) -> str:
-    return f"'{lines[index].strip()}'" if index < len(lines) else "the end of the file"
-
-
-def _is_row(line: str) -> bool:
-    """Whether a line is the row of a face, possibly malformed: it begins with two numbers."""
-    try:
-        return len([float(part) for part in line.split()[:2]]) == 2
-    except ValueError:
-        return False
+def _inside(faces_xywh: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    starts, ends = faces_xywh[:, :2], faces_xywh[:, :2] + faces_xywh[:, 2:]
+    edges = size_hw[::-1]
+    starts = np.clip(starts, 0, edges)
+    return np.hstack((starts, np.clip(ends, 0, edges) - starts))
 
 
 def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

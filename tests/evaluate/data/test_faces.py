@@ -1,15 +1,19 @@
-"""Annotations of faces are checked as ppdet's reader will take them."""
+"""Annotations of faces in WIDER FACE's format."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from slim_det.core.errors import DataError
 from slim_det.evaluate.data.check import check_dataset
+from slim_det.evaluate.data.image_files import image_size_hw
+from slim_det.evaluate.data.records import read_face_records
+from slim_det.evaluate.widerface.truth import faces_of
 from tests.blazeface import draw_faces
 
 
@@ -65,18 +69,13 @@ def test_metric_and_classes(own: Path) -> None:
     ("content", "phrase"),
     [
         ("", "train.txt' is empty"),
-        ("0--train/face_0.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n", "train.txt' has no faces"),
+        ("0--train/face_0.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n", "train.txt' has no object that counts"),
         ("0--train/face_0.jpg\n2\n1 2 30 40 0 0 0 0 0 0\n", "line 4: expected 2 rows of faces"),
         ("0--train/face_0.jpg\n1\n1 2 3O 40 0 0 0 0 0 0\n", "line 3: expected 10 finite numbers"),
         ("0--train/face_0.jpg\n1\n1 2 -3 40 0 0 0 0 0 0\n", "line 3: expected a width"),
-        (
-            "0--train/face 0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n",
-            "line 1: ppdet does not read '0--train/face 0.jpg'",
-        ),
-        ("0--train/face_0.jpg \n1\n1 2 3 40 0 0 0 0 0 0\n", "expected a name without spaces"),
-        ("0--train/face_0.gif\n1\n1 2 3 40 0 0 0 0 0 0\n", "ends in .jpg, .jpeg, .png, .bmp"),
-        ("0--train/face_0.jpg\n1\n1  2 3 40 0 0 0 0 0 0\n", "ppdet cannot read"),
-        ("0--train/face_0.Jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "line 1: ppdet does not read"),
+        ("0--train/face 0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "1 missing image: '"),
+        ("0--train/face_0.jpg\n1\n900 2 3 40 0 0 0 0 0 0\n", "1 box outside its image: line 3 "),
+        ("0--train/face_0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n" * 2, "'0--train/face_0' twice"),
     ],
 )
 def test_annotations(own: Path, content: str, phrase: str) -> None:
@@ -85,19 +84,31 @@ def test_annotations(own: Path, content: str, phrase: str) -> None:
     assert line.startswith("TrainDataset: ") and phrase in line
 
 
-def test_name_that_is_overlooked_among_others(own: Path) -> None:
-    """ppdet would give its faces to the image before it."""
-    more = "0--train/a b.jpg\n1\n1 2 30 40 0 0 0 0 0 0\n"
-    (own / "train.txt").write_text((own / "train.txt").read_text() + more)
-    assert "ppdet does not read '0--train/a b.jpg'" in refusal(faces(own))
+def test_what_ppdet_does_not_read(own: Path) -> None:
+    """Names with spaces, other suffixes and several spaces between numbers are no fault."""
+    folder = own / "images" / "0--train"
+    (folder / "face_0.jpg").rename(folder / "a b.JpG")
+    lines = [
+        "0--train/a b.JpG",
+        "1",
+        "1  2 30 40 0 0 0 0 0 0 ",
+        "0--train/face_1.jpg",
+        "1",
+        "1 2 3 4",
+    ]
+    (own / "train.txt").write_text("\n".join(lines[:3]) + "\n")
+    assert check_dataset(faces(own), "TrainDataset") == 1
+    (own / "train.txt").write_text("\n".join(lines) + "\n")
+    assert "expected 10 finite numbers, found '1 2 3 4'" in refusal(faces(own))
 
 
 def test_images(own: Path) -> None:
     image = own / "images" / "0--train" / "face_1.jpg"
     image.write_text("text")
-    assert refusal(faces(own)) == f"'{image}' is not a readable image"
+    where = f"TrainDataset: '{own}/train.txt': 1"
+    assert refusal(faces(own)).startswith(f"{where} unreadable image: '{image}' is not an image;")
     image.unlink()
-    assert refusal(faces(own)) == f"image '{image}' does not exist"
+    assert refusal(faces(own)) == f"{where} missing image: '{image}'; expected a file"
 
 
 def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,8 +120,35 @@ def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING, "slim_det"):
         assert check_dataset(faces(own), "TrainDataset") == 2
     assert caplog.messages == [
-        "TrainDataset: 2 faces have zero width or height and are not learned"
+        f"TrainDataset: '{own}/train.txt': 2 faces of zero width or height: line 3, line 4; they "
+        "are not learned"
     ]
+
+
+def test_faces_partly_outside(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are counted, and end at the edge for the reader and for the ground truth alike."""
+    height, width = image_size_hw(own / "images" / "0--train" / "face_0.jpg")
+    rows = [
+        f"-4 5 10 {height} 0 0 0 0 0 0",
+        "5 5 9 9 0 0 0 0 0 0",
+        f"{width - 3} 2 9 9 0 0 0 0 0 0",
+    ]
+    (own / "train.txt").write_text("\n".join(["0--train/face_0.jpg", "3", *rows]) + "\n")
+    logging.getLogger("slim_det").propagate = True
+    with caplog.at_level(logging.WARNING, "slim_det"):
+        assert check_dataset(faces(own), "TrainDataset") == 1
+    assert "2 boxes partly outside their images: line 3 -4 5 6" in caplog.text
+    dataset = SimpleNamespace(
+        dataset_dir=str(own), image_dir="images", anno_path="train.txt", sample_num=-1,
+        data_fields=["image", "gt_bbox", "gt_class"], get_anno=lambda: str(own / "train.txt"),
+    )  # fmt: skip
+    read_face_records(dataset)
+    edges = [[0, 5, 6, height], [5, 5, 14, 14], [width - 3, 2, width, 11]]
+    assert dataset.roidbs[0]["gt_bbox"].tolist() == edges
+    _, truth = faces_of(dataset)
+    assert truth.faces[0].tolist() == [[0, 5, 6, height - 5], [5, 5, 9, 9], [width - 3, 2, 3, 9]]
+    hard = truth.counted[0][2].tolist()
+    assert hard == [True, False, False]
 
 
 def test_ground_truth(own: Path) -> None:
