@@ -80,11 +80,12 @@ def draw_boxes(path: str, boxes: list[dict[str, Any]], labels: Sequence[str] = (
 
     With all class names as ``labels``, a class has the same colour on every image.
     """
-    from PIL import Image, ImageDraw, ImageOps
+    import cv2
+    from PIL import Image, ImageDraw
     from ppdet.utils.colormap import colormap
 
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened.convert("RGB"))
+    # As the detector sees it: turned by its EXIF, and with 8 bits.
+    image = Image.fromarray(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB))
     pen = ImageDraw.Draw(image)
     colors = colormap(rgb=True)
     labels = [*labels, *sorted({box["label"] for box in boxes} - set(labels))]

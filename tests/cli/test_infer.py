@@ -49,6 +49,13 @@ def test_picture_is_turned_upright(tmp_path: Path) -> None:
     assert draw_boxes(str(path), []).size == (20, 40)
 
 
+def test_sixteen_bits(tmp_path: Path) -> None:
+    """Drawn as bright as it is, not white."""
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 5), 90 * 257, np.uint16)).save(path)
+    assert (np.asarray(draw_boxes(str(path), [])) == 90).all()
+
+
 def test_side_by_side() -> None:
     red, blue = (Image.new("RGB", (3, 2), color) for color in ((255, 0, 0), (0, 0, 255)))
     row = np.asarray(side_by_side([red, blue], gap=2))
