@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from slim_det.core.errors import ConfigError, SlimDetError
+from slim_det.core.errors import ConfigError, SlimDetError, one_line
 from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
             import paddle  # noqa: F401
         runpy.run_path(str(script), run_name="__main__")
     except SlimDetError as error:
-        print(f"slim_det: error: {error}", file=sys.stderr)
+        print(f"slim_det: error: {one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         return report_unexpected(f"slim_det {script.name}", error)

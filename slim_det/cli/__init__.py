@@ -7,7 +7,7 @@ import importlib
 import sys
 
 from slim_det.cli.common import check_json_target
-from slim_det.core.errors import SlimDetError
+from slim_det.core.errors import SlimDetError, one_line
 from slim_det.core.process import prepare_process, report_unexpected
 from slim_det.version import __version__
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         command = importlib.import_module(f"slim_det.cli.{arguments.command}")
         return int(command.run(arguments))
     except SlimDetError as error:
-        print(f"slim-det {arguments.command}: error: {error}", file=sys.stderr)
+        print(f"slim-det {arguments.command}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"slim-det {arguments.command}: interrupted", file=sys.stderr)
