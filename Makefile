@@ -105,6 +105,6 @@ $(STAMP): pyproject.toml setup.py
 	rm -f $@
 	touch $(PARTIAL)
 	echo "$(VENV): installing, which takes some minutes the first time"
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq -e '.[dev,lite]'
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq -e '.[cpu,dev,lite]'
 	rm $(PARTIAL)
 	echo "$(CURDIR)" > $@

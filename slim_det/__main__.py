@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from slim_det.core.errors import ConfigError, SlimDetError, one_line
-from slim_det.core.process import prepare_process, report_unexpected
+from slim_det.core.process import import_paddle, prepare_process, report_unexpected
 from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
-from slim_det.core.silence import silenced
 
 USAGE = (
     "usage: python -m slim_det SCRIPT.py ARGUMENTS, such as PATH/tools/train.py -c CONFIG "
@@ -39,8 +38,7 @@ def main(argv: list[str]) -> int:
         _check_arguments(argv[1:])
         sys.argv = [str(script), *argv[1:]]
         sys.path[0] = str(script.resolve().parent)
-        with silenced():
-            import paddle  # noqa: F401
+        import_paddle()
         runpy.run_path(str(script), run_name="__main__")
     except SlimDetError as error:
         print(f"slim_det: error: {one_line(error)}", file=sys.stderr)

@@ -46,6 +46,10 @@ class LatencyError(SlimDetError):
     """A latency table is unreadable, or does not cover a convolution."""
 
 
+class EngineError(SlimDetError):
+    """Paddle is missing, broken or too old."""
+
+
 class TrainingError(SlimDetError):
     """A training cannot go on: a loss is not finite, or a layer was not run as expected."""
 

@@ -6,15 +6,19 @@ import ctypes
 import functools
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
 import warnings
 
-from slim_det.core.errors import one_line
+from slim_det.core.errors import EngineError, one_line
 from slim_det.core.silence import silenced
 
 DEBUG_VARIABLE = "SLIM_DET_DEBUG"
+
+PADDLE_VERSIONS = ">=3.0,<4"
+OLD_VERSIONS = ("1", "2")
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -28,9 +32,32 @@ def prepare_process(with_paddle: bool = True) -> None:
     end_forks_with_this()
     log_to_stdout()
     if with_paddle:
+        import_paddle()
         with silenced():
-            import paddle  # noqa: F401
             import ppdet  # noqa: F401
+
+
+def import_paddle() -> None:
+    """Import paddle silently.
+
+    Raises:
+        EngineError: It is missing, broken or too old; the message says which package to install.
+    """
+    package = "paddlepaddle-gpu" if shutil.which("nvidia-smi") else "paddlepaddle"
+    extra = " (pip install 'slim-det[cpu]')" if package == "paddlepaddle" else ""
+    remedy = f"install {package} {PADDLE_VERSIONS}{extra}"
+    try:
+        with silenced():
+            import paddle
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise EngineError(f"paddle lacks '{error.name}'; {remedy} again") from error
+        raise EngineError(f"paddle is not installed; {remedy}") from error
+    except Exception as error:  # a library of CUDA that is missing, a wheel for another processor
+        raise EngineError(f"paddle cannot be imported ({one_line(error)}); {remedy}") from error
+    version = getattr(paddle, "__version__", "0")
+    if version.split(".")[0] in OLD_VERSIONS:
+        raise EngineError(f"paddle {version} is too old; {remedy}")
 
 
 def set_environment() -> None:

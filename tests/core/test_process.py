@@ -1,4 +1,4 @@
-"""Processes that are forked from a command end with it."""
+"""Processes of commands: forks end with them, and Paddle is there or one line says what to do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from tests.commands import process_environment
 from tests.forks import is_running
+from tests.support import ROOT
 
 SCRIPT = """
 import os, sys, time
@@ -53,3 +57,35 @@ def test_without_it_a_fork_stays() -> None:
     time.sleep(1.0)
     assert is_running(pid)
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("content", "gpu", "said"),
+    [
+        (None, False, "paddle is not installed; install paddlepaddle >=3.0,<4 (pip install "),
+        (None, True, "paddle is not installed; install paddlepaddle-gpu >=3.0,<4\n"),
+        ("import nowhere", False, "paddle lacks 'nowhere'; install paddlepaddle >=3.0,<4"),
+        ("raise OSError('libcudart.so:\\n gone')", True, "imported (libcudart.so: gone); install"),
+        ("__version__ = '2.6.2'", False, "paddle 2.6.2 is too old; install paddlepaddle >=3.0"),
+    ],
+)
+@pytest.mark.parametrize("program", ["slim_det.cli", "slim_det"])
+def test_paddle_that_cannot_be_used(
+    tmp_path: Path, content: str | None, gpu: bool, said: str, program: str
+) -> None:
+    """One line that says which package to install; with a driver of NVIDIA, that for GPUs."""
+    if content is None:
+        content = "raise ModuleNotFoundError(name='paddle')"
+    (tmp_path / "paddle.py").write_text(content)
+    (tmp_path / "script.py").write_text("")
+    if gpu:
+        (tmp_path / "nvidia-smi").write_text("")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    arguments = ["script.py"] if program == "slim_det" else ["inspect", "-c", "x.yml"]
+    run = subprocess.run(
+        [sys.executable, "-m", program, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": str(tmp_path)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 2, run.stderr
+    assert said in run.stderr and run.stderr.count("\n") == 1
