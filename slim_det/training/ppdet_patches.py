@@ -45,7 +45,6 @@ _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
 _resume_weights_of_ppdet = ppdet_trainer.Trainer.resume_weights
 _parse_coco_of_ppdet = COCODataSet.parse_dataset
 _parse_faces_of_ppdet = WIDERFaceDataSet.parse_dataset
-_read_of_ppdet = EvalReader.__call__
 _create_index_of_pycocotools = COCO.createIndex
 
 
@@ -120,7 +119,7 @@ def _read_all(reader: EvalReader, dataset: Any, *arguments: Any, **named: Any) -
     """`EvalReader.__call__`: ppdet's, also with the images that have no objects."""
     if hasattr(dataset, "allow_empty"):
         dataset.allow_empty, dataset.empty_ratio = True, 1.0
-    return _read_of_ppdet(reader, dataset, *arguments, **named)
+    return super(EvalReader, reader).__call__(dataset, *arguments, **named)
 
 
 def _open_labels(path: str) -> io.StringIO:
