@@ -26,6 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 
 
+class Config(dict):
+    """Settings by name and by attribute, as ppdet's are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
 @contextlib.contextmanager
 def restored_config() -> Iterator[None]:
     """Restore ppdet's process-wide configuration afterwards, whatever is loaded meanwhile."""

@@ -14,13 +14,7 @@ import pytest
 from slim_det.core.errors import DataError
 from slim_det.evaluate.data import check
 from slim_det.evaluate.data.check import check_dataset
-
-
-class Config(dict):
-    """Settings by name and by attribute, as ppdet's are."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self[name]
+from tests.support import Config
 
 
 def coco(root: Path, **changes: Any) -> Config:

@@ -15,6 +15,7 @@ from PIL import Image
 from slim_det.core.errors import DataError
 from slim_det.evaluate.data import coco
 from slim_det.evaluate.data.check import check_dataset
+from tests.support import Config
 
 WIDTH, HEIGHT = 60, 40
 CONTENT: dict[str, Any] = {
@@ -29,13 +30,6 @@ CONTENT: dict[str, Any] = {
         {"id": 4, "image_id": 5, "category_id": 1, "bbox": [4, 5, 6, 7], "area": 42, "iscrowd": 1},
     ],
 }  # fmt: skip
-
-
-class Config(dict):
-    """Settings by name and by attribute, as ppdet's are."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self[name]
 
 
 @pytest.fixture

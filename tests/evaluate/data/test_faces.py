@@ -15,13 +15,7 @@ from slim_det.evaluate.data.image_files import image_size_hw
 from slim_det.evaluate.data.records import read_face_records
 from slim_det.evaluate.widerface.truth import faces_of
 from tests.blazeface import draw_faces
-
-
-class Config(dict):
-    """Settings by name and by attribute, as ppdet's are."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self[name]
+from tests.support import Config
 
 
 def faces(root: Path, name: str = "TrainDataset", **changes: Any) -> Config:

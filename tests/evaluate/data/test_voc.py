@@ -19,18 +19,12 @@ from slim_det.core.errors import DataError
 from slim_det.evaluate.data import voc
 from slim_det.evaluate.data.check import check_dataset
 from slim_det.evaluate.data.records import read_voc_records
+from tests.support import Config
 
 WIDTH, HEIGHT = 60, 40
 BOX = "<xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>36</ymax>"
 OBJECT = f"<object><name>cat</name><difficult>0</difficult><bndbox>{BOX}</bndbox></object>"
 SIZE = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-
-
-class Config(dict):
-    """Settings by name and by attribute, as ppdet's are."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self[name]
 
 
 @pytest.fixture
