@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +21,8 @@ from slim_det.evaluate.detections import Detections
 logger = logging.getLogger("slim_det")
 
 ROW_LENGTH = 5
+
+_NOT_FINITE = ("nan", "inf", "infinity")
 
 
 def image_name(path: str | Path) -> str:
@@ -152,10 +154,12 @@ def read_prediction(path: str | Path) -> np.ndarray:
         raise DataError(
             f"'{path}' line 1: names the image '{stated}'; expected '{path.stem}', the file's name"
         )
-    count = int(lines[1])
-    if count != len(lines) - 2:
-        raise DataError(f"'{path}' line 2: states {count} detections; {len(lines) - 2} rows follow")
-    return parse_rows(path, lines, range(2, len(lines)), (ROW_LENGTH,))
+    rows = parse_rows(path, lines, range(2, len(lines)), (ROW_LENGTH,))
+    if int(lines[1]) != len(rows):
+        raise DataError(
+            f"'{path}' line 2: states {int(lines[1])} detections; {len(rows)} rows follow"
+        )
+    return rows
 
 
 class PredictionFolder:
@@ -230,21 +234,12 @@ def parse_rows(
     if not len(numbers):
         return np.zeros((0, lengths[0]))
     try:
-        table = _load([lines[i] for i in numbers])
+        table = _loaded(lines[i] for i in numbers)
     except ValueError:
         table = np.zeros((0, 0))
     if table.shape[0] == len(numbers) and table.shape[1] in lengths and np.isfinite(table).all():
         return table
     raise _bad_row(path, lines, numbers, lengths)
-
-
-def _load(lines: Sequence[str]) -> np.ndarray:
-    """Numbers of lines, float64 [n, m].
-
-    NumPy before 1.24.1 writes past its buffer when a row ends in a blank, as those of WIDER FACE
-    do (numpy/numpy#22833).
-    """
-    return np.loadtxt([line.strip() for line in lines], ndmin=2, comments=None)
 
 
 def _bad_row(
@@ -254,16 +249,30 @@ def _bad_row(
     length = first if first in lengths else lengths[0]
     expected = str(length) if first in lengths else " or ".join(map(str, lengths))
     wrong = next((i for i in numbers if not _is_good(lines[i], length)), numbers[-1])
+    text = next((part for part in lines[wrong].split() if not _is_number(part)), None)
     return DataError(
         f"'{path}' line {wrong + 1}: expected {expected} finite numbers, found "
-        f"'{lines[wrong].strip()}'"
+        f"'{lines[wrong].strip()}'" + (f", where '{text}' is text" if text else "")
     )
+
+
+def _loaded(rows: Iterable[str]) -> np.ndarray:
+    """The numbers of rows.
+
+    Before version 1.24.1, numpy writes beyond its memory where a row of certain lengths ends in a
+    space, as WIDER FACE's rows do, and the process crashes later.
+    """
+    return np.loadtxt([row.strip() for row in rows], ndmin=2, comments=None)
 
 
 def _is_good(line: str, length: int) -> bool:
     if len(line.split()) != length:
         return False
     try:
-        return bool(np.isfinite(_load([line])).all())
+        return bool(np.isfinite(_loaded([line])).all())
     except ValueError:
         return False
+
+
+def _is_number(part: str) -> bool:
+    return _is_good(part, 1) or part.strip("+-").lower() in _NOT_FINITE

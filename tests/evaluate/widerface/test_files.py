@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from slim_det.evaluate.widerface.files import (
     write_prediction,
     xywh_of,
 )
+from tests.commands import process_environment
 
 ROW = "10.5 20 30 40 0.75"
 
@@ -127,6 +130,12 @@ def test_dots_blank_ends_and_windows_lines(tmp_path: Path) -> None:
         (["a.jpg", "3", ROW, ROW, "1 2 3 4 x"], "line 5: expected 5 finite numbers"),
         (["a.jpg", "2", ROW, "1 2 3 4 nan"], "line 4: expected 5 finite numbers"),
         (["a.jpg", "2", ROW, "inf 2 3 4 0.5"], "line 4: expected 5 finite numbers"),
+        (
+            ["a.jpg", "1", ROW, "best first"],
+            "line 4: expected 5 finite numbers, found 'best first', ",
+        ),
+        (["a.jpg", "0", "x y w h score"], "found 'x y w h score', where 'x' is text"),
+        (["a.jpg", "2", ROW, "1 2 3 4 -inf"], "found '1 2 3 4 -inf'"),
         (["a.jpg", "2", "1_0 2 3 4 0.5", ROW], "line 3: expected 5 finite numbers"),
     ],
 )
@@ -180,3 +189,27 @@ def test_nothing_is_said_where_nothing_is_missing(
     with caplog.at_level(logging.WARNING, logger="slim_det"):
         assert len(list(read_predictions(tmp_path, ["e/a"]))) == 1
     assert not caplog.messages
+
+
+def test_rows_of_any_length_that_end_in_a_space(tmp_path: Path) -> None:
+    """With checks of memory: numpy 1.23 writes beyond its own for rows of 30 and more characters.
+
+    Such a row crashed the process later, as one with a box at 90000 90000 did.
+    """
+    program = (
+        "from pathlib import Path\n"
+        "from slim_det.evaluate.widerface.files import parse_rows\n"
+        "for length in range(10, 200):\n"
+        "    for end in (' ', '  ', '\\t', ''):\n"
+        "        row = '7' * (length - 8) + ' 1 2 3 4' + end\n"
+        "        assert parse_rows(Path('x'), [row] * 3, range(3), (5,)).shape == (3, 5)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=process_environment(PYTHONMALLOC="debug"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
