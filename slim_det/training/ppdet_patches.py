@@ -34,6 +34,7 @@ from slim_det.evaluate.data import records, voc
 from slim_det.training import checkpoint, session
 from slim_det.training.checkpoint_saver import CheckpointSaver
 from slim_det.training.config import apply_overrides
+from slim_det.training.finite_training import FiniteTraining
 
 COMPONENTS = (
     Pruner, Slim, Distill, QAT, PTQ,
@@ -150,9 +151,10 @@ def _resume_weights(trainer: Any, weights: str) -> None:
 
 
 def _add_hooks(trainer: Any) -> None:
-    """Register the hooks of the strategies whose steps the model has, unless they are there."""
+    """Register our hooks and those of the strategies whose steps the model has, once."""
     present = {type(callback) for callback in trainer._callbacks}
-    ours = [hook(trainer) for hook in hooks_of(trainer.model) if hook not in present]
+    hooks = (FiniteTraining, *hooks_of(trainer.model))
+    ours = [hook(trainer) for hook in hooks if hook not in present]
     if ours:
         # Ours come first, so that a model with values that are not finite is not saved.
         callbacks = [*ours, *trainer._callbacks]

@@ -21,10 +21,11 @@ from slim_det.compress.distill.bound_term import BoundTerm, bind
 from slim_det.compress.distill.gradient_norms import dominating, gradient_norms, table
 from slim_det.compress.distill.settings import Term
 from slim_det.compress.distill.taps import Kept, Place, Taps, dry_run
+from slim_det.compress.finite import require_finite, watch_outputs
 from slim_det.compress.steps import Step, attach_step, detach_step, step_of
 from slim_det.core.errors import ConfigError, TrainingError
 from slim_det.detectors.image_size import DEFAULT_STRIDE
-from slim_det.detectors.yolov3_outputs import forward_without_boxes, yolo_outputs
+from slim_det.detectors.yolov3_outputs import forward_without_boxes
 
 logger = logging.getLogger("slim_det")
 
@@ -167,20 +168,10 @@ class Distiller(Step):
         return AuxiliaryModules(adaptors) if adaptors else None
 
     def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
-        """Hooks that check raw YOLO outputs before ppdet's loss, whose kernels refuse NaN."""
+        def check(path: str, output: Tensor) -> None:
+            self._check_finite(output, {f"{whose} '{path}'": output})
 
-        def watch(name: str) -> Any:
-            def check(layer: Layer, inputs: Any, output: Tensor) -> None:
-                if model.training and paddle.is_grad_enabled():
-                    self._check_finite(output, {name: output})
-
-            return check
-
-        layers = dict(model.named_sublayers())
-        return [
-            layers[path].register_forward_post_hook(watch(f"{whose} '{path}'"))
-            for path in yolo_outputs(model)
-        ]
+        return watch_outputs(model, check)
 
     def _is_teaching(self) -> bool:
         return self.student.training and paddle.is_grad_enabled()
@@ -252,24 +243,8 @@ class Distiller(Step):
         total.backward()
 
     def _check_finite(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Stop before the optimizer's step where a total is not finite, and name the first cause.
-
-        Args:
-            total: A tensor that is not finite if any part is not.
-            parts: Name -> part.
-        """
-        if bool(paddle.isfinite(total).all()):
-            return
-        where, culprit = f"epoch {self.epoch}, step {self.step}", "the total loss is not finite"
-        for name, value in parts.items():
-            if not bool(paddle.isfinite(value).all()):
-                kind = "nan" if bool(paddle.isnan(value).any()) else "infinite"
-                culprit = f"{name} is {kind}"
-                break
-        raise TrainingError(
-            f"{where}: {culprit}; the last checkpoint stays as it was; expected finite losses, "
-            "try a smaller weight or learning rate"
-        )
+        where = f"epoch {self.epoch}, step {self.step}"
+        require_finite(total, parts, where, "a smaller weight or learning rate")
 
     def _report(self, detection: Tensor, values: dict[str, Tensor]) -> None:
         """Log the norm of the gradient of every term, in the first step in which it acts."""

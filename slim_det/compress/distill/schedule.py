@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import paddle
-
 from slim_det.compress.distill.bound_term import BoundTerm
 from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.hook import Hook
-from slim_det.core.errors import ConfigError, TrainingError
+from slim_det.core.errors import ConfigError
 
 logger = logging.getLogger("slim_det")
 
@@ -68,21 +66,6 @@ class DistillSchedule(Hook):
         """Train the auxiliary modules at the student's rate."""
         if self.distiller.auxiliary_modules is not None:
             self.distiller.auxiliary_modules.step(status["learning_rate"])
-
-    def after_train_epoch(self, status: dict[str, Any]) -> None:
-        """Stop before a checkpoint is saved that could not be loaded.
-
-        The losses are checked before each step, which does not cover the last one.
-
-        Raises:
-            TrainingError: A tensor of the student holds values that are not finite.
-        """
-        for name, value in self.trainer.model.state_dict().items():
-            if not bool(paddle.isfinite(value).all()):
-                raise TrainingError(
-                    f"epoch {status['epoch_id']}: '{name}' is not finite after the last step; the "
-                    "last checkpoint stays as it was; try a smaller weight or learning rate"
-                )
 
 
 def _change(term: BoundTerm, before: float | None, weight: float, epoch: int) -> str:
