@@ -7,10 +7,13 @@ never.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import paddle
+import yaml
 from ppdet.data import transform
 from ppdet.optimizer import optimizer as ppdet_schedules
 
@@ -23,6 +26,17 @@ _NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "nu
 
 # Arguments that ppdet gives to every optimizer itself.
 _GIVEN = {"learning_rate", "parameters", "grad_clip"}
+
+# What looks like a number but is text in YAML: in quotes, or an exponent without a point or sign.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+# Keys with names of files and folders, which may look like a number.
+_NAMES = frozenset(
+    """
+    anno_path cache_root dataset_dir filename image_dir label_list name output_eval pretrain_weights
+    save_dir vdl_log_dir weights widerface_ground_truth
+    """.split()
+)
 
 # Keys of OptimizerBuilder.optimizer that ppdet removes before it calls the class.
 _OWN_KEYS = ("type", "param_groups")
@@ -46,6 +60,8 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
     """
     for key, least in _NUMBERS.items():
         whole_number(key, cfg.get(key, least), least)
+    for place, text in _numbers_as_text("", cfg):
+        _refuse_text(place, text, int(text) if text.isdecimal() else float(text))
     known = data_sets()
     for name in ("TrainDataset", "EvalDataset", "TestDataset"):
         settings = cfg.get(name)
@@ -59,6 +75,9 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
             for step in reader.get(key) or []:
                 for kind, settings in step.items():
                     _check_call(f"{name}.{key}", kind, settings, _TRANSFORMS)
+    rate = cfg.get("LearningRate", {}).get("base_lr", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate):
+        raise ConfigError(f"LearningRate.base_lr: {rate!r} is not valid; expected a finite number")
     chosen = cfg.get("OptimizerBuilder", {}).get("optimizer") or {}
     if chosen.get("type", "AdamWDL") != "AdamWDL":  # ppdet's own, no class of paddle
         settings = {key: value for key, value in chosen.items() if key not in _OWN_KEYS}
@@ -69,6 +88,21 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
             _check_schedule(place, schedule)
     if len(schedules) == 1:
         _check_alone(schedules[0])
+
+
+def _numbers_as_text(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every number that a configuration holds as text, with its key."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in _NAMES:
+                yield from _numbers_as_text(f"{place}.{key}" if place else str(key), part)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _numbers_as_text(f"{place}[{index}]", part)
+    elif isinstance(value, tuple(_SCHEDULES.values())):  # built by a tag, such as !LinearWarmup
+        yield from _numbers_as_text(f"{place}.{type(value).__name__}", vars(value))
 
 
 def _check_alone(schedule: Any) -> None:
@@ -93,9 +127,18 @@ def _check_schedule(place: int, schedule: Mapping[str, Any]) -> None:
 
 
 def _check_call(where: str, name: str, settings: Any, known: Mapping[str, type]) -> None:
-    """Check that a class exists and takes the given keys."""
+    """Check that a class exists and takes the given keys, with numbers where it has numbers."""
     if name not in known:
         raise ConfigError(f"{where}: unknown name '{name}'{nearest(name, known)}")
     parameters = inspect.signature(known[name]).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     check_keys(settings, settings if takes_any else parameters.keys() - _GIVEN, f"{where}: {name}")
+    for key, value in settings.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(value, str) and type(default) in (int, float):
+            _refuse_text(f"{where}: {name}.{key}", value, default)
+
+
+def _refuse_text(where: str, text: str, number: float) -> NoReturn:
+    shown = yaml.safe_dump(number).split()[0]
+    raise ConfigError(f"{where}: {text!r} is text; expected a number, such as {shown}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ppdet.optimizer.optimizer import LinearWarmup
 
 from slim_det.core.errors import ConfigError
 from slim_det.training.config_checks import check_parts
@@ -20,6 +21,10 @@ def optimizer(**settings: Any) -> dict[str, Any]:
 
 def schedules(*settings: Any) -> dict[str, Any]:
     return {"LearningRate": {"schedulers": list(settings)}}
+
+
+def rate(base_lr: Any) -> dict[str, Any]:
+    return {"LearningRate": {"base_lr": base_lr}}
 
 
 DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearWarmup", "steps": 1}
@@ -40,6 +45,11 @@ DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearW
         schedules(DECAY, WARMUP),
         schedules({"name": "CosineDecay", "use_warmup": False, "max_epochs": 5}),
         schedules(object()),
+        {"save_dir": "1e3", "filename": "5", "EvalDataset": {"anno_path": "2007"}},
+        rate(0),
+        rate(1e-3),
+        rate(1e30),
+        optimizer(type="Momentum", momentum=1),
         {"EvalDataset": {"name": "VOCDataSet", "anno_path": "val.txt", "sample_num": 3}},
         {"EvalDataset": {"name": "OfSomebody", "folder": "x"}, "TestDataset": object()},
     ],
@@ -77,6 +87,34 @@ def test_valid(cfg: dict[str, Any]) -> None:
         ({"epoch": 0}, "epoch: 0 is not valid"),
         ({"epoch": True}, "epoch: True is not valid"),
         ({"worker_num": -1}, "worker_num: -1 is not valid; expected a whole number >= 0"),
+        (rate("1e30"), "LearningRate.base_lr: '1e30' is text; expected a number, such as 1.0e+30"),
+        (rate("5"), "LearningRate.base_lr: '5' is text; expected a number, such as 5"),
+        (rate("high"), "LearningRate.base_lr: 'high' is not valid; expected a finite number"),
+        (rate(None), "LearningRate.base_lr: None is not valid"),
+        (rate(float("inf")), "LearningRate.base_lr: inf is not valid"),
+        (
+            schedules({**DECAY, "gamma": "1e-1"}, WARMUP),
+            "LearningRate.schedulers[0].gamma: '1e-1' is text; expected a number, such as 0.1",
+        ),
+        (
+            schedules(DECAY, LinearWarmup(start_factor="1e-1")),
+            "LearningRate.schedulers[1].LinearWarmup.start_factor: '1e-1' is text",
+        ),
+        (
+            schedules({"name": "CosineDecay", "max_epochs": "few"}, WARMUP),
+            "LearningRate.schedulers: CosineDecay.max_epochs: 'few' is text; expected a number",
+        ),
+        (
+            {"OptimizerBuilder": {"regularizer": {"type": "L2", "factor": "5e-4"}}},
+            "OptimizerBuilder.regularizer.factor: '5e-4' is text; expected a number, such as",
+        ),
+        (optimizer(type="Momentum", momentum=".9"), "OptimizerBuilder.optimizer.momentum: '.9' is"),
+        (optimizer(type="Momentum", momentum="big"), "Momentum.momentum: 'big' is text; expected"),
+        (
+            reader({"Resize": {"target_size": [96, "+96"]}}),
+            "TrainReader.sample_transforms[0].Resize.target_size[1]: '+96' is text",
+        ),
+        ({"ema_decay": "1e-4"}, "ema_decay: '1e-4' is text; expected a number, such as 0.0001"),
     ],
 )
 def test_mistake(cfg: dict[str, Any], said: str) -> None:
