@@ -177,7 +177,7 @@ def _check_names(model: paddle.nn.Layer, settings: QuantSettings, options: PtqOp
             finder.find(name)
         except LayerError as error:
             raise ConfigError(f"skip: {error}") from error
-    calibration_images(options.images)
+    calibration_images(options.images, "--images")
 
 
 def _summary(figures: dict[str, Any]) -> str:

@@ -65,7 +65,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         ``"; did you mean 'x'?"``, or a list of up to eight choices if none is close.
     """
     known = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+    # An ending that others have too must not hide the name: `fpgm_norm` is fpgm, not l2_norm.
+    close = close or [part for part in known if len(part) > 2 and str(name).startswith(part)]
+    close = close or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     if not known:

@@ -35,8 +35,10 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
     height, width = (int(side) for side in size)
     stride = COARSEST_STRIDE.get(cfg.get("architecture"), DEFAULT_STRIDE)
     if min(height, width) < stride or height % stride or width % stride:
+        nearest = "x".join(str(max(1, round(side / stride)) * stride) for side in (height, width))
         raise ConfigError(
-            f"image size {height}x{width} is not valid; expected multiples of {stride} pixels"
+            f"image size {height}x{width} is not valid; expected multiples of {stride} pixels, "
+            f"such as {nearest}"
         )
     return height, width
 

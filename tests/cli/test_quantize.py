@@ -34,7 +34,7 @@ def run(tiny: Path, unpruned: Path) -> tuple[Any, ...]:
         (["--observer", "histt"], "--observer: unknown observer 'histt'; did you mean 'hist'?"),
         (["--images", 0], "--images: 0 is not valid; expected a whole number of images"),
         (["--images", -3], "--images: -3 is not valid"),
-        (["--images", 17], "TrainDataset has 16 images, 17 are asked for; expected at most 16"),
+        (["--images", 17], "TrainDataset has 16 images, 17 are asked for (--images)"),
         (["--weight_type", "channel"], "--weight_type: unknown type 'channel'"),
         (["--skip", "nowhere.*"], "skip: no layer matches 'nowhere.*'"),
         (["--max_drop", -1], "--max_drop -1: expected points of the metric, 0 to 100"),

@@ -17,6 +17,8 @@ from slim_det.core.errors import SlimDetError, nearest
         ("zzz", ["fpgm", "l1_norm"], "; valid: fpgm, l1_norm"),
         ("zzz", "abcdefghi", "; valid: a, b, c, d, e, f, g, h, ..."),
         ("zzz", "abcdefgh", "; valid: a, b, c, d, e, f, g, h"),
+        ("fpgm_norm", ["l1_norm", "l2_norm", "fpgm", "slim_norm"], "; did you mean 'fpgm'?"),
+        ("l1_norms", ["l1", "l1_norm"], "; did you mean 'l1_norm'?"),
         (7, [77, 123], "; did you mean '77'?"),
     ],
 )

@@ -150,10 +150,20 @@ def test_image_size_that_yolo_cannot_take(side: int) -> None:
         image_size_hw({}, side)
 
 
+@pytest.mark.parametrize(
+    ("shape", "nearest"),
+    [([3, 250, 250], "256x256"), ([3, 1, 335], "32x320"), ([3, 337, 32], "352x32")],
+)
+def test_nearest_image_size(shape: list[int], nearest: str) -> None:
+    settings = {"TestReader": {"inputs_def": {"image_shape": shape}}}
+    with pytest.raises(ConfigError, match=f"multiples of 32 pixels, such as {nearest}$"):
+        image_size_hw(settings)
+
+
 def test_image_size_of_blazeface() -> None:
     """Its coarsest feature map has a cell of 16 pixels."""
     assert image_size_hw({"architecture": "BlazeFace"}, 16) == (16, 16)
-    with pytest.raises(ConfigError, match="72x72 is not valid; expected multiples of 16 pixels"):
+    with pytest.raises(ConfigError, match="72x72 .* multiples of 16 pixels, such as 64x64"):
         image_size_hw({"architecture": "BlazeFace"}, 72)
 
 

@@ -99,7 +99,7 @@ class QAT(_Quantization):
             raise QuantError("the model is quantized already; start from float weights")
         if self.print_model:
             logger.info("model before quantization:\n%s", str(model))
-        _, images = calibration_images(self.calibration_images)
+        _, images = calibration_images(self.calibration_images, "QAT.calibration_images")
         origin = {
             "method": "aware",
             "observer": self.observer,
