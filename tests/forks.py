@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -72,9 +73,25 @@ for line in sys.stdin:
         """What the last command wrote to stderr."""
         return (self.folder / "stream2").read_text()
 
+    def left(self, within_s: float = 5.0) -> list[int]:
+        """Processes that the commands have started and that have not ended in this time."""
+        end = time.monotonic() + within_s
+        while (found := self._others()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return found
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def _others(self) -> list[int]:
+        """Running processes in the folder of the commands, by id."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.path.samefile(process / "cwd", self.folder):
+                    found.append(int(process.name))
+        return [pid for pid in found if pid != self._process.pid and is_running(pid)]
 
     def _line(self) -> str:
         return self._process.stdout.readline().strip()

@@ -19,12 +19,13 @@ from slim_det.core.silence import quiet_stdout
 from slim_det.evaluate.data.check import check_dataset
 from slim_det.evaluate.data.image_files import find_images
 from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.readers import read_batch
 from slim_det.graph.dygraph import evaluation_mode
 
 logger = logging.getLogger("slim_det")
 
 
-def calibration_images(count: int) -> tuple[str, list[str]]:
+def calibration_images(count: int, key: str = "images") -> tuple[str, list[str]]:
     """The first images of ``TrainDataset``, in the order of its annotation file.
 
     Images without an object are left out unless the data set keeps them (``allow_empty``). If
@@ -32,6 +33,7 @@ def calibration_images(count: int) -> tuple[str, list[str]]:
 
     Args:
         count: Number of images.
+        key: What sets it, for error messages.
 
     Returns:
         Name of the data set, and paths of image files.
@@ -40,11 +42,12 @@ def calibration_images(count: int) -> tuple[str, list[str]]:
         ConfigError: ``count`` is less than 1.
         DataError: There are fewer, or no data set can be read.
     """
-    whole_number("images", count, 1)
+    whole_number(key, count, 1)
     name, files = _training_images()
     if len(files) < count:
         raise DataError(
-            f"{name} has {len(files)} images, {count} are asked for; expected at most {len(files)}"
+            f"{name} has {len(files)} images, {count} are asked for ({key}); expected at most "
+            f"{len(files)}"
         )
     return name, files[:count]
 
@@ -133,19 +136,10 @@ def _prepared(reader: Any, dataset: Any, order: Sequence[int]) -> Iterator[dict[
     dataset.set_transform(reader._sample_transforms)
     dataset.set_kwargs(**reader.kwargs)
     for first in range(0, len(order), reader.batch_size):
-        samples = [_sample(dataset, i) for i in order[first : first + reader.batch_size]]
-        batch = reader._batch_transforms(samples)
+        batch = read_batch(reader, dataset, order[first : first + reader.batch_size])
         yield paddle.utils.map_structure(
             lambda value: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value, batch
         )
-
-
-def _sample(dataset: Any, index: int) -> Any:
-    try:
-        return dataset[index]
-    except Exception as error:  # a damaged image lets transforms raise errors of any kind
-        path, reason = dataset.roidbs[index]["im_file"], one_line(error) or type(error).__name__
-        raise DataError(f"TrainDataset: TrainReader cannot prepare '{path}' ({reason})") from error
 
 
 def _training_images() -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ def prepare_process(with_paddle: bool = True) -> None:
     Importing ppdet registers slim_det's components with it (see ``slim_det/__init__.py``).
     """
     set_environment()
-    end_forks_with_this()
+    prepare_forks()
     log_to_stdout()
     if with_paddle:
         import_paddle()
@@ -69,14 +70,19 @@ def set_environment() -> None:
 
 
 @functools.cache
-def end_forks_with_this() -> None:
-    """Let processes that are forked from this one end when it does, even if it is killed.
+def prepare_forks() -> None:
+    """Let processes that are forked from this one end when it does, and delete nothing of it.
 
     Paddle's DataLoader forks workers that wait for their next images without a time limit. Those of
-    a killed command would keep their memory until the machine is restarted.
+    a killed command would keep their memory until the machine is restarted. A worker whose garbage
+    collector deletes a reader of this process waits for ever for that reader's threads.
     """
     prctl = ctypes.CDLL(None).prctl
-    os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    os.register_at_fork(
+        before=gc.freeze,
+        after_in_parent=gc.unfreeze,
+        after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+    )
 
 
 def report_unexpected(program: str, error: Exception) -> int:

@@ -60,8 +60,8 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
     """
     for key, least in _NUMBERS.items():
         whole_number(key, cfg.get(key, least), least)
-    for place, text in _numbers_as_text("", cfg):
-        _refuse_text(place, text, int(text) if text.isdecimal() else float(text))
+    for where, text in _numbers_as_text("", cfg):
+        _refuse_text(where, text, int(text) if text.isdecimal() else float(text))
     known = data_sets()
     for name in ("TrainDataset", "EvalDataset", "TestDataset"):
         settings = cfg.get(name)
@@ -90,19 +90,19 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
         _check_alone(schedules[0])
 
 
-def _numbers_as_text(place: str, value: Any) -> Iterator[tuple[str, str]]:
+def _numbers_as_text(where: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every number that a configuration holds as text, with its key."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        yield place, value
+        yield where, value
     elif isinstance(value, Mapping):
         for key, part in value.items():
             if key not in _NAMES:
-                yield from _numbers_as_text(f"{place}.{key}" if place else str(key), part)
+                yield from _numbers_as_text(f"{where}.{key}" if where else str(key), part)
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            yield from _numbers_as_text(f"{place}[{index}]", part)
+            yield from _numbers_as_text(f"{where}[{index}]", part)
     elif isinstance(value, tuple(_SCHEDULES.values())):  # built by a tag, such as !LinearWarmup
-        yield from _numbers_as_text(f"{place}.{type(value).__name__}", vars(value))
+        yield from _numbers_as_text(f"{where}.{type(value).__name__}", vars(value))
 
 
 def _check_alone(schedule: Any) -> None:
@@ -127,14 +127,17 @@ def _check_schedule(place: int, schedule: Mapping[str, Any]) -> None:
 
 
 def _check_call(where: str, name: str, settings: Any, known: Mapping[str, type]) -> None:
-    """Check that a class exists and takes the given keys, with numbers where it has numbers."""
+    """Check that a class exists, takes the given keys, needs no other, and gets its numbers."""
     if name not in known:
         raise ConfigError(f"{where}: unknown name '{name}'{nearest(name, known)}")
     parameters = inspect.signature(known[name]).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     check_keys(settings, settings if takes_any else parameters.keys() - _GIVEN, f"{where}: {name}")
-    for key, value in settings.items():
-        default = parameters[key].default if key in parameters else None
+    for key, parameter in parameters.items():
+        value, default = settings.get(key), parameter.default
+        is_needed = default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if is_needed and key not in {*settings, *_GIVEN}:
+            raise ConfigError(f"{where}: {name}.{key} is missing")
         if isinstance(value, str) and type(default) in (int, float):
             _refuse_text(f"{where}: {name}.{key}", value, default)
 

@@ -31,6 +31,7 @@ from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 from slim_det.evaluate.data import records, voc
+from slim_det.evaluate.readers import report_errors
 from slim_det.training import checkpoint, session
 from slim_det.training.checkpoint_saver import CheckpointSaver
 from slim_det.training.config import apply_overrides
@@ -62,6 +63,7 @@ def register_components() -> None:
     COCO.createIndex = _create_index
     EvalReader.__call__ = _read_all
     ppdet_category.open = _open_labels
+    report_errors()
     ppdet_trainer.Checkpointer = CheckpointSaver
     ppdet_trainer.load_weight = checkpoint.resume
     ppdet_trainer.Trainer.load_weights = _load_weights
@@ -153,7 +155,7 @@ def _resume_weights(trainer: Any, weights: str) -> None:
 def _add_hooks(trainer: Any) -> None:
     """Register our hooks and those of the strategies whose steps the model has, once."""
     present = {type(callback) for callback in trainer._callbacks}
-    hooks = (FiniteTraining, *hooks_of(trainer.model))
+    hooks: list[type[Hook]] = [FiniteTraining, *hooks_of(trainer.model)]
     ours = [hook(trainer) for hook in hooks if hook not in present]
     if ours:
         # Ours come first, so that a model with values that are not finite is not saved.

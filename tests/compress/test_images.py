@@ -42,7 +42,9 @@ def test_the_first_images_of_the_training_set(tiny_cfg: Any, shapes: Path) -> No
 def test_more_images_than_there_are(tiny_cfg: Any, shapes: Path) -> None:
     """Who needs a number gets an error, who takes what there is gets all."""
     assert unlabelled_images(99)[1] == training_images(shapes)
-    with pytest.raises(DataError, match="has 16 images, 99 are asked for; expected at most 16"):
+    with pytest.raises(
+        DataError, match=r"has 16 images, 99 are asked for \(images\); expected at most 16"
+    ):
         calibration_images(99)
 
 

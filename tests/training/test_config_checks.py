@@ -114,6 +114,10 @@ def test_valid(cfg: dict[str, Any]) -> None:
             reader({"Resize": {"target_size": [96, "+96"]}}),
             "TrainReader.sample_transforms[0].Resize.target_size[1]: '+96' is text",
         ),
+        (
+            reader({"Resize": {"target_size": [96, 96]}}),
+            "TrainReader.sample_transforms: Resize.keep_ratio is missing",
+        ),
         ({"ema_decay": "1e-4"}, "ema_decay: '1e-4' is text; expected a number, such as 0.0001"),
     ],
 )

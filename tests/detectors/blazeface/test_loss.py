@@ -51,6 +51,13 @@ def test_rows_that_fill_up_change_nothing():
     assert_same_sums(loss_of(scores, faces + [[0.0] * 4] * 88), loss_of(scores, faces))
 
 
+@pytest.mark.parametrize("face", [[180.0] * 2 + [180.05] * 2, [-9.0] * 4, [0.9, 0.9, 0.1, 0.1]])
+def test_a_face_outside_the_image_counts_like_none(face: list[float]):
+    """No anchor overlaps it, nor a box whose corners are exchanged; its offsets are not learned."""
+    scores = [[0.0, 9.0], [2.0, 0.0], [0.0, 9.0], [0.0, 9.0]]
+    assert_same_sums(loss_of(scores, [face]), loss_of(scores, [[0.0] * 4]))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_hard_negatives_as_a_loop_over_images_finds_them(seed: int):
     generator = np.random.default_rng(seed)
