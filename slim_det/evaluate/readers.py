@@ -203,7 +203,7 @@ def _make_batch(compose: Any, samples: list[Any]) -> Any:
     """`BatchCompose.__call__`: `_apply_steps`, then ppdet's way from samples to a batch.
 
     Raises:
-        StepError: A transform failed, or the images of the batch have different sizes.
+        StepError: A transform failed, or the images of the batch have different shapes.
     """
     files = _files(samples)
     samples = _apply_steps(compose, samples)
@@ -216,16 +216,18 @@ def _make_batch(compose: Any, samples: list[Any]) -> Any:
 
 
 def _misfit(samples: Sequence[Any], files: Sequence[str]) -> StepError | None:
-    """The first image that has another size than the first one of its batch."""
-    shapes = [list(np.shape(sample.get("image"))) for sample in samples]
-    for shape, file in zip(shapes, files):
-        if shape != shapes[0]:
-            return StepError(
-                "batching",
-                [file],
-                f"its size is {shape}, that of '{files[0]}' in the same batch {shapes[0]}; "
-                "expected one size, from a resize with keep_ratio: false, or from padding",
-            )
+    """The first image that has another shape than the first one of its batch."""
+    for key in samples[0]:
+        shapes = [list(np.shape(sample.get(key))) for sample in samples]
+        for shape, file in zip(shapes, files):
+            if shape != shapes[0]:
+                return StepError(
+                    "batching",
+                    [file],
+                    f"the shape of '{key}' is {shape}, that of '{files[0]}' in the same batch "
+                    f"{shapes[0]}; expected one shape, from a resize with keep_ratio: false, or "
+                    "from a transform that pads",
+                )
     return None
 
 

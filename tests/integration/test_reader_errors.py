@@ -65,8 +65,8 @@ SAID = {
     "some": "Poly2Mask failed on './a.png': ",
     "batch": "PadBox failed on one of 3 images: './a.png', './b.png', './wide.png': "
     "AssertionError: assert 'gt_bbox' in sample",
-    "sizes": "batching failed on './wide.png': its size is [32, 64, 3], that of './a.png' in the "
-    "same batch [64, 64, 3]; expected one size",
+    "sizes": "batching failed on './wide.png': the shape of 'image' is [32, 64, 3], that of "
+    "'./a.png' in the same batch [64, 64, 3]; expected one shape",
     "types": "'odd' of a batch has the type object; expected numbers",
 }
 
