@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import Any
 
-import ppdet.data.source.category as ppdet_category
 import ppdet.data.transform as ppdet_transform
 import ppdet.engine.trainer as ppdet_trainer
 import ppdet.slim as ppdet_slim
 from ppdet.core.workspace import global_config, register
-from ppdet.data.reader import EvalReader
-from ppdet.data.source.coco import COCODataSet
-from ppdet.data.source.voc import VOCDataSet
-from ppdet.data.source.widerface import WIDERFaceDataSet
-from pycocotools.coco import COCO
 
 from slim_det.compress.distill.strategy import Distill
 from slim_det.compress.hook import Hook
@@ -30,7 +22,7 @@ from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
-from slim_det.evaluate.data import records, voc
+from slim_det.evaluate.data.records import read_as_checked
 from slim_det.evaluate.readers import report_errors
 from slim_det.training import checkpoint, session
 from slim_det.training.checkpoint_saver import CheckpointSaver
@@ -45,9 +37,6 @@ COMPONENTS = (
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
 _resume_weights_of_ppdet = ppdet_trainer.Trainer.resume_weights
-_parse_coco_of_ppdet = COCODataSet.parse_dataset
-_parse_faces_of_ppdet = WIDERFaceDataSet.parse_dataset
-_create_index_of_pycocotools = COCO.createIndex
 
 
 def register_components() -> None:
@@ -57,12 +46,7 @@ def register_components() -> None:
         register(component)
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
-    VOCDataSet.parse_dataset = records.read_voc_records
-    WIDERFaceDataSet.parse_dataset = _parse_faces
-    COCODataSet.parse_dataset = _parse_coco
-    COCO.createIndex = _create_index
-    EvalReader.__call__ = _read_all
-    ppdet_category.open = _open_labels
+    read_as_checked()
     report_errors()
     ppdet_trainer.Checkpointer = CheckpointSaver
     ppdet_trainer.load_weight = checkpoint.resume
@@ -95,39 +79,6 @@ def build_slim_model(cfg: Any, slim_config: str, mode: str = "train") -> Any:
     )
     cfg["model"] = model
     return cfg
-
-
-def _parse_faces(dataset: Any) -> None:
-    """`WIDERFaceDataSet.parse_dataset`: ours, but ppdet's if faces have landmarks."""
-    if dataset.with_lmk:
-        _parse_faces_of_ppdet(dataset)
-        records.fill_in_sizes(dataset)
-    else:
-        records.read_face_records(dataset)
-
-
-def _parse_coco(dataset: Any) -> None:
-    """`COCODataSet.parse_dataset`: ppdet's, and the sizes that are not stated."""
-    _parse_coco_of_ppdet(dataset)
-    records.fill_in_sizes(dataset)
-
-
-def _create_index(truth: COCO) -> None:
-    """`COCO.createIndex`, after what annotations leave out is filled in."""
-    records.fill_in_annotations(truth)
-    _create_index_of_pycocotools(truth)
-
-
-def _read_all(reader: EvalReader, dataset: Any, *arguments: Any, **named: Any) -> Any:
-    """`EvalReader.__call__`: ppdet's, also with the images that have no objects."""
-    if hasattr(dataset, "allow_empty"):
-        dataset.allow_empty, dataset.empty_ratio = True, 1.0
-    return super(EvalReader, reader).__call__(dataset, *arguments, **named)
-
-
-def _open_labels(path: str) -> io.StringIO:
-    """Replaces `open` where ppdet reads lists of labels."""
-    return io.StringIO("\n".join(voc.read_labels(Path(path))))
 
 
 def _load_weights(trainer: Any, weights: str) -> None:
