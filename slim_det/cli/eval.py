@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli import common
@@ -40,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.deploy.predictor import Predictor
     from slim_det.evaluate.data.check import check_dataset
     from slim_det.evaluate.evaluation import evaluate
-    from slim_det.evaluate.images import eval_at
     from slim_det.evaluate.matching import metric_name
 
     cfg, slim = common.read_configs(args)
@@ -51,10 +49,9 @@ def run(args: argparse.Namespace) -> int:
     metric_name(cfg)  # raises for an unknown metric before anything is loaded
     predict, engine, latency_runs = _predictor(args, cfg, slim)
     artifact = predict if isinstance(predict, Predictor) else None
-    # An artifact is evaluated at the size that it was exported for.
-    size = eval_at(cfg, artifact.image_size_hw) if artifact else contextlib.nullcontext()
-    with output_folders(*filter(None, [args.save_pred])), size:
-        result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred)
+    reader = artifact.reader if artifact else None
+    with output_folders(*filter(None, [args.save_pred])):
+        result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred, reader)
     figures = result.as_dict()
     if artifact:
         figures["precision"] = artifact.precision

@@ -50,11 +50,18 @@ def run(args: argparse.Namespace) -> int:
     detectors = [common.make_predictor(args, cfg, slim)[0]]
     if args.beside:
         detectors.append(Predictor(args.beside, args.threads))
+    readers = [
+        one.reader.batches(images) if isinstance(one, Predictor) else image_batches(cfg, images)
+        for one in detectors
+    ]
     names = class_names(cfg)
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
-    for path, batch in image_batches(cfg, images):
-        found = [named_boxes(names, *predict(batch)) for predict in detectors]
+    for prepared in zip(*readers):
+        path = prepared[0][0]
+        found = [
+            named_boxes(names, *predict(batch)) for predict, (_, batch) in zip(detectors, prepared)
+        ]
         shown = [[box for box in boxes if box["score"] >= args.draw_threshold] for boxes in found]
         target = folder / Path(path).name
         pictures = [draw_boxes(path, boxes, list(names.values())) for boxes in shown]

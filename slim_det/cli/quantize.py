@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, quantize, put layers back to float if requested, export and save."""
     from slim_det.core.files import output_folders
+    from slim_det.deploy.preprocessing import check_test_reader
+    from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.data.check import check_dataset
 
     _check_flags(args)
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         check_dataset(cfg, "EvalDataset")
     model, settings, options = _prepare(args, cfg, slim)
     stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
+    check_test_reader(cfg, image_size_hw(cfg))
     _check_names(model, settings, options)
     with output_folders(stem.parent, args.output_dir):
         figures = _quantize(args, cfg, model, settings, options, stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from slim_det.core.errors import DataError, one_line
 from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
+from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.data.check import check_dataset
 from slim_det.evaluate.data.image_files import find_images
 from slim_det.evaluate.images import image_batches
@@ -99,33 +99,15 @@ def labelled_batches(cfg: Any, most: int) -> tuple[int, Iterator[dict[str, Any]]
 def run_images(
     model: paddle.nn.Layer, cfg: Any, images: list[str], label: str
 ) -> Iterator[dict[str, Any]]:
-    """Run a detector on images with a progress bar, as it will be deployed.
+    """Run a detector on images with a progress bar, at the size at which it will be deployed.
 
     Yields:
         The outputs for each image, after it has run. The model is in evaluation mode meanwhile.
     """
-    with deployed_mode(model, cfg), paddle.no_grad():
-        batches = image_batches(cfg, images)
+    with evaluation_mode(model), paddle.no_grad():
+        batches = image_batches(cfg, images, image_size_hw(cfg))
         for _, batch in tqdm(batches, label, len(images), unit="image", disable=None, leave=False):
             yield model(batch)
-
-
-@contextlib.contextmanager
-def deployed_mode(model: paddle.nn.Layer, cfg: Any) -> Iterator[None]:
-    """Inside the context, a model runs as it will be deployed.
-
-    It is in evaluation mode, and normalises images if the exported model does (``fuse_normalize``).
-    """
-    fused = getattr(model, "fuse_norm", False)
-    if cfg["TestReader"].get("fuse_normalize", False):
-        model.load_meanstd(cfg["TestReader"]["sample_transforms"])
-        model.fuse_norm = True
-    try:
-        with evaluation_mode(model):
-            yield
-    finally:
-        if hasattr(model, "fuse_norm"):
-            model.fuse_norm = fused
 
 
 def _prepared(reader: Any, dataset: Any, order: Sequence[int]) -> Iterator[dict[str, Any]]:

@@ -11,24 +11,26 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from slim_det.compress.images import deployed_mode
 from slim_det.compress.quantize.bias_correction import shift_of, uncorrected
 from slim_det.compress.quantize.model import keep_float, program_ranges, quantized_layers
 from slim_det.compress.quantize.ptq import PtqResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
+from slim_det.deploy.preprocessing import deploy_settings, deployed_program
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate, evaluate_model
 from slim_det.evaluate.images import eval_at, image_batches
+from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
+from slim_det.graph.dygraph import evaluation_mode
 from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import last_convolutions
-from slim_det.graph.trace import Trace, trace_program
+from slim_det.graph.trace import Trace
 
 logger = logging.getLogger("slim_det")
 
@@ -179,8 +181,8 @@ def output_errors(
                 model(batch)
             return [list(calls) for calls in kept.values()]
 
-    with deployed_mode(model, cfg), paddle.no_grad():
-        batches = [batch for _, batch in image_batches(cfg, images)]
+    with evaluation_mode(model), paddle.no_grad():
+        batches = [batch for _, batch in image_batches(cfg, images, image_size_hw(cfg))]
         exact = run(batches, ())
         layers = tqdm(quantized_layers(model), "ranking", unit="layer", disable=None, leave=False)
         return {name: _relative_error(exact, run(batches, [name])) for name in layers}
@@ -189,6 +191,7 @@ def output_errors(
 class DeployedMetric:
     """Measures the metric of a detector in Paddle Inference repeatedly, tracing it only once.
 
+    Images are read as those of its artifact will be, by the ``infer_cfg.yml`` that it will have.
     On a CPU without int8 instructions, int8 is measured in dygraph, which simulates it.
 
     Args:
@@ -199,7 +202,9 @@ class DeployedMetric:
     def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
         self.model = model
         self.cfg = cfg
-        self._program = trace_program(model, image_size_hw(cfg))
+        size_hw = image_size_hw(cfg)
+        self._reader = ArtifactReader(deploy_settings(cfg, size_hw))
+        self._program = deployed_program(model, cfg, size_hw)
 
     def in_float(self) -> EvalResult:
         """The metric of the float program."""
@@ -240,8 +245,7 @@ class DeployedMetric:
         def predict(batch: dict[str, Any]) -> list[Detections]:
             return parse_arrays(engine(batch).values(), "the program")
 
-        with eval_at(self.cfg, image_size_hw(self.cfg)):
-            return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1)
+        return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1, reader=self._reader)
 
 
 def _worst(errors: dict[str, float], count: int) -> list[str]:

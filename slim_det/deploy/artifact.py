@@ -9,19 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-from ppdet.core.workspace import create
-from ppdet.engine import export_utils
 
 from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
-from slim_det.core.errors import ConfigError, ExportError
+from slim_det.core.errors import ExportError
 from slim_det.core.files import require_writable, staged_folder
-from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
-from slim_det.deploy.predictor import INFER_CFG, MANIFEST_FILE, MODEL_FILE, PARAMS_FILE, Predictor
+from slim_det.deploy.predictor import (
+    INFER_CFG,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PARAMS_FILE,
+    Predictor,
+    infer_settings,
+)
+from slim_det.deploy.preprocessing import (
+    check_preprocessing,
+    check_test_reader,
+    deployed_program,
+    write_settings,
+)
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import class_names, median_latency_ms
 from slim_det.evaluate.images import eval_images
@@ -29,7 +39,8 @@ from slim_det.graph.cost import detector_cost
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.integers import LayerRanges
-from slim_det.graph.trace import save_detector, trace_program
+from slim_det.graph.normalization import read_normalization
+from slim_det.graph.program import DeployProgram
 
 logger = logging.getLogger("slim_det")
 
@@ -123,7 +134,8 @@ def export_model(
         ExportError: The artifact differs from the model, or the images cannot be read.
         QuantError: The model has lost its scales.
         DataError: The class names are missing or do not match ``num_classes``.
-        ConfigError: The folder cannot be written to.
+        ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, or the folder cannot
+            be written to.
     """
     class_names(cfg)  # ppdet would write other names if these cannot be read
     record = record_of(model)
@@ -132,9 +144,11 @@ def export_model(
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)
     model.eval()
-    model.load_meanstd(cfg["TestReader"]["sample_transforms"])
+    check_test_reader(cfg, size_hw)
     with staged_folder(target) as staging:
         _write(model, cfg, staging, size_hw, ranges)
+        inside = read_normalization(DeployProgram.load(staging / Path(MODEL_FILE).stem))
+        check_preprocessing(cfg, infer_settings(staging), inside, size_hw)
         if ranges is None:
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
@@ -198,26 +212,13 @@ def _write(
     size_hw: tuple[int, int],
     ranges: Mapping[str, LayerRanges] | None,
 ) -> None:
-    model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
-    if ranges is None:
-        save_detector(model, size_hw, folder / "model")
-    else:
-        program = trace_program(model, size_hw)
+    program = deployed_program(model, cfg, size_hw)
+    if ranges is not None:
         fold_batch_norm(program)
         write_int8(program, ranges)
-        program.save(folder / "model")
+    program.save(folder / "model")
     (folder / "model.pdiparams.info").unlink(missing_ok=True)
-    cfg["TestDataset"] = create("TestDataset")()
-    if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
-        raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
-    level = export_utils.logger.level
-    try:
-        export_utils.logger.setLevel(logging.WARNING)  # its messages name the temporary folder
-        with quiet_stdout():
-            path = str(folder / INFER_CFG)
-            export_utils._dump_infer_config(cfg, path, [None, 3, *size_hw], model)
-    finally:
-        export_utils.logger.setLevel(level)
+    write_settings(cfg, size_hw, folder)
 
 
 def _require_replaceable(target: Path) -> None:

@@ -83,6 +83,8 @@ def check_boxes(
 ) -> tuple[BoxAgreement, int]:
     """Compare the boxes of the model and its artifact on real images.
 
+    ``TestReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact.
+
     Returns:
         The agreement over all images, and the number of images.
 
@@ -91,8 +93,8 @@ def check_boxes(
     """
     trained = dygraph_predictor(model)
     agreements = []
-    for path, batch in image_batches(cfg, images):
-        agreement = compare_boxes(*deployed(dict(batch)), *trained(dict(batch)))
+    for path, batch in image_batches(cfg, images, deployed.image_size_hw):
+        agreement = compare_boxes(*deployed(deployed.reader(path)), *trained(dict(batch)))
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)

@@ -12,7 +12,9 @@ import paddle
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
+from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
 from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.engine import cpu_has_int8
@@ -64,23 +66,31 @@ def pick_layer(errors: Mapping[str, float]) -> Divergence:
 
 
 def first_divergence(
-    model: paddle.nn.Layer, p: DeployProgram, cfg: Any, images: list[str]
+    model: paddle.nn.Layer, p: DeployProgram, cfg: Any, images: list[str], reader: ArtifactReader
 ) -> Divergence:
     """Compare every convolution's output in Paddle Inference with the model's.
 
-    See `layer_errors` for the model and its program; ``images`` are paths of image files.
+    Args:
+        model: A quantized model.
+        p: Its int8 program (see `layer_errors`).
+        cfg: ppdet's configuration; ``TestReader`` prepares the images of the model.
+        images: Paths of image files.
+        reader: Prepares the images of the program.
 
     Raises:
         ExportError: No convolution of the model is in the program.
     """
-    errors = layer_errors(model, p, (batch for _, batch in image_batches(cfg, images)))
+    prepared = image_batches(cfg, images, image_size_hw(cfg))
+    errors = layer_errors(model, p, ((batch, reader(path)) for path, batch in prepared))
     if not errors:
         raise ExportError("the model and the program have no convolution in common")
     return pick_layer(errors)
 
 
 def layer_errors(
-    model: paddle.nn.Layer, p: DeployProgram, batches: Iterable[dict[str, Any]]
+    model: paddle.nn.Layer,
+    p: DeployProgram,
+    batches: Iterable[tuple[dict[str, Any], dict[str, Any]]],
 ) -> dict[str, float]:
     """Relative error of every convolution's output, after its batch norm or bias.
 
@@ -90,7 +100,7 @@ def layer_errors(
     Args:
         model: A quantized model.
         p: Its int8 program, batch norm folded.
-        batches: Batches of a ppdet reader.
+        batches: The same images, prepared for the model and for the program.
 
     Returns:
         Module path -> norm of the difference over the norm of the model's output, over all
@@ -104,8 +114,8 @@ def layer_errors(
     recorder = ActivationRecorder({name: layers[name] for name in tensors}, output_array)
     model.eval()
     engine = p.engine(fetches=list(tensors.values()), int8=cpu_has_int8())
-    for batch in batches:
-        found = engine(batch)
+    for batch, own in batches:
+        found = engine(own)
         with recorder.recording() as expected, paddle.no_grad():
             model(dict(batch))
             for name, tensor in tensors.items():

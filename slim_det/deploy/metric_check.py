@@ -73,6 +73,8 @@ def check_metric(
 ) -> MetricCheck:
     """Evaluate a quantized model and its artifact on the same images, at the exported size.
 
+    ``EvalReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact.
+
     Args:
         model: The quantized model.
         cfg: ppdet's configuration.
@@ -86,8 +88,8 @@ def check_metric(
     """
     images = eval_images(NO_EVAL)
     deployed = Predictor(folder)
+    shipped = evaluate(cfg, deployed, "paddle_inference", latency_runs=1, reader=deployed.reader)
     with eval_at(cfg, image_size_hw):
-        shipped = evaluate(cfg, deployed, "paddle_inference", latency_runs=1)
         simulated = evaluate_model(cfg, model)
     found = MetricCheck(
         shipped.metric, simulated.ap, shipped.ap, shipped.num_images, shipped.per_class
@@ -95,7 +97,7 @@ def check_metric(
     gap = abs(found.model - found.artifact) * POINTS
     if not gap <= max_gap:
         program = DeployProgram.load(folder / Path(MODEL_FILE).stem)
-        layer = first_divergence(model, program, cfg, images)
+        layer = first_divergence(model, program, cfg, images, deployed.reader)
         hint = _FLOAT_HINT if deployed.precision == "float32" else ""
         raise ExportError(
             f"{found}: {gap:.2f} points apart, expected at most {max_gap:g} (--max_gap); "

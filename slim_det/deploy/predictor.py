@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from slim_det.core.errors import ExportError
 from slim_det.core.files import sha256_of
 from slim_det.evaluate.detections import Detections, parse_arrays
+from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.graph.engine import INT8_INSTRUCTIONS, NO_INT8, Engine, cpu_has_int8
 from slim_det.graph.int8_program import for_kernels
 from slim_det.graph.program import DeployProgram
@@ -59,6 +61,11 @@ class Predictor:
             self._engine = Engine(stem, threads, is_int8)
         self.settings = infer_settings(self.folder)
 
+    @cached_property
+    def reader(self) -> ArtifactReader:
+        """Prepares images for it, as ``infer_cfg.yml`` says."""
+        return ArtifactReader(self.settings)
+
     @property
     def image_size_hw(self) -> tuple[int, int]:
         """Height and width in pixels that images are resized to, from ``infer_cfg.yml``."""
@@ -69,10 +76,11 @@ class Predictor:
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
     def __call__(self, batch: dict[str, Any]) -> list[Detections]:
-        """Detections of each image of a batch from a ppdet reader.
+        """Detections of each image of a batch.
 
         Args:
-            batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [B, 2].
+            batch: ``image`` float32 [B, 3, H, W], ``im_shape`` and ``scale_factor`` float32 [B, 2],
+                prepared by its `reader`.
 
         Raises:
             ExportError: The model outputs no boxes.

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -18,6 +18,9 @@ from slim_det.evaluate.detections import Detections, Predict, parse_detections
 from slim_det.evaluate.image_matches import ImageMatches
 from slim_det.evaluate.matching import make_scorer
 from slim_det.evaluate.widerface.files import PredictionFolder
+
+if TYPE_CHECKING:  # it imports ppdet, whose import in turn leads here
+    from slim_det.evaluate.preprocess import ArtifactReader
 
 logger = logging.getLogger("slim_det")
 
@@ -82,6 +85,7 @@ def evaluate(
     artifact: str | None = None,
     latency_runs: int = 10,
     save_pred: str | None = None,
+    reader: ArtifactReader | None = None,
 ) -> EvalResult:
     """Run every image of ``EvalDataset`` through a predictor and score the detections.
 
@@ -93,6 +97,7 @@ def evaluate(
         latency_runs: Number of single-image runs whose median is the latency.
         save_pred: For WIDER FACE: folder that receives the detections, one text file per image,
             once all images have been scored.
+        reader: For an exported model: prepares the images, in place of ``EvalReader``.
 
     Raises:
         ConfigError: The metric is not supported, or ``save_pred`` cannot be written to or holds
@@ -100,7 +105,7 @@ def evaluate(
         DataError: The ground truth is missing or does not belong to these images, or a WIDER FACE
             detection is not finite.
     """
-    dataset, loader = eval_reader(cfg)
+    dataset, loader = eval_reader(cfg, reader)
     scorer = make_scorer(cfg, dataset)
     saved = PredictionFolder(save_pred, dataset) if save_pred else None
     matches: list[ImageMatches] = []
@@ -149,16 +154,25 @@ def dygraph_predictor(model: paddle.nn.Layer) -> Predict:
     return predict
 
 
-def eval_reader(cfg: Any) -> tuple[Any, Any]:
-    """The evaluation data set and a loader that reads it in a fixed order."""
+def eval_reader(cfg: Any, prepare: ArtifactReader | None = None) -> tuple[Any, Any]:
+    """The evaluation data set and a loader that reads it in a fixed order.
+
+    Args:
+        cfg: ppdet's configuration.
+        prepare: Prepares the images in place of the steps of ``EvalReader``.
+    """
     from ppdet.core.workspace import create
 
     dataset = create("EvalDataset")()
     if cfg.metric == "VOC":
         cfg["EvalReader"]["collate_batch"] = False
     sampler = paddle.io.BatchSampler(dataset, batch_size=cfg["EvalReader"]["batch_size"])
+    reader = create("EvalReader")
+    if prepare is not None:
+        reader._sample_transforms = prepare.prepare
+        reader._batch_transforms.transforms_cls = []
     with quiet_stdout():
-        loader = create("EvalReader")(dataset, cfg.worker_num, sampler)
+        loader = reader(dataset, cfg.worker_num, sampler)
     return dataset, loader
 
 

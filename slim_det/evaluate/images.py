@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,20 @@ logger = logging.getLogger("slim_det")
 CHECKED_IMAGES = 8
 
 
-def image_batches(cfg: Any, images: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read images one at a time, preprocessed by ``TestReader``; yields path and batch.
+def image_batches(
+    cfg: Any, images: list[str], image_size_hw: tuple[int, int] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read images one at a time, prepared by ``TestReader``; yields path and batch.
 
-    The reader's own batch size is not used.
+    The reader's own batch size is not used, nor its size if another one is given.
     """
     from ppdet.core.workspace import create
 
     dataset = create("TestDataset")()
     dataset.set_images(images)
-    reader = create("TestReader")
+    size = _resizing(cfg, "TestReader", image_size_hw) if image_size_hw else nullcontext()
+    with size:
+        reader = create("TestReader")
     reader.batch_size = 1
     with quiet_stdout():
         loader = reader(dataset, 0)
@@ -62,8 +67,7 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
 
     A reader without ``Resize`` gets that of ``TestReader``.
     """
-    reader = cfg["EvalReader"]
-    steps = reader.get("sample_transforms") or []
+    steps = cfg["EvalReader"].get("sample_transforms") or []
     sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
     if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
         logger.info(
@@ -71,6 +75,15 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
             f"resizes to {sizes[0]}" if sizes else "does not resize",
             *image_size_hw,
         )
+    with _resizing(cfg, "EvalReader", image_size_hw):
+        yield
+
+
+@contextlib.contextmanager
+def _resizing(cfg: Any, name: str, image_size_hw: tuple[int, int]) -> Iterator[None]:
+    """Make a reader resize to this height and width inside the context, if it has any steps."""
+    reader = cfg[name]
+    steps = reader.get("sample_transforms") or []
     try:
         if steps:
             reader["sample_transforms"] = _resized(steps, image_size_hw, cfg)

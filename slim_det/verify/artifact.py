@@ -12,14 +12,17 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from slim_det.deploy.predictor import Predictor
+from slim_det.deploy.predictor import MODEL_FILE, Predictor
+from slim_det.deploy.preprocessing import compare_images
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.matching import make_scorer
-from slim_det.evaluate.tensor_agreement import compare_tensors, worst_of
+from slim_det.evaluate.preprocess import INPUTS, ArtifactReader
+from slim_det.evaluate.tensor_agreement import worst_of
+from slim_det.graph.normalization import Normalization, read_normalization
+from slim_det.graph.program import DeployProgram
 from slim_det.verify.backends import REFERENCE, Backend, make_backends
-from slim_det.verify.preprocess import INPUTS, ArtifactReader
 from slim_det.verify.runners import Batch
 from slim_det.verify.stages import Stage, distances, judge
 
@@ -27,9 +30,6 @@ logger = logging.getLogger("slim_det")
 
 MAX_IMAGES = 16
 """Largest number of images whose outputs are compared."""
-
-IMAGE_TOLERANCE = 1e-5
-"""Largest allowed difference of a preprocessed pixel: rounding noise between readers."""
 
 
 def verify_artifact(
@@ -59,29 +59,28 @@ def verify_artifact(
     """
     folder = Path(folder)
     predictor = Predictor(folder)
-    reader = ArtifactReader(predictor.settings)
-    model.load_meanstd(cfg["TestReader"]["sample_transforms"])
     if len(images) > MAX_IMAGES:
         logger.info("outputs are compared on the first %d of %d images", MAX_IMAGES, len(images))
     with tempfile.TemporaryDirectory(prefix="slim_det_verify_") as work:
-        backends = make_backends(model, cfg, folder, predictor, Path(work))
-        prepared = _run_images(backends, cfg, images[:MAX_IMAGES], reader)
+        program = DeployProgram.load(folder / Path(MODEL_FILE).stem)
+        backends = make_backends(model, cfg, folder, predictor, program, Path(work))
+        prepared = _run_images(backends, cfg, images[:MAX_IMAGES], predictor)
         aps: dict[str, float] = {}
         if with_eval:
             with eval_at(cfg, image_size_hw(cfg)):
-                aps = _evaluate(backends, cfg, reader, eval_images)
-    return [_preprocess_stage(model, cfg, prepared), *_stages(backends, aps)]
+                aps = _evaluate(backends, cfg, predictor.reader, eval_images)
+    return [_preprocess_stage(read_normalization(program), prepared), *_stages(backends, aps)]
 
 
 def _run_images(
-    backends: list[Backend], cfg: Any, images: list[str], reader: ArtifactReader
+    backends: list[Backend], cfg: Any, images: list[str], predictor: Predictor
 ) -> list[tuple[Batch, Batch]]:
     """Run all backends on the images; returns each image as preprocessed by both readers."""
     paths, expected = [], []
-    for path, batch in image_batches(cfg, images):
+    for path, batch in image_batches(cfg, images, predictor.image_size_hw):
         paths.append(path)
         expected.append({key: np.asarray(batch[key]) for key in INPUTS})
-    prepared = [reader(path) for path in paths]
+    prepared = [predictor.reader(path) for path in paths]
     for backend in backends:
         backend.found = backend.run(_input_of(backend, paths, expected, prepared))
     return list(zip(expected, prepared))
@@ -128,24 +127,12 @@ def _single_images(batch: dict[str, Any]) -> Iterator[Batch]:
         yield {key: value[place : place + 1] for key, value in arrays.items()}
 
 
-def _preprocess_stage(
-    model: paddle.nn.Layer, cfg: Any, prepared: list[tuple[Batch, Batch]]
-) -> Stage:
-    """Compare the artifact's preprocessing with that of ``TestReader``."""
-    is_fused = bool(cfg["TestReader"].get("fuse_normalize", False))
-    parts = []
-    for expected, own in prepared:
-        image = own["image"]
-        if is_fused:  # the exported program normalizes
-            image = image * np.asarray(model.scale) + np.asarray(model.bias)
-        tensors = [image, own["im_shape"], own["scale_factor"]]
-        parts.append(compare_tensors(tensors, [expected[key] for key in INPUTS]))
-    worst = worst_of(parts)
-    fault = worst.fault
-    if not fault and worst.max_abs > IMAGE_TOLERANCE:
-        fault = "infer_cfg.yml does not preprocess images as TestReader does"
+def _preprocess_stage(inside: Normalization | None, prepared: list[tuple[Batch, Batch]]) -> Stage:
+    """Compare the artifact's images, and what its program makes of them, with ``TestReader``'s."""
+    worst = worst_of([compare_images(expected, own, inside) for expected, own in prepared])
+    note = worst.fault or ("the program normalises" if inside else "")
     return Stage(
-        "preprocess", worst.max_abs, worst.cosine, None, not fault and bool(prepared), fault
+        "preprocess", worst.max_abs, worst.cosine, None, bool(prepared) and not worst.fault, note
     )
 
 

@@ -17,10 +17,10 @@ from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
 from slim_det.deploy.lite.forms import lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
 from slim_det.detectors.image_size import image_size_hw
+from slim_det.evaluate.preprocess import ArtifactReader, at_size
 from slim_det.graph.engine import NO_INT8
 from slim_det.graph.int8_program import for_kernels, int8_layers
 from slim_det.graph.program import DeployProgram
-from slim_det.verify.preprocess import ArtifactReader, at_size
 from slim_det.verify.runners import (
     Batch,
     Runner,
@@ -114,7 +114,12 @@ class Backend:
 
 
 def make_backends(
-    model: paddle.nn.Layer, cfg: Any, folder: Path, predictor: Predictor, work: Path
+    model: paddle.nn.Layer,
+    cfg: Any,
+    folder: Path,
+    predictor: Predictor,
+    program: DeployProgram,
+    work: Path,
 ) -> list[Backend]:
     """Create all backends for an artifact; the model itself comes first.
 
@@ -123,9 +128,9 @@ def make_backends(
         cfg: ppdet's configuration.
         folder: Folder of the artifact.
         predictor: Predictor of the artifact.
+        program: Program of the artifact.
         work: Existing folder for temporary files.
     """
-    program = DeployProgram.load(folder / "model")
     reference = Backend(
         REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
     )
@@ -224,15 +229,7 @@ def _surrogate_backends(
     """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
     size_hw = surrogate_size(image_size_hw(cfg))
 
-    @functools.cache
-    def surrogate() -> DeployProgram:
-        fused = model.fuse_norm
-        model.fuse_norm = bool(cfg["TestReader"].get("fuse_normalize", False))
-        try:
-            return lite_surrogate(model, size_hw)
-        finally:
-            model.fuse_norm = fused
-
+    surrogate = functools.cache(lambda: lite_surrogate(model, cfg, size_hw))
     reader = ArtifactReader(at_size(settings, size_hw))
     return [
         Backend(

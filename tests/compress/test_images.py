@@ -12,12 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import paddle
 import pytest
 
 from slim_det.compress.images import (
     calibration_images,
-    deployed_mode,
     labelled_batches,
     unlabelled_images,
 )
@@ -154,35 +152,3 @@ def test_a_labelled_image_that_ends_too_early(tiny_cfg: Any, shapes: Path, tmp_p
     assert batches(tiny_cfg, 9)[0] == 9
     with pytest.raises(DataError, match=f"TrainDataset: TrainReader cannot prepare '{broken}'"):
         batches(tiny_cfg, 10)
-
-
-class Detector(paddle.nn.Layer):
-    """With ppdet's way of normalising inside the model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fuse_norm, self.loaded = False, None
-
-    def load_meanstd(self, transforms: Any) -> None:
-        self.loaded = transforms
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_model_as_it_will_be_deployed(fused: bool) -> None:
-    """Also restored after an error."""
-    model = Detector()
-    model.train()
-    reader = {"fuse_normalize": fused, "sample_transforms": [{"Decode": {}}]}
-    with pytest.raises(RuntimeError), deployed_mode(model, {"TestReader": reader}):
-        assert not model.training
-        assert model.fuse_norm is fused
-        assert model.loaded == (reader["sample_transforms"] if fused else None)
-        raise RuntimeError
-    assert model.training and model.fuse_norm is False
-
-
-def test_a_model_that_cannot_normalise() -> None:
-    model = paddle.nn.Linear(1, 1)
-    with deployed_mode(model, {"TestReader": {}}):
-        assert not model.training
-    assert not hasattr(model, "fuse_norm")

@@ -15,6 +15,8 @@ from slim_det.compress.quantize.record import QuantLayer, QuantRecord
 from slim_det.compress.quantize.settings import QuantSettings
 from slim_det.core.errors import ExportError
 from slim_det.deploy.divergence import first_divergence, layer_errors, pick_layer
+from slim_det.deploy.preprocessing import deploy_settings
+from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import write_int8
 from slim_det.graph.program import DeployProgram
@@ -72,6 +74,11 @@ def cfg(fresh_config: Any, tiny: Path) -> Any:
     return load_config(tiny)
 
 
+def reader_of(cfg: Any) -> ArtifactReader:
+    """What the program's images would be read by."""
+    return ArtifactReader(deploy_settings(cfg, (96, 96)))
+
+
 def batch(seed: int = 0) -> dict[str, paddle.Tensor]:
     image = np.random.default_rng(seed).normal(size=(1, 3, 96, 96)).astype("float32")
     return {"image": paddle.to_tensor(image)}
@@ -87,7 +94,7 @@ def test_no_image(net: SmallNet, program: DeployProgram) -> None:
 
 def test_sound_program(net: SmallNet, program: DeployProgram) -> None:
     """In the order of execution, batch norm and bias included; nothing stays on the model."""
-    errors = layer_errors(net, program, [batch()])
+    errors = layer_errors(net, program, [(batch(), batch())])
     assert list(errors) == ["first", "left", "right"]
     assert max(errors.values()) < 0.02
     assert not any(layer._forward_post_hooks for layer in net.sublayers())
@@ -100,20 +107,20 @@ def test_scale_that_is_wrong(
     """Twice as large: the layer gives about twice as much, so its error is near 1."""
     scale = f"{weight_of(net, name)}.scale"
     program.set_value(scale, program.value(scale) * 2)
-    found = first_divergence(net, program, cfg, images)
+    found = first_divergence(net, program, cfg, images, reader_of(cfg))
     assert found.name == name and found.jump and found.error > 0.3
 
 
 def test_bias_of_batch_norm_that_is_lost(net: SmallNet, program: DeployProgram) -> None:
     bias = f"{weight_of(net, 'first')}.folded_bias"
     program.set_value(bias, program.value(bias) * 0)
-    assert pick_layer(layer_errors(net, program, [batch()])).name == "first"
+    assert pick_layer(layer_errors(net, program, [(batch(), batch())])).name == "first"
 
 
 def test_float_layer_that_is_wrong(net: SmallNet, program: DeployProgram) -> None:
     name = weight_of(net, "right")
     program.set_value(name, -program.value(name))
-    found = pick_layer(layer_errors(net, program, [batch()]))
+    found = pick_layer(layer_errors(net, program, [(batch(), batch())]))
     assert found.name == "right" and found.error == pytest.approx(2.0, abs=0.05)
 
 
@@ -121,9 +128,9 @@ def test_program_of_another_model(net: SmallNet, program: DeployProgram, cfg: An
     for op in program.convolutions:
         program.rename_input(op, op.input("Filter"), "another")
     with pytest.raises(ExportError, match="no convolution in common"):
-        first_divergence(net, program, cfg, [])
+        first_divergence(net, program, cfg, [], reader_of(cfg))
 
 
 def test_model_that_is_not_quantized(program: DeployProgram) -> None:
     with pytest.raises(ExportError, match="is not quantized"):
-        layer_errors(small_net(), program, [batch()])
+        layer_errors(small_net(), program, [(batch(), batch())])

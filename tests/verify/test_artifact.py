@@ -13,10 +13,10 @@ import pytest
 
 from slim_det.deploy.lite.convert import has_paddlelite
 from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.preprocess import INPUTS
 from slim_det.verify import backends as backends
 from slim_det.verify import runners
 from slim_det.verify.artifact import verify_artifact
-from slim_det.verify.preprocess import INPUTS
 from slim_det.verify.runners import noisy_runner, signed_runner
 from slim_det.verify.stages import Limits, Stage, distances
 from tests.commands import CONFIGS, Outcome

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import paddle
 
-from slim_det.compress.images import deployed_mode
 from slim_det.compress.prune.compose import apply_composed
 from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.importance import UnitScores
@@ -21,6 +20,7 @@ from slim_det.compress.prune.reconstruct.elimination import ELIMINATION
 from slim_det.compress.prune.reconstruct.reconstruction import Reconstruction, reconstruction_of
 from slim_det.compress.prune.reconstruct.settings import Calibration
 from slim_det.compress.prune.taylor import TAYLOR, taylor_scores
+from slim_det.graph.dygraph import evaluation_mode
 from slim_det.graph.trace import Trace
 
 Ratios = Mapping[str, float]
@@ -96,7 +96,7 @@ def cut_copies(
         for number, ratios in enumerate(cuts):
             plan = pruner.plan(model, trace, groups, dict(ratios), scores)
             other = copy()
-            with deployed_mode(other, cfg):
+            with evaluation_mode(other):
                 applied = apply_composed(other, plan)
                 if repairs:
                     applied.repair = reconstruction.repair(other, plan, number).as_dict()

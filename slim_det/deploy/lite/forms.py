@@ -12,6 +12,7 @@ import paddle
 from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
+from slim_det.deploy.preprocessing import deployed_program
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import ENGINE_BITS
@@ -21,7 +22,6 @@ from slim_det.graph.lite_program import (
     write_out_leaky_relu,
 )
 from slim_det.graph.program import DeployProgram
-from slim_det.graph.trace import trace_program
 
 SURROGATE_BITS = 7
 """Paddle-Lite's x86 kernels add two products in 16 bits, which overflows for 8-bit weights."""
@@ -47,7 +47,7 @@ def lite_form(
     """
     if record_of(model) is not None:
         size_hw = image_size_hw(cfg)
-        return "int8_in_float32", lambda stem: lite_program(model, size_hw).save(stem)
+        return "int8_in_float32", lambda stem: lite_program(model, cfg, size_hw).save(stem)
 
     def copy(stem: Path) -> None:
         for name in (MODEL_FILE, PARAMS_FILE):
@@ -57,16 +57,20 @@ def lite_form(
 
 
 def lite_program(
-    model: paddle.nn.Layer, image_size_hw: tuple[int, int], weight_bits: int = ENGINE_BITS
+    model: paddle.nn.Layer,
+    cfg: Any,
+    image_size_hw: tuple[int, int],
+    weight_bits: int = ENGINE_BITS,
 ) -> DeployProgram:
     """Program of a quantized detector with batch norm folded and Paddle-Lite's int8 operators.
 
     Args:
         model: A quantized detector.
+        cfg: ppdet's configuration.
         image_size_hw: Height and width in pixels.
         weight_bits: Largest bit width of the integer weights.
     """
-    program = trace_program(model, image_size_hw)
+    program = deployed_program(model, cfg, image_size_hw)
     fold_batch_norm(program)
     write_lite_int8(program, program_ranges(model), weight_bits)
     return program
@@ -78,7 +82,9 @@ def surrogate_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def lite_surrogate(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
+def lite_surrogate(
+    model: paddle.nn.Layer, cfg: Any, image_size_hw: tuple[int, int]
+) -> DeployProgram:
     """The x86 surrogate: `lite_program` with 7-bit weights and decomposed activations.
 
     x86 computes it correctly, so it replaces the shipped program where there is no ARM device. It
@@ -86,9 +92,10 @@ def lite_surrogate(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> De
 
     Args:
         model: A quantized detector.
+        cfg: ppdet's configuration.
         image_size_hw: Height and width in pixels, from `surrogate_size`.
     """
-    program = lite_program(model, image_size_hw, SURROGATE_BITS)
+    program = lite_program(model, cfg, image_size_hw, SURROGATE_BITS)
     write_out_leaky_relu(program)
     write_out_hard_swish(program)
     return program

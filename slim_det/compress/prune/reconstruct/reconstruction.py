@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from slim_det.compress.images import deployed_mode, unlabelled_images
+from slim_det.compress.images import unlabelled_images
 from slim_det.compress.prune.groups import Group, ModelGroups
 from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.reconstruct.batch_norm import BatchNormStatistics
@@ -43,6 +43,7 @@ from slim_det.compress.prune.reconstruct.sums import Sum, sums_behind
 from slim_det.compress.tensors import set_parameter
 from slim_det.core.errors import ConfigError, DataError, PlanError
 from slim_det.evaluate.images import image_batches
+from slim_det.graph.dygraph import evaluation_mode
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.staged_run import StagedRun, store_images
@@ -145,7 +146,7 @@ def reconstruction_of(
             yield batch
 
     work = tempfile.TemporaryDirectory(prefix="slim_det_images_")
-    with work as folder, deployed_mode(model, cfg):
+    with work as folder, evaluation_mode(model):
         yield Reconstruction(
             lambda one: trace_program(one, size_hw),
             model,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.core.errors import ExportError
-from slim_det.verify.preprocess import ArtifactReader, at_size, pad_to_stride
+from slim_det.evaluate.preprocess import ArtifactReader, at_size, pad_to_stride
 
 RESIZE = {"type": "Resize", "target_size": [4, 8], "keep_ratio": False, "interp": 1}
 NORMALIZE = {

@@ -1,8 +1,8 @@
-"""Preprocesses images by an artifact's `infer_cfg.yml`, like PaddleDetection's deploy code."""
+"""Prepares images by an artifact's `infer_cfg.yml`, like PaddleDetection's deploy code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from slim_det.core.errors import ExportError, nearest
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
-_OPERATORS = ("Resize", "NormalizeImage", "Permute", "Pad")
+STEPS = ("Resize", "NormalizeImage", "Permute", "Pad")
 """Steps that are ppdet's operators of the same name."""
 
 
 class ArtifactReader:
-    """Reads and preprocesses image files for an artifact.
+    """Reads and prepares image files for an artifact.
 
-    The file is decoded to RGB, then the steps of ``Preprocess`` are applied in order.
+    Whatever runs an artifact reads its images here. The file is decoded to RGB, then the steps of
+    ``Preprocess`` are applied in order.
 
     Args:
         settings: Content of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
@@ -36,13 +37,22 @@ class ArtifactReader:
         """Read one image.
 
         Returns:
-            ``image`` float32 [1, 3, H, W], ``im_shape`` (of the preprocessed image) and
-            ``scale_factor`` (preprocessed over original size) float32 [1, 2], height first.
+            ``image`` float32 [1, 3, H, W], ``im_shape`` (of the prepared image) and
+            ``scale_factor`` (prepared over original size) float32 [1, 2], height first.
         """
-        sample = self._decode.apply({"im_file": path})
+        sample = self.prepare({"im_file": path})
+        return {key: np.asarray(sample[key], np.float32)[None] for key in INPUTS}
+
+    def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Read the image of one of ppdet's samples; its boxes are scaled with it."""
+        sample = self._decode.apply(sample)
         for step in self._steps:
             sample = step(sample)
-        return {key: np.asarray(sample[key], np.float32)[None] for key in INPUTS}
+        return {**sample, "image": np.asarray(sample["image"], np.float32)}
+
+    def batches(self, images: list[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Read images one at a time; yields path and batch."""
+        return ((path, self(path)) for path in images)
 
 
 def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[str, Any]:
@@ -61,9 +71,9 @@ def _step(entry: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     if kind == "PadStride":
         stride = settings.get("stride", 0)
         return lambda sample: {**sample, "image": pad_to_stride(sample["image"], stride)}
-    if kind not in _OPERATORS:
+    if kind not in STEPS:
         raise ExportError(
-            f"infer_cfg.yml: unknown step '{kind}'{nearest(str(kind), [*_OPERATORS, 'PadStride'])}"
+            f"infer_cfg.yml: unknown step '{kind}'{nearest(str(kind), [*STEPS, 'PadStride'])}"
         )
     try:
         operator = getattr(operators, kind)(**settings)

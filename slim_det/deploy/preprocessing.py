@@ -1,0 +1,181 @@
+"""What ``TestReader`` becomes in an artifact.
+
+Its steps go to ``infer_cfg.yml``; with ``fuse_normalize`` the normalisation becomes a part of the
+program.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+from ppdet.core.workspace import create
+from ppdet.engine import export_utils
+
+from slim_det.core.errors import ConfigError, ExportError
+from slim_det.core.silence import quiet_stdout
+from slim_det.deploy.predictor import INFER_CFG, infer_settings
+from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.preprocess import INPUTS, STEPS, ArtifactReader
+from slim_det.evaluate.tensor_agreement import TensorAgreement, compare_tensors
+from slim_det.graph.normalization import Normalization, write_normalization
+from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_program
+
+IMAGE_TOLERANCE = 1e-5
+"""Largest allowed difference of a prepared pixel, absolute or as a share of the largest value."""
+
+_TEST_IMAGE_HW = (157, 211)
+"""Odd, so that every step shows."""
+
+
+def write_settings(cfg: Any, image_size_hw: tuple[int, int], folder: Path) -> None:
+    """Write ``infer_cfg.yml`` of a detector, as ppdet does; its configuration is left unchanged.
+
+    Raises:
+        ConfigError: ppdet's deploy code does not know the architecture.
+    """
+    if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
+        raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
+    settings = cfg.copy()
+    settings["TestReader"] = copy.deepcopy(dict(cfg["TestReader"]))  # ppdet writes the size to it
+    settings["TestDataset"] = create("TestDataset")()
+    level = export_utils.logger.level
+    try:
+        export_utils.logger.setLevel(logging.WARNING)  # its messages name a temporary folder
+        with quiet_stdout():
+            path = str(folder / INFER_CFG)
+            export_utils._dump_infer_config(settings, path, [None, 3, *image_size_hw], None)
+    finally:
+        export_utils.logger.setLevel(level)
+
+
+def deploy_settings(cfg: Any, image_size_hw: tuple[int, int]) -> dict[str, Any]:
+    """The content that ``infer_cfg.yml`` of a detector will have."""
+    with tempfile.TemporaryDirectory(prefix="slim_det_settings_") as folder:
+        write_settings(cfg, image_size_hw, Path(folder))
+        return infer_settings(folder)
+
+
+def fused_normalization(cfg: Any) -> Normalization | None:
+    """The normalisation that is part of the program; None without ``TestReader.fuse_normalize``.
+
+    Raises:
+        ConfigError: It is no truth value, or ``TestReader`` does not normalise.
+    """
+    reader = cfg.get("TestReader") or {}
+    fused = reader.get("fuse_normalize", False)
+    if not isinstance(fused, bool):
+        raise ConfigError(f"TestReader.fuse_normalize: {fused!r}; expected true or false")
+    if not fused:
+        return None
+    steps = reader.get("sample_transforms") or []
+    if not any("NormalizeImage" in step for step in steps):
+        raise ConfigError(
+            "TestReader.fuse_normalize: true, and its sample_transforms have no NormalizeImage; "
+            "expected one, or fuse_normalize: false"
+        )
+    return Normalization.of_steps(steps)
+
+
+def deployed_program(
+    model: paddle.nn.Layer, cfg: Any, image_size_hw: tuple[int, int]
+) -> DeployProgram:
+    """A detector from the image that ``infer_cfg.yml`` prepares to boxes, in float."""
+    program = trace_program(model, image_size_hw)
+    normalization = fused_normalization(cfg)
+    if normalization is not None:
+        write_normalization(program, normalization)
+    return program
+
+
+def check_test_reader(cfg: Any, image_size_hw: tuple[int, int]) -> None:
+    """Check that a detector will read the same images when deployed as when evaluated.
+
+    Raises:
+        ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, if there is one.
+        ExportError: ``infer_cfg.yml`` cannot say what ``TestReader`` does.
+    """
+    _check_normalization(cfg)
+    settings = deploy_settings(cfg, image_size_hw)
+    check_preprocessing(cfg, settings, fused_normalization(cfg), image_size_hw)
+
+
+def _check_normalization(cfg: Any) -> None:
+    found = {
+        name: Normalization.of_steps(steps)
+        for name in ("EvalReader", "TestReader")
+        if (steps := _steps(cfg.get(name) or {}))
+    }
+    if len(found) == 2 and not found["EvalReader"].agrees_with(found["TestReader"]):
+        values = "; ".join(f"{name} {what}" for name, what in found.items())
+        raise ConfigError(
+            f"TestReader does not normalise images as EvalReader does (pixels of 0 and 255 become: "
+            f"{values}); expected the same NormalizeImage"
+        )
+
+
+def check_preprocessing(
+    cfg: Any,
+    settings: dict[str, Any],
+    inside: Normalization | None,
+    image_size_hw: tuple[int, int],
+) -> None:
+    """Check on an image of noise that an artifact's reader and program do what ``TestReader`` does.
+
+    Args:
+        cfg: ppdet's configuration.
+        settings: Content of ``infer_cfg.yml``.
+        inside: The normalisation that the program begins with.
+        image_size_hw: Exported height and width in pixels.
+
+    Raises:
+        ExportError: They do not.
+    """
+    reader = ArtifactReader(settings)
+    with tempfile.TemporaryDirectory(prefix="slim_det_image_") as folder:
+        path = str(Path(folder) / "noise.png")
+        noise = np.random.default_rng(0).integers(0, 256, (*_TEST_IMAGE_HW, 3), np.uint8)
+        cv2.imwrite(path, noise)
+        (_, expected) = next(iter(image_batches(cfg, [path], image_size_hw)))
+        found = compare_images(expected, reader(path), inside)
+    if found.fault:
+        raise ExportError(
+            f"{found.fault}; expected the steps {', '.join(STEPS)} and PadBatch in TestReader"
+        )
+
+
+def compare_images(
+    expected: dict[str, Any], found: dict[str, np.ndarray], inside: Normalization | None
+) -> TensorAgreement:
+    """Compare an image that an artifact reads with the one that ``TestReader`` prepares.
+
+    Args:
+        expected: Batch of ``TestReader``.
+        found: Batch of `ArtifactReader`.
+        inside: The normalisation that the artifact's program begins with.
+
+    Returns:
+        The agreement of image and sizes, with a fault if it exceeds `IMAGE_TOLERANCE`.
+    """
+    image = inside(found["image"]) if inside else found["image"]
+    tensors = [image, found["im_shape"], found["scale_factor"]]
+    agreement = compare_tensors(tensors, [np.asarray(expected[key]) for key in INPUTS])
+    if not agreement.fault and min(agreement.max_abs, agreement.max_relative) <= IMAGE_TOLERANCE:
+        return agreement
+    who = f"{INFER_CFG} and the program do" if inside else f"{INFER_CFG} does"
+    what = agreement.fault or f"values differ by up to {agreement.max_abs:.2g}"
+    return replace(agreement, fault=f"{who} not prepare images as TestReader does ({what})")
+
+
+def _steps(reader: Any) -> list[dict[str, Any]]:
+    return [
+        step for key in ("sample_transforms", "batch_transforms") for step in reader.get(key) or []
+    ]

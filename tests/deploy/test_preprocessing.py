@@ -1,0 +1,158 @@
+"""What a deployment reads is what the model was evaluated on, or nothing is exported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from slim_det.core.errors import ConfigError, ExportError, SlimDetError
+from slim_det.deploy.preprocessing import (
+    check_preprocessing,
+    check_test_reader,
+    compare_images,
+    deploy_settings,
+    fused_normalization,
+)
+from slim_det.evaluate.preprocess import ArtifactReader
+from slim_det.graph.normalization import Normalization
+from tests.commands import Outcome, files_below
+
+SIZE_HW = (96, 96)
+NORMALIZE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "is_scale": True}
+RESIZE = {"target_size": [96, 96], "keep_ratio": False, "interp": 2}
+
+
+def steps(*kinds: str, **changes: Any) -> list[dict[str, Any]]:
+    settings = {"Resize": RESIZE, "NormalizeImage": NORMALIZE}
+    return [{kind: {**settings.get(kind, {}), **changes.get(kind, {})}} for kind in kinds]
+
+
+USUAL = ("Decode", "Resize", "NormalizeImage", "Permute")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_content_of_the_file(tiny_cfg: Any, fused: bool) -> None:
+    """The size is that of the export; the configuration is left as it was."""
+    tiny_cfg["TestReader"]["fuse_normalize"] = fused
+    before = copy.deepcopy(dict(tiny_cfg["TestReader"]))
+    found = deploy_settings(tiny_cfg, (64, 32))
+    kinds = [step["type"] for step in found["Preprocess"]]
+    assert kinds == ["Resize", *([] if fused else ["NormalizeImage"]), "Permute"]
+    assert found["Preprocess"][0]["target_size"] == [64, 32]
+    assert found["label_list"] == ["circle", "square", "triangle", "cross"]
+    assert dict(tiny_cfg["TestReader"]) == before
+    assert (fused_normalization(tiny_cfg) is not None) == fused
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_usual_readers_agree(tiny_cfg: Any, fused: bool) -> None:
+    """Also at another size than the readers', and without an evaluation."""
+    tiny_cfg["TestReader"]["fuse_normalize"] = fused
+    check_test_reader(tiny_cfg, SIZE_HW)
+    check_test_reader(tiny_cfg, (64, 32))
+    tiny_cfg["EvalReader"]["sample_transforms"] = []
+    check_test_reader(tiny_cfg, SIZE_HW)
+
+
+@pytest.mark.parametrize(
+    ("reader", "phrase"),
+    [
+        ({"sample_transforms": steps("Decode", "Resize", "Permute")}, "not normalise images as Ev"),
+        (
+            {"sample_transforms": steps(*USUAL, NormalizeImage={"std": [0.229, 0.224, 0.2]})},
+            "pixels of 0 and 255 become: EvalReader [-2.118, -2.036, -1.804] and",
+        ),
+        ({"sample_transforms": steps(*USUAL, NormalizeImage={"is_scale": False})}, "not normalise"),
+        (
+            {
+                "sample_transforms": steps("Decode", "Resize"),
+                "batch_transforms": steps("NormalizeImage", "Permute"),
+            },
+            "does not prepare images as TestReader does",
+        ),
+        (
+            {
+                "sample_transforms": steps("Decode", "NormalizeImage", "Resize", "Permute"),
+                "fuse_normalize": True,
+            },
+            "and the program do not prepare images as TestReader does (values differ by up to",
+        ),
+        (
+            {
+                "sample_transforms": steps(*USUAL),
+                "batch_transforms": [{"PadBatch": {"pad_to_stride": 128}}],
+                "fuse_normalize": True,
+            },
+            "and the program do not prepare",
+        ),
+        ({"sample_transforms": steps("Decode", "Permute"), "fuse_normalize": True}, "not normali"),
+        ({"fuse_normalize": "on request"}, "TestReader.fuse_normalize: 'on request'; expected tr"),
+    ],
+)
+def test_readers_that_disagree(tiny_cfg: Any, reader: dict[str, Any], phrase: str) -> None:
+    tiny_cfg["TestReader"].update(reader)
+    with pytest.raises(SlimDetError) as caught:
+        check_test_reader(tiny_cfg, SIZE_HW)
+    assert phrase in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_padding_that_is_not_fused(tiny_cfg: Any) -> None:
+    """Zeros behind the normalisation are zeros in a deployment too."""
+    tiny_cfg["TestReader"]["batch_transforms"] = [{"PadBatch": {"pad_to_stride": 128}}]
+    check_test_reader(tiny_cfg, SIZE_HW)
+
+
+def test_nothing_to_fuse(tiny_cfg: Any) -> None:
+    """ppdet would take the values of ImageNet."""
+    for reader in ("EvalReader", "TestReader"):
+        tiny_cfg[reader]["sample_transforms"] = steps("Decode", "Resize", "Permute")
+    check_test_reader(tiny_cfg, SIZE_HW)
+    tiny_cfg["TestReader"]["fuse_normalize"] = True
+    with pytest.raises(ConfigError, match="have no NormalizeImage"):
+        check_test_reader(tiny_cfg, SIZE_HW)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("outside", [False, True])
+def test_file_and_program_of_different_exports(tiny_cfg: Any, inside: bool, outside: bool) -> None:
+    """Normalised exactly once."""
+    tiny_cfg["TestReader"]["fuse_normalize"] = not outside
+    settings = deploy_settings(tiny_cfg, SIZE_HW)
+    known = Normalization.of_steps([{"NormalizeImage": NORMALIZE}]) if inside else None
+    if inside != outside:
+        check_preprocessing(tiny_cfg, settings, known, SIZE_HW)
+        return
+    with pytest.raises(ExportError, match="not prepare images as TestReader does"):
+        check_preprocessing(tiny_cfg, settings, known, SIZE_HW)
+
+
+def test_large_values_may_have_large_rounding_errors(tmp_path: Path) -> None:
+    """As they are a share of the value."""
+    path = str(tmp_path / "white.png")
+    cv2.imwrite(path, np.full((4, 4, 3), 255, np.uint8))
+    found = ArtifactReader({"Preprocess": [{"type": "Permute"}]})(path)
+    expected = {**found, "image": found["image"] * 1000}
+    thousand = Normalization(np.full(3, 1000.01), np.zeros(3))
+    assert compare_images(expected, found, thousand).fault == ""
+    thousand = Normalization(np.full(3, 1000.1), np.zeros(3))
+    assert "differ by up to 26" in compare_images(expected, found, thousand).fault
+
+
+@pytest.mark.parametrize("command", ["export", "quantize"])
+def test_command_that_is_refused(
+    cli: Callable[..., Outcome], tiny: Path, unpruned: Path, tmp_path: Path, command: str
+) -> None:
+    """Nothing is written."""
+    folders = ("--output_dir", tmp_path / "out")
+    folders += ("--save_dir", tmp_path / "saved") if command == "quantize" else ()
+    changed = "TestReader.sample_transforms=" + str(steps("Decode", "Resize", "Permute"))
+    run = cli(command, "-c", tiny, *folders, "-o", f"weights={unpruned}", changed)
+    assert run.code == 2 and len(run.err.splitlines()) == 1, run.err
+    assert "TestReader does not normalise images as EvalReader does" in run.err
+    assert files_below(tmp_path) == {}
