@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, quantize, put layers back to float if requested, export and save."""
     from slim_det.core.files import output_folders
+    from slim_det.deploy.export_keys import check_export_keys
     from slim_det.deploy.preprocessing import check_test_reader
     from slim_det.detectors.image_size import image_size_hw
     from slim_det.evaluate.data.check import check_dataset
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     cfg, slim = common.read_configs(args)
     if not args.no_eval:
         check_dataset(cfg, "EvalDataset")
+    check_export_keys(cfg)
     model, settings, options = _prepare(args, cfg, slim)
     stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
     check_test_reader(cfg, image_size_hw(cfg))
@@ -103,7 +105,8 @@ def _quantize(
     if args.report:
         common.print_table(report_table(rows))
     max_gap = None if args.no_eval else args.max_gap
-    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap)
+    float_ap = in_float.ap if in_float else None
+    exported = export_model(model, cfg, args.output_dir, max_gap=max_gap, in_float=float_ap)
     checkpoint.save_weights(stem, model.state_dict(), steps_of(model))
     drop = None
     if in_float is not None and exported.ap is not None:
@@ -112,7 +115,7 @@ def _quantize(
         **exported.as_dict(),
         "layers_int8": sum(not row.reason for row in rows),
         "checkpoint": str(checkpoint.params_path(stem)),
-        "ap_float": in_float.ap if in_float else None,
+        "ap_float": float_ap,
         "per_class_float": in_float.per_class if in_float else None,
         "drop": drop,
         "latency_ms_float": in_float.latency_ms if in_float else None,

@@ -15,6 +15,7 @@ from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
 from slim_det.core.files import require_writable, staged_folder
 from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
+from slim_det.deploy.export_keys import check_export_keys, fuses_batch_norm
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
 from slim_det.deploy.metric_check import MAX_GAP, MetricCheck, check_metric
@@ -115,11 +116,13 @@ def export_model(
     output_dir: str | Path,
     images: list[str] | None = None,
     max_gap: float | None = MAX_GAP,
+    in_float: float | None = None,
 ) -> ExportResult:
     """Export a detector, and publish the artifact only if it matches the model.
 
     For a float model both engines must find the same boxes. For a quantized model the same layers
-    must be int8, and AP must be nearly the same.
+    must be int8, and AP must be nearly the same. Images are read as they will be when it is
+    deployed, by its ``infer_cfg.yml``.
 
     Args:
         model: A detector with trained weights, float or quantized.
@@ -129,14 +132,17 @@ def export_model(
             ``EvalDataset``.
         max_gap: Largest AP difference in points between a quantized model and its artifact; None
             to skip measuring AP.
+        in_float: AP of the float model that a quantized one was calibrated from, if it is known.
 
     Raises:
-        ExportError: The artifact differs from the model, or the images cannot be read.
+        ExportError: The artifact differs from the model or has lost its AP, or the images cannot be
+            read.
         QuantError: The model has lost its scales.
         DataError: The class names are missing or do not match ``num_classes``.
-        ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, or the folder cannot
-            be written to.
+        ConfigError: A key of ``export`` asks for what is not exported, ``TestReader`` does not
+            normalise as ``EvalReader`` does, or the folder cannot be written to.
     """
+    check_export_keys(cfg)
     class_names(cfg)  # ppdet would write other names if these cannot be read
     record = record_of(model)
     ranges = None if record is None else program_ranges(model)
@@ -152,7 +158,7 @@ def export_model(
         if ranges is None:
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
-            metric = _checked_int8(model, cfg, staging, ranges, max_gap)
+            metric = _checked_int8(model, cfg, staging, ranges, max_gap, in_float)
             found = metric.of_artifact() if metric else {}
         cost = detector_cost(model, size_hw)
         size = sum((staging / name).stat().st_size for name in (MODEL_FILE, PARAMS_FILE))
@@ -177,7 +183,7 @@ def _checked_float(
     model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
 ) -> dict[str, Any]:
     """Check shapes, size and boxes of a float artifact; returns fields of `ExportResult`."""
-    check_parameters(model, folder)
+    check_parameters(model, folder, fuses_batch_norm(cfg))
     agreement, checked = check_boxes(model, cfg, Predictor(folder), images or eval_images(_REMEDY))
     return {
         "images_checked": checked,
@@ -193,6 +199,7 @@ def _checked_int8(
     folder: Path,
     ranges: Mapping[str, LayerRanges],
     max_gap: float | None,
+    in_float: float | None,
 ) -> MetricCheck | None:
     """Check layers, size and AP of an int8 artifact; None if AP is not measured."""
     check_integers(model, folder, ranges)
@@ -200,7 +207,7 @@ def _checked_int8(
     if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
         return None
-    metric = check_metric(model, cfg, folder, image_size_hw(cfg), max_gap)
+    metric = check_metric(model, cfg, folder, image_size_hw(cfg), max_gap, in_float)
     logger.info("%s", metric)
     return metric
 
@@ -213,8 +220,9 @@ def _write(
     ranges: Mapping[str, LayerRanges] | None,
 ) -> None:
     program = deployed_program(model, cfg, size_hw)
-    if ranges is not None:
+    if ranges is not None or fuses_batch_norm(cfg):
         fold_batch_norm(program)
+    if ranges is not None:
         write_int8(program, ranges)
     program.save(folder / "model")
     (folder / "model.pdiparams.info").unlink(missing_ok=True)

@@ -21,13 +21,21 @@ _HEADER_BYTES = 256
 """Upper limit of one tensor's header in the parameters file."""
 
 
-def check_parameters(model: paddle.nn.Layer, folder: Path) -> None:
+def check_parameters(model: paddle.nn.Layer, folder: Path, folded: bool = False) -> None:
     """Check that the file holds exactly the parameters of a float model, with their shapes.
+
+    Args:
+        model: The float model.
+        folder: Folder of the artifact.
+        folded: Whether batch norms, whose parameters are vectors, may be part of convolutions.
 
     Raises:
         ExportError: A parameter is missing or has another shape, or the file size is wrong.
     """
-    _check_tensors(DeployProgram.load(folder / _STEM), model.parameters(), folder)
+    program = DeployProgram.load(folder / _STEM)
+    known = program.block.vars
+    expected = [p for p in model.parameters() if not folded or p.ndim > 1 or p.name in known]
+    _check_tensors(program, expected, folder)
 
 
 def check_integers(model: paddle.nn.Layer, folder: Path, quantized: Collection[str]) -> None:

@@ -22,6 +22,12 @@ logger = logging.getLogger("slim_det")
 MAX_GAP = 0.5
 """Largest AP difference in points between an int8 artifact and its model."""
 
+COLLAPSE_SHARE = 0.5
+"""A metric has collapsed if more than this share of it is lost, ..."""
+
+COLLAPSE_POINTS = 1.0
+"""... and more than these points: of hardly any AP, chance takes half."""
+
 NO_EVAL = "add --no_eval to export without measuring AP"
 
 _FLOAT_HINT = (
@@ -70,6 +76,7 @@ def check_metric(
     folder: Path,
     image_size_hw: tuple[int, int],
     max_gap: float = MAX_GAP,
+    in_float: float | None = None,
 ) -> MetricCheck:
     """Evaluate a quantized model and its artifact on the same images, at the exported size.
 
@@ -81,10 +88,12 @@ def check_metric(
         folder: Folder of the artifact.
         image_size_hw: Exported height and width in pixels.
         max_gap: Largest allowed AP difference in points.
+        in_float: AP of the float model that was calibrated, a fraction; None if it was trained.
 
     Raises:
         ExportError: ``EvalDataset`` cannot be read, or AP differs by more than ``max_gap``; the
-            message then names the first layer that differs.
+            message then names the first layer that differs. Or the metric has collapsed, whatever
+            ``max_gap`` allows (see `has_collapsed`).
     """
     images = eval_images(NO_EVAL)
     deployed = Predictor(folder)
@@ -103,4 +112,25 @@ def check_metric(
             f"{found}: {gap:.2f} points apart, expected at most {max_gap:g} (--max_gap); "
             f"{layer}{hint}"
         )
+    _require_no_collapse(found, in_float)
     return found
+
+
+def has_collapsed(ap: float, expected: float) -> bool:
+    """Whether more than half of a metric is lost, and more than a point; fractions 0 to 1.
+
+    A model of which so little is left is never exported or saved.
+    """
+    return not expected - ap <= max(COLLAPSE_SHARE * expected, COLLAPSE_POINTS / POINTS)
+
+
+def _require_no_collapse(found: MetricCheck, in_float: float | None) -> None:
+    """Compare an artifact with its model, and with the float model that was calibrated."""
+    if has_collapsed(found.artifact, found.model):
+        raise ExportError(f"{found}: more than half is lost, which --max_gap cannot allow")
+    if in_float is not None and has_collapsed(found.artifact, in_float):
+        raise ExportError(
+            f"{found.name} is {found.artifact:.4f} in int8 and {in_float:.4f} in float: more than "
+            "half is lost, so nothing is saved; expected another --observer, more --images, or "
+            "--max_drop P, which puts layers back to float"
+        )

@@ -29,6 +29,8 @@ from slim_det.graph.normalization import Normalization, write_normalization
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.trace import trace_program
 
+logger = logging.getLogger("slim_det")
+
 IMAGE_TOLERANCE = 1e-5
 """Largest allowed difference of a prepared pixel, absolute or as a share of the largest value."""
 
@@ -103,23 +105,32 @@ def check_test_reader(cfg: Any, image_size_hw: tuple[int, int]) -> None:
         ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, if there is one.
         ExportError: ``infer_cfg.yml`` cannot say what ``TestReader`` does.
     """
-    _check_normalization(cfg)
+    _check_readers(cfg)
     settings = deploy_settings(cfg, image_size_hw)
     check_preprocessing(cfg, settings, fused_normalization(cfg), image_size_hw)
 
 
-def _check_normalization(cfg: Any) -> None:
-    found = {
-        name: Normalization.of_steps(steps)
-        for name in ("EvalReader", "TestReader")
-        if (steps := _steps(cfg.get(name) or {}))
-    }
-    if len(found) == 2 and not found["EvalReader"].agrees_with(found["TestReader"]):
-        values = "; ".join(f"{name} {what}" for name, what in found.items())
+def _check_readers(cfg: Any) -> None:
+    """Compare ``TestReader`` with ``EvalReader``, by which the model is judged."""
+    steps = {name: _steps(cfg.get(name) or {}) for name in ("EvalReader", "TestReader")}
+    if not all(steps.values()):
+        return
+    ours, theirs = (Normalization.of_steps(part) for part in steps.values())
+    if not ours.agrees_with(theirs):
         raise ConfigError(
-            f"TestReader does not normalise images as EvalReader does (pixels of 0 and 255 become: "
-            f"{values}); expected the same NormalizeImage"
+            f"TestReader does not normalise images as EvalReader does (pixels of 0 and 255 become "
+            f"{theirs}, and {ours} in EvalReader); expected the same NormalizeImage"
         )
+    for key in ("interp", "keep_ratio"):
+        found = {name: _resize(part).get(key) for name, part in steps.items() if _resize(part)}
+        if len(set(found.values())) > 1:
+            logger.warning(
+                "TestReader resizes with %s: %s, EvalReader with %s; AP of the artifact may be "
+                "another than the model's",
+                key,
+                found["TestReader"],
+                found["EvalReader"],
+            )
 
 
 def check_preprocessing(
@@ -179,3 +190,8 @@ def _steps(reader: Any) -> list[dict[str, Any]]:
     return [
         step for key in ("sample_transforms", "batch_transforms") for step in reader.get(key) or []
     ]
+
+
+def _resize(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings of the first ``Resize``; {} without."""
+    return next((step["Resize"] or {} for step in steps if "Resize" in step), {})

@@ -35,11 +35,15 @@ def _export(trainer: Any, output_dir: str = "output_inference") -> None:
 
 def _post_quant(trainer: Any, output_dir: str = "output_inference") -> None:
     """Replaces `Trainer.post_quant`: calibrate as configured, then export the int8 model."""
+    from slim_det.deploy.accuracy_control import DeployedMetric
     from slim_det.deploy.artifact import export_model
+    from slim_det.evaluate.data.check import check_dataset
 
     require_float(trainer.model)
     ptq = postponed(trainer.model)
     if ptq is None:
         raise ConfigError("no calibration is configured; expected --slim_config with slim: PTQ")
+    check_dataset(trainer.cfg, "EvalDataset")
+    in_float = DeployedMetric(trainer.model, trainer.cfg).in_float()
     ptq(trainer.model, Context(trainer.cfg, image_size_hw(trainer.cfg), "calibrate"))
-    export_model(trainer.model, trainer.cfg, output_dir)
+    export_model(trainer.model, trainer.cfg, output_dir, in_float=in_float.ap)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ppdet.data.transform import operators
 
-from slim_det.core.errors import ExportError, nearest
+from slim_det.core.errors import DataError, ExportError, nearest, one_line
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
@@ -30,8 +30,8 @@ class ArtifactReader:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._decode = operators.Decode()
-        self._steps = [_step(entry) for entry in settings["Preprocess"]]
+        self._steps = [("Decode", operators.Decode().apply)]
+        self._steps += [(str(entry.get("type")), _step(entry)) for entry in settings["Preprocess"]]
 
     def __call__(self, path: str) -> dict[str, np.ndarray]:
         """Read one image.
@@ -39,15 +39,22 @@ class ArtifactReader:
         Returns:
             ``image`` float32 [1, 3, H, W], ``im_shape`` (of the prepared image) and
             ``scale_factor`` (prepared over original size) float32 [1, 2], height first.
+
+        Raises:
+            DataError: The file cannot be read, or a step fails.
         """
         sample = self.prepare({"im_file": path})
         return {key: np.asarray(sample[key], np.float32)[None] for key in INPUTS}
 
     def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Read the image of one of ppdet's samples; its boxes are scaled with it."""
-        sample = self._decode.apply(sample)
-        for step in self._steps:
-            sample = step(sample)
+        """Read the image of one of ppdet's samples, and scale its boxes with it; see `__call__`."""
+        path = sample["im_file"]
+        for name, step in self._steps:
+            try:
+                sample = step(sample)
+            except Exception as error:  # a damaged image lets steps raise errors of any kind
+                reason = one_line(error) or type(error).__name__
+                raise DataError(f"'{path}' cannot be read: {name} fails ({reason})") from error
         return {**sample, "image": np.asarray(sample["image"], np.float32)}
 
     def batches(self, images: list[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

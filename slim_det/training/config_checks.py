@@ -24,6 +24,14 @@ from slim_det.core.schema import check_keys, whole_number
 # Key at the top level -> smallest value.
 _NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "num_classes": 1}
 
+# Key at the top level that leaves out or changes parts of a model -> what is expected instead.
+_FORMS = {
+    "exclude_nms": "false: models are measured and exported with their boxes",
+    "exclude_post_process": "false: models are measured and exported with their boxes",
+    "export_onnx": "false: models are exported for Paddle Inference and Paddle-Lite",
+    "export_eb": "false: models are exported for Paddle Inference and Paddle-Lite",
+}
+
 # Arguments that ppdet gives to every optimizer itself.
 _GIVEN = {"learning_rate", "parameters", "grad_clip"}
 
@@ -53,15 +61,19 @@ _SCHEDULES = {
 
 
 def check_parts(cfg: Mapping[str, Any]) -> None:
-    """Check readers, optimizer, schedules and counts of a merged configuration.
+    """Check readers, optimizer, schedules, counts and forms of a merged configuration.
 
     Raises:
-        ConfigError: A name or key is unknown, or a number is not valid.
+        ConfigError: A name or key is unknown, a number is not valid, or a form of the model is not
+            supported.
     """
     for key, least in _NUMBERS.items():
         whole_number(key, cfg.get(key, least), least)
     for where, text in _numbers_as_text("", cfg):
         _refuse_text(where, text, int(text) if text.isdecimal() else float(text))
+    for key, expected in _FORMS.items():
+        if cfg.get(key, False) is not False:
+            raise ConfigError(f"{key}: {cfg[key]!r} is not supported; expected {expected}")
     known = data_sets()
     for name in ("TrainDataset", "EvalDataset", "TestDataset"):
         settings = cfg.get(name)

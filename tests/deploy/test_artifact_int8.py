@@ -21,7 +21,12 @@ from slim_det.deploy import artifact, metric_check, predictor
 from slim_det.deploy.artifact import export_model
 from slim_det.deploy.latency import compare_latency, random_batch
 from slim_det.deploy.predictor import Predictor, network_engine
-from slim_det.evaluate.evaluation import dygraph_predictor, evaluate, evaluate_model
+from slim_det.evaluate.evaluation import (
+    EvalResult,
+    dygraph_predictor,
+    evaluate,
+    evaluate_model,
+)
 from slim_det.graph.engine import cpu_has_int8
 from slim_det.graph.int8_program import float_layers, int8_layers
 from slim_det.graph.program import DeployProgram
@@ -304,6 +309,55 @@ def test_half_a_point(
         return
     with pytest.raises(ExportError, match=r"10.00 points apart.*errors grow slowly"):
         metric_check.check_metric(model, cfg, quantized.artifact, (96, 96))
+
+
+@pytest.mark.parametrize(
+    ("ap", "expected", "collapsed"),
+    [
+        (0.0, 0.0, False),
+        (0.9, 0.6, False),
+        (0.35, 0.7, False),
+        (0.34, 0.7, True),
+        (0.0, 0.7343, True),
+        (0.0, 0.01, False),  # a point: of hardly any AP, chance takes half
+        (0.0, 0.011, True),
+        (float("nan"), 0.7, True),
+    ],
+)
+def test_more_than_half(ap: float, expected: float, collapsed: bool) -> None:
+    assert metric_check.has_collapsed(ap, expected) is collapsed
+
+
+@pytest.mark.parametrize(
+    ("model_ap", "in_float", "phrase"),
+    [
+        (0.2, 0.38, ""),
+        (0.2, None, ""),
+        (0.45, 0.2, "0.4500 in the model, on 6 images: more than half is lost, which --max_gap"),
+        (0.2, 0.45, "is 0.2000 in int8 and 0.4500 in float: more than half is lost, so nothing"),
+    ],
+)
+def test_metric_that_collapsed(
+    loaded: tuple[Any, paddle.nn.Layer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model_ap: float,
+    in_float: float | None,
+    phrase: str,
+) -> None:
+    """AP 0.2 of the artifact against its model's and the float model's, whatever the gap."""
+    cfg, model = loaded
+    shipped = EvalResult("coco_ap", 0.2, 0.2, {}, 6, "paddle_inference", 0.0)
+    simulated = replace(shipped, ap=model_ap)
+    monkeypatch.setattr(metric_check, "evaluate", lambda *given, **more: shipped)
+    monkeypatch.setattr(metric_check, "evaluate_model", lambda *given: simulated)
+    if not phrase:
+        assert export_model(model, cfg, tmp_path, max_gap=100.0, in_float=in_float).ap == 0.2
+        return
+    with pytest.raises(ExportError) as caught:
+        export_model(model, cfg, tmp_path, max_gap=100.0, in_float=in_float)
+    assert phrase in str(caught.value) and "\n" not in str(caught.value)
+    assert files_below(tmp_path) == {}
 
 
 def test_gap_on_a_cpu_without_int8_is_explained(

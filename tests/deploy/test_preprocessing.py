@@ -66,7 +66,7 @@ def test_usual_readers_agree(tiny_cfg: Any, fused: bool) -> None:
         ({"sample_transforms": steps("Decode", "Resize", "Permute")}, "not normalise images as Ev"),
         (
             {"sample_transforms": steps(*USUAL, NormalizeImage={"std": [0.229, 0.224, 0.2]})},
-            "pixels of 0 and 255 become: EvalReader [-2.118, -2.036, -1.804] and",
+            "become [-2.118, -2.036, -2.03] and",
         ),
         ({"sample_transforms": steps(*USUAL, NormalizeImage={"is_scale": False})}, "not normalise"),
         (
@@ -100,6 +100,18 @@ def test_readers_that_disagree(tiny_cfg: Any, reader: dict[str, Any], phrase: st
     with pytest.raises(SlimDetError) as caught:
         check_test_reader(tiny_cfg, SIZE_HW)
     assert phrase in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{}, {"interp": 1}, {"keep_ratio": True}])
+def test_sizes_that_are_made_in_other_ways(
+    tiny_cfg: Any, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line says so; nothing is wrong with the file."""
+    tiny_cfg["TestReader"]["sample_transforms"] = steps(*USUAL, Resize=change)
+    with caplog.at_level("WARNING", "slim_det"):
+        check_test_reader(tiny_cfg, SIZE_HW)
+    said = [f"TestReader resizes with {key}: {value}, EvalReader" for key, value in change.items()]
+    assert len(caplog.records) == len(said) and all(line in caplog.text for line in said)
 
 
 def test_padding_that_is_not_fused(tiny_cfg: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_det.core.errors import ExportError
+from slim_det.core.errors import DataError, ExportError
 from slim_det.evaluate.preprocess import ArtifactReader, at_size, pad_to_stride
 
 RESIZE = {"type": "Resize", "target_size": [4, 8], "keep_ratio": False, "interp": 1}
@@ -96,3 +96,29 @@ def test_steps_that_are_refused(step: dict[str, Any], phrase: str) -> None:
     with pytest.raises(ExportError, match="infer_cfg.yml") as caught:
         ArtifactReader({"Preprocess": [step]})
     assert phrase in str(caught.value)
+
+
+def test_file_that_is_no_image(tmp_path: Path) -> None:
+    """One line that names the file and the step; so does a step that fails."""
+    path = tmp_path / "text.jpg"
+    path.write_text("text")
+    with pytest.raises(DataError, match="text.jpg' cannot be read: Decode fails"):
+        read(str(path), PERMUTE)
+    with pytest.raises(DataError, match="gone.jpg' cannot be read: Decode fails"):
+        read(str(tmp_path / "gone.jpg"), PERMUTE)
+
+
+def test_step_that_fails(picture: str) -> None:
+    with pytest.raises(DataError, match=r"picture.png' cannot be read: NormalizeImage fails \("):
+        read(picture, PERMUTE, {**NORMALIZE, "mean": [0.5, 0.0], "std": [0.5, 1.0]})
+
+
+def test_boxes_are_scaled_with_their_image(picture: str) -> None:
+    """What the loader of an evaluation hands over; two by four pixels become four by eight."""
+    reader = ArtifactReader({"Preprocess": [RESIZE, PERMUTE]})
+    sample = {"im_file": picture, "im_id": np.array([7]), "gt_bbox": np.float32([[0, 0, 2, 1]])}
+    found = reader.prepare(sample)
+    assert found["image"].shape == (3, 4, 8) and found["image"].dtype == np.float32
+    assert found["gt_bbox"].tolist() == [[0, 0, 4, 2]] and found["im_id"] == 7
+    (path, batch) = next(reader.batches([picture]))
+    assert path == picture and np.array_equal(batch["image"][0], found["image"])

@@ -1,4 +1,4 @@
-"""Post-training quantization through the command: killed at any moment, nothing is half-written."""
+"""Post-training quantization through the command: what is written is complete and sound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from slim_det.compress.quantize.record import QuantRecord
 from slim_det.compress.strategy import step_path
 from slim_det.deploy.predictor import PREDICTOR_FILES, Predictor
 from slim_det.training.checkpoint import stored_step
+from tests.commands import files_below
 from tests.forks import Forks
+from tests.trained import Detector
 
 QUICK = ("--no_eval", "--images", 1)
 
@@ -35,6 +37,16 @@ def check_complete(artifact: Path, stem: Path) -> None:
     assert set(PREDICTOR_FILES) < set(visible(artifact))
     assert Predictor(artifact).settings["Preprocess"]
     assert len(stored_step(str(stem), QuantRecord).layers) == 47
+
+
+def test_model_that_collapsed(forks: Forks, detector: Detector, tmp_path: Path) -> None:
+    """So thin a detector finds next to nothing in int8: neither file nor weights are left."""
+    folders = ("--output_dir", tmp_path / "out", "--save_dir", tmp_path / "saved")
+    calibration = ("--images", 1, "--observer", "abs_max", "--max_gap", 100)
+    assert forks.run("quantize", "-c", detector.config, *calibration, *folders) == 2
+    lines = [line for line in forks.error().splitlines() if "error:" in line]
+    assert len(lines) == 1 and "in float: more than half is lost, so nothing is saved" in lines[0]
+    assert files_below(tmp_path) == {}
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearW
     [
         {},
         {"TrainReader": {}, "OptimizerBuilder": {}, "LearningRate": {}},
+        dict.fromkeys(("exclude_nms", "exclude_post_process", "export_onnx", "export_eb"), False),
         {"epoch": 1, "snapshot_epoch": 5, "log_iter": 1, "worker_num": 0, "num_classes": 1},
         reader({"Decode": {}}, {"RandomFlip": {"prob": 0.5}}, batch_size=1),
         {"TrainReader": {"batch_transforms": [{"PadBox": {"num_max_boxes": 5}}]}},
@@ -61,6 +62,10 @@ def test_valid(cfg: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
+        ({"exclude_nms": True}, "exclude_nms: True is not supported; expected false: models are"),
+        ({"exclude_post_process": "yes"}, "exclude_post_process: 'yes' is not supported; expected"),
+        ({"export_onnx": True}, "export_onnx: True is not supported; expected false: models are"),
+        ({"export_eb": 1}, "export_eb: 1 is not supported; expected false"),
         (reader({"Decoed": {}}), "TrainReader.sample_transforms: unknown name 'Decoed'; did you"),
         (reader({"RandomFlip": {"probb": 1}}), "RandomFlip: unknown key 'probb'; did you mean"),
         (reader({"Decode": 3}), "Decode: expected a mapping of keys, found 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -226,16 +227,28 @@ def test_post_quant_calibrates_then_exports(monkeypatch: pytest.MonkeyPatch) -> 
     import ppdet.engine.trainer
 
     from slim_det.compress.quantize import strategy
-    from slim_det.deploy import artifact
+    from slim_det.deploy import accuracy_control, artifact
+    from slim_det.evaluate.data import check
+
+    class Metric:
+        """Of the model before it is calibrated."""
+
+        def __init__(self, *arguments: Any) -> None:
+            assert not done
+
+        def in_float(self) -> Any:
+            return argparse.Namespace(ap=0.75)
 
     done: list[Any] = []
     monkeypatch.setattr(strategy, "run_ptq", lambda *arguments: done.append(arguments))
-    monkeypatch.setattr(artifact, "export_model", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr(artifact, "export_model", lambda *given, **more: done.append((given, more)))
+    monkeypatch.setattr(accuracy_control, "DeployedMetric", Metric)
+    monkeypatch.setattr(check, "check_dataset", lambda cfg, name: 1)
     trainer = FakeTrainer(waiting(PTQ(observer="mse")))
     ppdet.engine.trainer.Trainer.post_quant(trainer, "folder")
     calibrated, exported = done
     assert calibrated[3] == PtqOptions("mse", images=40)
-    assert exported == (trainer.model, trainer.cfg, "folder")
+    assert exported == ((trainer.model, trainer.cfg, "folder"), {"in_float": 0.75})
 
 
 def test_post_quant_needs_a_float_model_and_a_slim_file(quantized: Path, cfg: Any) -> None:
