@@ -14,7 +14,7 @@ from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
 from slim_det.core.files import require_writable, staged_folder
-from slim_det.deploy.checks import check_boxes, check_integers, check_parameters
+from slim_det.deploy.checks import check_integers, check_outputs, check_parameters
 from slim_det.deploy.export_keys import check_export_keys, fuses_batch_norm
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.manifest import write_manifest
@@ -120,9 +120,9 @@ def export_model(
 ) -> ExportResult:
     """Export a detector, and publish the artifact only if it matches the model.
 
-    For a float model both engines must find the same boxes. For a quantized model the same layers
-    must be int8, and AP must be nearly the same. Images are read as they will be when it is
-    deployed, by its ``infer_cfg.yml``.
+    For a float model both engines must compute the same raw outputs and boxes. For a quantized
+    model the same layers must be int8, and AP must be nearly the same. Images are read as they will
+    be when it is deployed, by its ``infer_cfg.yml``.
 
     Args:
         model: A detector with trained weights, float or quantized.
@@ -182,9 +182,9 @@ def export_model(
 def _checked_float(
     model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
 ) -> dict[str, Any]:
-    """Check shapes, size and boxes of a float artifact; returns fields of `ExportResult`."""
+    """Check shapes, size and outputs of a float artifact; returns fields of `ExportResult`."""
     check_parameters(model, folder, fuses_batch_norm(cfg))
-    agreement, checked = check_boxes(model, cfg, Predictor(folder), images or eval_images(_REMEDY))
+    agreement, checked = check_outputs(model, cfg, folder, images or eval_images(_REMEDY))
     return {
         "images_checked": checked,
         "boxes": agreement.boxes,
@@ -225,7 +225,6 @@ def _write(
     if ranges is not None:
         write_int8(program, ranges)
     program.save(folder / "model")
-    (folder / "model.pdiparams.info").unlink(missing_ok=True)
     write_settings(cfg, size_hw, folder)
 
 

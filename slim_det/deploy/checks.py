@@ -9,14 +9,19 @@ from typing import Any
 import paddle
 
 from slim_det.core.errors import ExportError
-from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE, Predictor
+from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE, Predictor, network_engine
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
 from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.tensor_agreement import compare_tensors
+from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.int8_program import float_layers, int8_layers
-from slim_det.graph.program import DeployProgram
+from slim_det.graph.program import DeployProgram, head_convolutions
 
 _STEM = Path(MODEL_FILE).stem
+FLOAT_COSINE = 0.99999
+"""Least cosine similarity between a raw output of a float artifact and the model's."""
+
 _HEADER_BYTES = 256
 """Upper limit of one tensor's header in the parameters file."""
 
@@ -86,24 +91,43 @@ def _check_tensors(program: DeployProgram, expected: Iterable[Any], folder: Path
         )
 
 
-def check_boxes(
-    model: paddle.nn.Layer, cfg: Any, deployed: Predictor, images: list[str]
+def check_outputs(
+    model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str]
 ) -> tuple[BoxAgreement, int]:
-    """Compare the boxes of the model and its artifact on real images.
+    """Compare raw outputs and boxes of a float model and its artifact on real images.
 
     ``TestReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact.
 
     Returns:
-        The agreement over all images, and the number of images.
+        The agreement of the boxes over all images, and the number of images.
 
     Raises:
-        ExportError: A box has no partner.
+        ExportError: Raw outputs differ, or a box has no partner.
     """
-    trained = dygraph_predictor(model)
+    deployed, trained = Predictor(folder), dygraph_predictor(model)
+    program = DeployProgram.load(folder / _STEM)
+    network, heads = network_engine(program, int8=False), _head_paths(model, program)
+    modules = dict(model.named_sublayers())
+    recorder = ActivationRecorder({path: modules[path] for path in heads}, output_array)
     agreements = []
     for path, batch in image_batches(cfg, images, deployed.image_size_hw):
-        agreement = compare_boxes(*deployed(deployed.reader(path)), *trained(dict(batch)))
+        own = deployed.reader(path)
+        with recorder.recording() as kept:
+            boxes = trained(dict(batch))
+            calls = {head: iter(outputs) for head, outputs in kept.items()}
+            expected = [next(calls[head]) for head in heads]
+        raw = compare_tensors(list(network(own).values()) if network else [], expected)
+        if raw.fault or raw.cosine < FLOAT_COSINE:
+            reason = raw.fault or f"cosine {raw.cosine:.6f}, expected at least {FLOAT_COSINE}"
+            raise ExportError(f"the exported model has other raw outputs on '{path}': {reason}")
+        agreement = compare_boxes(*deployed(own), *boxes)
         if not agreement.passed:
             raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
         agreements.append(agreement)
     return BoxAgreement.of_images(agreements), len(agreements)
+
+
+def _head_paths(model: paddle.nn.Layer, program: DeployProgram) -> list[str]:
+    """The module path of the layer that computes each raw output; one may compute several."""
+    paths = {param.name: name.rpartition(".")[0] for name, param in model.named_parameters()}
+    return [paths[program.stored_weight(op)] for op in head_convolutions(program.ops)]

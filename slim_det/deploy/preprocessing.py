@@ -47,7 +47,8 @@ def write_settings(cfg: Any, image_size_hw: tuple[int, int], folder: Path) -> No
     if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
     settings = cfg.copy()
-    settings["TestReader"] = copy.deepcopy(dict(cfg["TestReader"]))  # ppdet writes the size to it
+    reader = {"sample_transforms": [], **cfg["TestReader"]}
+    settings["TestReader"] = copy.deepcopy(reader)  # ppdet writes the size to it
     settings["TestDataset"] = create("TestDataset")()
     level = export_utils.logger.level
     try:
@@ -102,11 +103,17 @@ def check_test_reader(cfg: Any, image_size_hw: tuple[int, int]) -> None:
     """Check that a detector will read the same images when deployed as when evaluated.
 
     Raises:
-        ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, if there is one.
+        ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, if there is one, or
+            does not resize.
         ExportError: ``infer_cfg.yml`` cannot say what ``TestReader`` does.
     """
     _check_readers(cfg)
     settings = deploy_settings(cfg, image_size_hw)
+    if not any(step["type"] == "Resize" for step in settings["Preprocess"]):
+        raise ConfigError(
+            "TestReader has no Resize; expected one in its sample_transforms: a program takes "
+            f"images of one size, here {image_size_hw[0]}x{image_size_hw[1]}"
+        )
     check_preprocessing(cfg, settings, fused_normalization(cfg), image_size_hw)
 
 
@@ -121,8 +128,9 @@ def _check_readers(cfg: Any) -> None:
             f"TestReader does not normalise images as EvalReader does (pixels of 0 and 255 become "
             f"{theirs}, and {ours} in EvalReader); expected the same NormalizeImage"
         )
-    for key in ("interp", "keep_ratio"):
-        found = {name: _resize(part).get(key) for name, part in steps.items() if _resize(part)}
+    resizes = {name: _resize(part) for name, part in steps.items() if _resize(part)}
+    for key, default in (("interp", cv2.INTER_LINEAR), ("keep_ratio", False)):
+        found = {name: settings.get(key, default) for name, settings in resizes.items()}
         if len(set(found.values())) > 1:
             logger.warning(
                 "TestReader resizes with %s: %s, EvalReader with %s; AP of the artifact may be "
@@ -155,7 +163,7 @@ def check_preprocessing(
         path = str(Path(folder) / "noise.png")
         noise = np.random.default_rng(0).integers(0, 256, (*_TEST_IMAGE_HW, 3), np.uint8)
         cv2.imwrite(path, noise)
-        (_, expected) = next(iter(image_batches(cfg, [path], image_size_hw)))
+        [(_, expected)] = image_batches(cfg, [path], image_size_hw)
         found = compare_images(expected, reader(path), inside)
     if found.fault:
         raise ExportError(

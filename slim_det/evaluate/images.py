@@ -36,7 +36,7 @@ def image_batches(
     with quiet_stdout():
         loader = reader(dataset, 0)
     paths = dataset.get_imid2path()
-    for batch in loader:
+    for batch in loader.loader:  # ppdet's own would begin to read them all again at the end
         yield paths[int(np.asarray(batch["im_id"]).ravel()[0])], batch
 
 

@@ -13,6 +13,7 @@ import paddle
 from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import SlimDetError
+from slim_det.deploy.checks import FLOAT_COSINE
 from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
 from slim_det.deploy.lite.forms import lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
@@ -37,7 +38,7 @@ from slim_det.verify.stages import Found, Limits
 REFERENCE = "dygraph"
 LITE_STAGE = "paddle-lite x86"
 
-FLOAT_LIMITS = Limits(cosine=0.99999, same_boxes=True)
+FLOAT_LIMITS = Limits(cosine=FLOAT_COSINE, same_boxes=True)
 # Integers differ by one where a sum is close to a half. Wide models still reach 0.9999; narrow,
 # deep ones with signed inputs have more rounding noise and are judged by it.
 INT8_PROGRAM_LIMITS = Limits(cosine=0.999, ap=None)

@@ -21,8 +21,9 @@ from slim_det.deploy.artifact import export_model
 from slim_det.deploy.predictor import Predictor
 from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.images import image_batches
+from slim_det.graph.program import DeployProgram
 from slim_det.training import session
-from slim_det.training.config import load_config
+from slim_det.training.config import apply_overrides, load_config
 from tests.commands import files_below
 
 
@@ -109,6 +110,27 @@ def test_nothing_is_published_that_differs(
     with pytest.raises(ExportError, match=f"finds other boxes on '{one[0]}'"):
         export_model(model, cfg, tmp_path, one)
     assert files_below(tmp_path) == {}
+
+
+def test_raw_outputs_that_differ(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Also of a detector that finds nothing on the images."""
+    apply_overrides(["BBoxPostProcess.nms.score_threshold=2.0"])
+    model.post_process.nms.score_threshold = 2.0
+    trace = artifact.deployed_program
+
+    def swapped(*given: Any) -> DeployProgram:
+        program = trace(*given)
+        name = program.stored_weight(program.convolutions[-1])
+        program.set_value(name, np.ascontiguousarray(program.value(name)[::-1]))
+        return program
+
+    export_model(model, cfg, tmp_path, one)
+    monkeypatch.setattr(artifact, "deployed_program", swapped)
+    with pytest.raises(ExportError, match=f"has other raw outputs on '{one[0]}': cosine"):
+        export_model(model, cfg, tmp_path / "swapped", one)
+    assert files_below(tmp_path / "swapped") == {}
 
 
 def test_missing_parameter_is_noticed(

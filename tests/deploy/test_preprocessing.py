@@ -92,6 +92,7 @@ def test_usual_readers_agree(tiny_cfg: Any, fused: bool) -> None:
             "and the program do not prepare",
         ),
         ({"sample_transforms": steps("Decode", "Permute"), "fuse_normalize": True}, "not normali"),
+        ({"sample_transforms": steps("Decode", "NormalizeImage", "Permute")}, "has no Resize; exp"),
         ({"fuse_normalize": "on request"}, "TestReader.fuse_normalize: 'on request'; expected tr"),
     ],
 )

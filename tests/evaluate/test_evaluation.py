@@ -18,6 +18,7 @@ from slim_det.evaluate import evaluation
 from slim_det.evaluate.detections import Detections, parse_detections
 from slim_det.evaluate.evaluation import EvalResult, evaluate
 from slim_det.evaluate.matching import make_scorer, metric_name
+from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.evaluate.scorer import ApScores
 from slim_det.training.config import load_config
 
@@ -195,6 +196,33 @@ def test_complete_data_set(
     assert set(result.per_class) <= set(CLASS_NAMES) and min(result.per_class.values()) > 0.99
     assert set(result.as_dict()) >= {"metric", "ap", "per_class", "engine", "latency_ms"}
     assert "on 6 images" in str(result)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("metric", ["coco_ap", "voc_map_11point"])
+def test_images_as_an_artifact_reads_them(
+    fresh_config: Any, tiny: Path, tiny_voc: Path, shapes: Path, metric: str, workers: int
+) -> None:
+    """At its size and without normalisation, in the batches of ``EvalReader``, whose steps do not
+    count; the objects are those of the same images."""
+    cfg = load_config(tiny if metric == "coco_ap" else tiny_voc)
+    cfg["worker_num"] = workers
+    cfg["EvalReader"]["batch_transforms"] = [{"Permute": {}}]  # would fail on a batch
+    resize = {"type": "Resize", "target_size": [64, 32], "keep_ratio": False, "interp": 2}
+    reader = ArtifactReader({"Preprocess": [resize, {"type": "Permute"}]})
+    find, seen = perfect(shapes), []
+
+    def predict(batch: dict[str, Any]) -> list[Detections]:
+        seen.append(np.asarray(batch["image"]))
+        return find(batch)
+
+    result = evaluate(cfg, predict, "paddle_inference", latency_runs=1, reader=reader)
+    assert result.ap == pytest.approx(1.0) and result.num_images == 6
+    dataset, _ = evaluation.eval_reader(cfg)
+    expected = [reader(record["im_file"])["image"] for record in dataset.roidbs]
+    assert [len(images) for images in seen[:2]] == [4, 2]
+    assert np.array_equal(np.concatenate(seen[:2]), np.concatenate(expected))
+    assert expected[0].shape == (1, 3, 64, 32) and expected[0].max() > 3.0
 
 
 def test_metric_that_is_none_of_them(fresh_config: Any) -> None:
