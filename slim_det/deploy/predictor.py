@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, Field, StrictStr
 
-from slim_det.core.errors import ExportError
+from slim_det.core.errors import ExportError, one_line
 from slim_det.core.files import sha256_of
+from slim_det.core.schema import validated
 from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.graph.engine import INT8_INSTRUCTIONS, NO_INT8, Engine, cpu_has_int8
@@ -25,6 +28,31 @@ PARAMS_FILE = "model.pdiparams"
 INFER_CFG = "infer_cfg.yml"
 MANIFEST_FILE = "slim_det.json"
 PREDICTOR_FILES = (MODEL_FILE, PARAMS_FILE, INFER_CFG)
+
+
+def _checked_step(step: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(step.get("type"), str):
+        raise ValueError(f"a step has no type: {step!r:.60}")
+    if step["type"] == "Resize":
+        sides = step.get("target_size")
+        if not (isinstance(sides, list) and len(sides) == 2 and all(map(_is_side, sides))):
+            raise ValueError(f"Resize: target_size {sides!r} is not [height, width] in pixels")
+    return step
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+@dataclass
+class _InferSettings:
+    """What an artifact needs of ``infer_cfg.yml``."""
+
+    Preprocess: Annotated[
+        list[Annotated[dict[str, Any], AfterValidator(_checked_step)]],
+        Field(description="a list of steps, each with its type"),
+    ]
+    label_list: Annotated[list[StrictStr], Field(description="a list of class names")]
 
 
 class Predictor:
@@ -136,7 +164,9 @@ def infer_settings(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / INFER_CFG
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings["Preprocess"], settings["label_list"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ExportError(f"'{path}' cannot be read: {error}") from error
-    return dict(settings)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise ExportError(f"'{path}' cannot be read: {one_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise ExportError(f"'{path}' cannot be read: expected keys, found {settings!r:.60}")
+    validated(_InferSettings, settings, f"'{path}': ", ExportError)
+    return settings

@@ -173,10 +173,13 @@ def test_checkpoint(
 def test_quantized(
     cli: Cli, never_wrong: Callable[..., None], tiny: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """The record of a quantization."""
+    """The record of a quantization, and the settings of the artifact."""
     folders = ("--output_dir", tmp_path / "out", "--save_dir", tmp_path / "saved")
     weights = ("-o", f"weights={trained}")
     done(cli("quantize", "-c", tiny, "--no_eval", "--images", 1, *folders, *weights))
     stem = tmp_path / "saved" / "tiny" / "quantized"
     record = stem.with_name("quantized.quant.json")
     never_wrong(record, mutate_json, "eval", "-c", tiny, "-o", f"weights={stem}", share=10)
+    artifact = tmp_path / "out" / "tiny"
+    run = ("eval", "-c", tiny, "--artifact", artifact)
+    never_wrong(artifact / "infer_cfg.yml", mutate_yaml, *run, share=5)
