@@ -17,7 +17,7 @@ from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.data.check import check_dataset
-from slim_det.evaluate.data.image_files import find_images
+from slim_det.evaluate.data.image_files import find_images, require_images
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.readers import read_batch
 from slim_det.graph.dygraph import evaluation_mode
@@ -40,7 +40,7 @@ def calibration_images(count: int, key: str = "images") -> tuple[str, list[str]]
 
     Raises:
         ConfigError: ``count`` is less than 1.
-        DataError: There are fewer, or no data set can be read.
+        DataError: There are fewer, one is not a complete image, or no data set can be read.
     """
     whole_number(key, count, 1)
     name, files = _training_images()
@@ -49,6 +49,7 @@ def calibration_images(count: int, key: str = "images") -> tuple[str, list[str]]
             f"{name} has {len(files)} images, {count} are asked for ({key}); expected at most "
             f"{len(files)}"
         )
+    require_images(files[:count])
     return name, files[:count]
 
 
@@ -63,12 +64,13 @@ def unlabelled_images(most: int, folder: str | None = None) -> tuple[str, list[s
         Where they are from, and their paths.
 
     Raises:
-        DataError: There is none, or a file is not an image.
+        DataError: There is none, or a file is not a complete image.
     """
     if folder is None:
         name, files = _training_images()
         if not files:
             raise DataError(f"{name} has no images")
+        require_images(files[:most])
         return name, files[:most]
     return folder, find_images(None, folder, "Pruner.calibration.folder")[:most]
 

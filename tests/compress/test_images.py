@@ -85,7 +85,7 @@ def test_a_folder(tiny_cfg: Any, shapes: Path, tmp_path: Path) -> None:
     assert unlabelled_images(9, str(tmp_path)) == (str(tmp_path), expected)
     assert unlabelled_images(2, str(tmp_path)) == (str(tmp_path), expected[:2])
     (tmp_path / "c.png").write_text("no image")
-    with pytest.raises(DataError, match="'.*c.png' is not a readable image"):
+    with pytest.raises(DataError, match="1 unreadable image: '.*c.png' is not an image"):
         unlabelled_images(2, str(tmp_path))
 
 
@@ -149,6 +149,5 @@ def test_a_labelled_image_that_ends_too_early(tiny_cfg: Any, shapes: Path, tmp_p
     content = cv2.imencode(".png", cv2.imread(str(broken)))[1].tobytes()
     broken.write_bytes(content[: len(content) // 2])
     tiny_cfg["TrainDataset"]["dataset_dir"] = str(root)
-    assert batches(tiny_cfg, 9)[0] == 9
-    with pytest.raises(DataError, match=f"TrainDataset: TrainReader cannot prepare '{broken}'"):
-        batches(tiny_cfg, 10)
+    with pytest.raises(DataError, match=f"1 unreadable image: '{broken}' is damaged"):
+        batches(tiny_cfg, 9)

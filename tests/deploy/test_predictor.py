@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,24 @@ def test_empty_model_of_another_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["a: [", "text", {}, {"Preprocess": []}, {"label_list": []}])
 def test_settings_that_are_not_of_an_artifact(tmp_path: Path, content: object) -> None:
-    with pytest.raises(ExportError, match=r"infer_cfg.yml' cannot be read"):
+    with pytest.raises(ExportError, match=r"infer_cfg.yml'(: \w+ is missing| cannot be read)"):
+        infer_settings(write_settings(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"Preprocess": "text"}, "Preprocess: 'text' is not valid; expected a list of steps"),
+        ({"Preprocess": ["text"]}, "Preprocess: ['text'] is not valid; expected a list of steps"),
+        ({"Preprocess": [{"a": 1}]}, "Preprocess: a step has no type: {'a': 1}"),
+        ({"Preprocess": [{"type": "Resize", "target_size": 96}]}, "target_size 96 is not"),
+        ({"Preprocess": [{"type": "Resize", "target_size": [96, 0]}]}, "[96, 0] is not [height"),
+        ({"label_list": [1]}, "label_list: [1] is not valid; expected a list of class names"),
+    ],
+)
+def test_settings_that_are_not_valid(tmp_path: Path, changes: dict, said: str) -> None:
+    content = {"Preprocess": [], "label_list": ["a"], **changes}
+    with pytest.raises(ExportError, match=re.escape(said)):
         infer_settings(write_settings(tmp_path, content))
 
 
@@ -73,5 +91,6 @@ def test_settings_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_settings_of_an_artifact(tmp_path: Path) -> None:
-    content = {"Preprocess": [{"type": "Resize"}], "label_list": ["cat"], "arch": "YOLO"}
+    steps = [{"type": "Resize", "target_size": [96, 64]}, {"type": "Permute"}]
+    content = {"Preprocess": steps, "label_list": ["cat"], "arch": "YOLO"}
     assert infer_settings(write_settings(tmp_path, content)) == content
