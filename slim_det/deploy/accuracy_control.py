@@ -16,7 +16,11 @@ from slim_det.compress.quantize.model import keep_float, program_ranges, quantiz
 from slim_det.compress.quantize.ptq import PtqResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
-from slim_det.deploy.preprocessing import deploy_settings, deployed_program
+from slim_det.deploy.preprocessing import (
+    deploy_settings,
+    deployed_program,
+    fused_normalization,
+)
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate, evaluate_model
@@ -204,7 +208,7 @@ class DeployedMetric:
         self.cfg = cfg
         size_hw = image_size_hw(cfg)
         self._reader = ArtifactReader(deploy_settings(cfg, size_hw))
-        self._program = deployed_program(model, cfg, size_hw)
+        self._program = deployed_program(model, size_hw, fused_normalization(cfg))
 
     def in_float(self) -> EvalResult:
         """The metric of the float program."""

@@ -31,6 +31,7 @@ from slim_det.deploy.preprocessing import (
     check_preprocessing,
     check_test_reader,
     deployed_program,
+    fused_normalization,
     write_settings,
 )
 from slim_det.detectors.image_size import image_size_hw
@@ -219,7 +220,7 @@ def _write(
     size_hw: tuple[int, int],
     ranges: Mapping[str, LayerRanges] | None,
 ) -> None:
-    program = deployed_program(model, cfg, size_hw)
+    program = deployed_program(model, size_hw, fused_normalization(cfg))
     if ranges is not None or fuses_batch_norm(cfg):
         fold_batch_norm(program)
     if ranges is not None:

@@ -89,11 +89,16 @@ def fused_normalization(cfg: Any) -> Normalization | None:
 
 
 def deployed_program(
-    model: paddle.nn.Layer, cfg: Any, image_size_hw: tuple[int, int]
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int], normalization: Normalization | None
 ) -> DeployProgram:
-    """A detector from the image that ``infer_cfg.yml`` prepares to boxes, in float."""
+    """A detector in float, from the image that ``infer_cfg.yml`` prepares to boxes.
+
+    Args:
+        model: The detector.
+        image_size_hw: Height and width in pixels.
+        normalization: What the program does to images first, see `fused_normalization`.
+    """
     program = trace_program(model, image_size_hw)
-    normalization = fused_normalization(cfg)
     if normalization is not None:
         write_normalization(program, normalization)
     return program

@@ -21,6 +21,7 @@ from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.preprocess import ArtifactReader, at_size
 from slim_det.graph.engine import NO_INT8
 from slim_det.graph.int8_program import for_kernels, int8_layers
+from slim_det.graph.normalization import Normalization, read_normalization
 from slim_det.graph.program import DeployProgram
 from slim_det.verify.runners import (
     Batch,
@@ -139,7 +140,9 @@ def make_backends(
         others = _float_backends(program, folder, predictor, work)
     else:
         others = _int8_backends(model, program, folder, predictor)
-        others += _surrogate_backends(model, cfg, predictor.settings, work)
+        others += _surrogate_backends(
+            model, image_size_hw(cfg), predictor.settings, read_normalization(program), work
+        )
     if not has_paddlelite():
         for backend in others:
             if backend.name in (LITE_STAGE, _SURROGATE):
@@ -225,12 +228,16 @@ def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
 
 
 def _surrogate_backends(
-    model: paddle.nn.Layer, cfg: Any, settings: dict[str, Any], work: Path
+    model: paddle.nn.Layer,
+    image_size_hw: tuple[int, int],
+    settings: dict[str, Any],
+    inside: Normalization | None,
+    work: Path,
 ) -> list[Backend]:
     """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
-    size_hw = surrogate_size(image_size_hw(cfg))
+    size_hw = surrogate_size(image_size_hw)
 
-    surrogate = functools.cache(lambda: lite_surrogate(model, cfg, size_hw))
+    surrogate = functools.cache(lambda: lite_surrogate(model, size_hw, inside))
     reader = ArtifactReader(at_size(settings, size_hw))
     return [
         Backend(

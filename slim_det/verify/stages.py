@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.deploy.metric_check import MAX_GAP
+from slim_det.deploy.metric_check import MAX_GAP, has_collapsed
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
 from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import POINTS
@@ -154,6 +154,8 @@ def judge(
         difference = abs(float(aps[0] or 0.0) - float(aps[1] or 0.0))
         if not difference <= limits.ap:
             faults.append(f"AP differs by {difference:.4f}, expected at most {limits.ap}")
+    elif None not in aps and has_collapsed(float(aps[0] or 0.0), float(aps[1] or 0.0)):
+        faults.append("more than half of the AP is lost")
     elif pairs and not has_raw and not limits.same_boxes:
         faults.append("there are no raw outputs, boxes or AP to judge by")
     return Stage(

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from slim_det.core.files import sha256_of
+from slim_det.graph.normalization import Normalization, write_normalization
 from slim_det.graph.program import DeployProgram
 
 Change = Callable[[DeployProgram], None]
@@ -94,6 +95,16 @@ def swap_mean_and_deviation(settings: Any) -> None:
     """Red and blue are normalized with each other's mean, as for BGR."""
     step = next(step for step in settings["Preprocess"] if step["type"] == "NormalizeImage")
     step["mean"] = step["mean"][::-1]
+
+
+def normalize_nowhere(settings: Any) -> None:
+    """As if the program did it."""
+    settings["Preprocess"] = [s for s in settings["Preprocess"] if s["type"] != "NormalizeImage"]
+
+
+def normalize_inside(program: DeployProgram) -> None:
+    """As if ``infer_cfg.yml`` did not."""
+    write_normalization(program, Normalization.of_steps([{"NormalizeImage": {}}]))
 
 
 def _signed(folder: Path) -> Path:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from slim_det.deploy.lite.convert import has_paddlelite
+from slim_det.deploy.predictor import Predictor
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.preprocess import INPUTS
+from slim_det.graph.program import DeployProgram
 from slim_det.verify import backends as backends
 from slim_det.verify import runners
 from slim_det.verify.artifact import verify_artifact
@@ -214,6 +216,52 @@ def test_fault_in_the_preparation_of_images(
     folder = faults.changed_settings(made.artifact, tmp_path / "faulty", change)
     found = failed(verify(made, folder, detector))
     assert {"preprocess", "exported program", "paddle inference"} <= set(found)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_normalization_inside_the_program(
+    exported: Callable[[str], Exported],
+    detector: Detector,
+    tmp_path: Path,
+    kind: str,
+    no_lite: None,
+) -> None:
+    made = exported(kind)
+    never = faults.changed_settings(made.artifact, tmp_path / "never", faults.normalize_nowhere)
+    inside = faults.changed_program(never, tmp_path / "inside", faults.normalize_inside)
+    stages = verify(made, inside, detector)
+    assert failed(stages) == [] and stages[0].note == "the program normalises"
+
+
+def test_normalization_that_is_done_twice_or_never(
+    exported: Callable[[str], Exported], detector: Detector, tmp_path: Path, no_lite: None
+) -> None:
+    """By file and program, or by neither."""
+    made = exported("float")
+    never = faults.changed_settings(made.artifact, tmp_path / "never", faults.normalize_nowhere)
+    twice = faults.changed_program(made.artifact, tmp_path / "twice", faults.normalize_inside)
+    for folder in (never, twice):
+        found = failed(verify(made, folder, detector))
+        assert {"preprocess", "exported program", "paddle inference"} <= set(found)
+
+
+def test_surrogate_normalizes_if_the_file_does(
+    exported: Callable[[str], Exported], detector: Detector, tmp_path: Path
+) -> None:
+    """Its outputs are the same for the same image, whatever the configuration says."""
+    made = exported("int8")
+    never = faults.changed_settings(made.artifact, tmp_path / "never", faults.normalize_nowhere)
+    inside = faults.changed_program(never, tmp_path / "inside", faults.normalize_inside)
+    cfg, model = made.load()
+    found = []
+    for folder in (made.artifact, inside):
+        program = DeployProgram.load(folder / "model")
+        given = (model, cfg, folder, Predictor(folder), program, tmp_path)
+        backend = next(b for b in backends.make_backends(*given) if b.name == "surrogate")
+        backend.skipped = ""
+        found.append(backend.run([backend.reader(images_of(detector)[0])])[0])
+    for left, right in zip(found[0].raw, found[1].raw):
+        assert np.abs(left - right).max() < 0.05 * np.abs(left).max()
 
 
 def test_artifact_of_other_precision(

@@ -121,6 +121,14 @@ def test_half_a_point_of_ap(ap: float, passed: bool) -> None:
     assert judge("engine", [found(1)], [found(1)], Limits(0.9, ap=None), (ap, 0.5)).passed
 
 
+@pytest.mark.parametrize(("ap", "passed"), [(0.9, True), (0.25, True), (0.24, False), (0.0, False)])
+def test_ap_that_collapsed(ap: float, passed: bool) -> None:
+    """Whatever is allowed otherwise."""
+    stage = judge("engine", [found(1)], [found(1)], Limits(0.9, ap=None), (ap, 0.5))
+    assert stage.passed is passed
+    assert ("more than half of the AP is lost" in stage.note) is not passed
+
+
 def test_ap_that_was_not_measured() -> None:
     stage = judge("engine", [found(1)], [found(1)], LIMITS)
     assert stage.passed and stage.ap is None

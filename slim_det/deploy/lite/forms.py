@@ -12,7 +12,7 @@ import paddle
 from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
-from slim_det.deploy.preprocessing import deployed_program
+from slim_det.deploy.preprocessing import deployed_program, fused_normalization
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import ENGINE_BITS
@@ -21,6 +21,7 @@ from slim_det.graph.lite_program import (
     write_out_hard_swish,
     write_out_leaky_relu,
 )
+from slim_det.graph.normalization import Normalization
 from slim_det.graph.program import DeployProgram
 
 SURROGATE_BITS = 7
@@ -46,8 +47,8 @@ def lite_form(
         without suffix; a float program is copied from the artifact.
     """
     if record_of(model) is not None:
-        size_hw = image_size_hw(cfg)
-        return "int8_in_float32", lambda stem: lite_program(model, cfg, size_hw).save(stem)
+        size_hw, inside = image_size_hw(cfg), fused_normalization(cfg)
+        return "int8_in_float32", lambda stem: lite_program(model, size_hw, inside).save(stem)
 
     def copy(stem: Path) -> None:
         for name in (MODEL_FILE, PARAMS_FILE):
@@ -58,19 +59,19 @@ def lite_form(
 
 def lite_program(
     model: paddle.nn.Layer,
-    cfg: Any,
     image_size_hw: tuple[int, int],
+    normalization: Normalization | None,
     weight_bits: int = ENGINE_BITS,
 ) -> DeployProgram:
     """Program of a quantized detector with batch norm folded and Paddle-Lite's int8 operators.
 
     Args:
         model: A quantized detector.
-        cfg: ppdet's configuration.
         image_size_hw: Height and width in pixels.
+        normalization: What the program does to images first.
         weight_bits: Largest bit width of the integer weights.
     """
-    program = deployed_program(model, cfg, image_size_hw)
+    program = deployed_program(model, image_size_hw, normalization)
     fold_batch_norm(program)
     write_lite_int8(program, program_ranges(model), weight_bits)
     return program
@@ -83,7 +84,7 @@ def surrogate_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def lite_surrogate(
-    model: paddle.nn.Layer, cfg: Any, image_size_hw: tuple[int, int]
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int], normalization: Normalization | None
 ) -> DeployProgram:
     """The x86 surrogate: `lite_program` with 7-bit weights and decomposed activations.
 
@@ -92,10 +93,10 @@ def lite_surrogate(
 
     Args:
         model: A quantized detector.
-        cfg: ppdet's configuration.
         image_size_hw: Height and width in pixels, from `surrogate_size`.
+        normalization: What the program does to images first.
     """
-    program = lite_program(model, cfg, image_size_hw, SURROGATE_BITS)
+    program = lite_program(model, image_size_hw, normalization, SURROGATE_BITS)
     write_out_leaky_relu(program)
     write_out_hard_swish(program)
     return program

@@ -17,7 +17,7 @@ from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.deploy.latency import random_batch
 from slim_det.deploy.predictor import INFER_CFG, Predictor
-from slim_det.deploy.preprocessing import deployed_program
+from slim_det.deploy.preprocessing import deployed_program, fused_normalization
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.detectors.layer_finder import LayerFinder
 from slim_det.detectors.yolov3_head import PRESETS, has_yolo_head
@@ -106,7 +106,7 @@ def export_for_timing(model: paddle.nn.Layer, cfg: Any, folder: Path) -> Path:
     """
     folder.mkdir(parents=True)
     size_hw = image_size_hw(cfg)
-    deployed_program(model, cfg, size_hw).save(folder / "model")
+    deployed_program(model, size_hw, fused_normalization(cfg)).save(folder / "model")
     resize = {"type": "Resize", "target_size": list(size_hw)}
     settings = {"Preprocess": [resize], "label_list": []}
     (folder / INFER_CFG).write_text(yaml.safe_dump(settings), encoding="utf-8")
