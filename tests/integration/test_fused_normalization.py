@@ -151,5 +151,5 @@ def test_trained_detector(forks: Forks, shared: Path, tmp_path: Path, name: str)
     quantized = run(forks, "quantize", "-c", config, *WIDE, *folders, *given, FUSED[1])
     assert quantized["ap"] == pytest.approx(expected, abs=0.02)
     given = ("-o", *data, f"weights={quantized['checkpoint']}")
-    artifact = ("--artifact", quantized["artifact"], "--eval_images", 16)
+    artifact = ("--artifact", quantized["artifact"])
     assert run(forks, "verify", "-c", config, *artifact, *given)["passed"]
