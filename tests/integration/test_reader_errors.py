@@ -146,7 +146,8 @@ def test_a_worker_process_does_not_delete_a_reader_of_the_command(tmp_path: Path
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     """A configuration whose readers look for masks, which no image has."""
-    steps = [{"Decode": {}}, {"Poly2Mask": {}}]
+    resize = {"Resize": {"target_size": [96, 96], "keep_ratio": False}}
+    steps = [{"Decode": {}}, {"Poly2Mask": {}}, resize]
     path = write_tiny(tmp_path_factory.mktemp("faulty") / "faulty.yml", shapes)
     readers = "".join(
         f"{name}Reader: {{sample_transforms: {steps}}}\n" for name in ("Train", "Eval", "Test")
@@ -154,6 +155,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     own = path.with_name("own.yml")
     own.write_text(f"_BASE_: [{path}]\n{readers}")
     return own
+
+
+SOUND_TEST_READER = (
+    "TestReader.sample_transforms=[{Decode: {}}, {Resize: {target_size: [96, 96], "
+    "keep_ratio: false}}, {Permute: {}}]"
+)
+"""`quantize` refuses a `TestReader` that `infer_cfg.yml` cannot express."""
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
         ("Eval", 0, ("eval",)),
         ("Eval", 2, ("eval",)),
         ("Eval", 2, ("sensitivity", "--ratios", "0.5", "--params", "*tip")),
-        ("Test", 0, ("quantize", "--images", 2, "--no_eval")),
+        ("Eval", 2, ("quantize", "--images", 2, SOUND_TEST_READER)),
         ("Test", 0, ("infer", "--infer_img")),
     ],
 )
@@ -180,7 +188,10 @@ def test_command(
     """Exit code 2 and one line; nothing is written, no process is left."""
     if arguments[-1] == "--infer_img":
         arguments = (*arguments, sorted((shapes / "images").iterdir())[0])
-    overrides = (f"weights={unpruned}", f"pretrain_weights={unpruned}", f"worker_num={workers}")
+    overrides = [f"weights={unpruned}", f"pretrain_weights={unpruned}", f"worker_num={workers}"]
+    if SOUND_TEST_READER in arguments:
+        arguments = tuple(part for part in arguments if part != SOUND_TEST_READER)
+        overrides.append(SOUND_TEST_READER)
     before, end = saved(forks.folder), time.monotonic() + LIMIT_S
     command, *others = arguments
     run = (command, "-c", faulty, *others, "-o", *overrides)

@@ -297,7 +297,7 @@ def test_empty_data_is_refused(
     path = in_folder / "empty.json"
     path.write_text(json.dumps(content))
     line = refused("-c", detector.config, "-o", f"EvalDataset.anno_path={path}")
-    assert "has no annotations" in line
+    assert f"'{path}' is not a COCO annotation file" in line
 
 
 def test_model_that_finds_nothing_is_refused(

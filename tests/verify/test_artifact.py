@@ -321,7 +321,7 @@ def test_command(
         (("--no_eval",), "add --artifact DIR"),
         (("--artifact", "gone", "--no_eval"), "artifact 'gone' has no model.pdmodel"),
         (("--artifact", "gone", "--images", "x", "--infer_img", "y"), "give one"),
-        (("--artifact", "gone", "--no_eval", "--images", "x.jpg"), "'x.jpg' does not exist"),
+        (("--artifact", "gone", "--no_eval", "--images", "x.jpg"), "1 missing image: 'x.jpg'"),
     ],
 )
 def test_command_that_is_refused(
