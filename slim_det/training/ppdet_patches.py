@@ -22,7 +22,7 @@ from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
-from slim_det.evaluate.data.records import read_as_checked
+from slim_det.evaluate.data.replacements import read_as_checked
 from slim_det.evaluate.readers import report_errors
 from slim_det.training import checkpoint, session
 from slim_det.training.checkpoint_saver import CheckpointSaver

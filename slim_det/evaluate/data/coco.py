@@ -128,8 +128,7 @@ def read_coco(path: Path, findings: Findings) -> CocoFile | None:
         DataError: It is not a COCO annotation file at all.
     """
     content = _load(path)
-    findings.check(_ADAPTER, content, _place, _EXPECTED)
-    if findings.faults:
+    if not findings.check(_ADAPTER, content, _place, _EXPECTED):
         return None
     file = CocoFile(path, *(content[name] for name in _LISTS))
     for name in _LISTS:

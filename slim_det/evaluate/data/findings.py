@@ -61,7 +61,7 @@ class Findings:
         value: Any,
         place: Callable[[Sequence[Any]], str],
         expected: Mapping[str, str],
-    ) -> None:
+    ) -> bool:
         """Add a fault for everything in a structure that its type does not allow.
 
         Args:
@@ -69,9 +69,13 @@ class Findings:
             value: The structure.
             place: Where a fault is, from the path of keys and indices that lead to it.
             expected: Key -> what it should hold.
+
+        Returns:
+            Whether all of it is valid.
         """
         try:
             adapter.validate_python(value)
+            return True
         except ValidationError as mistakes:
             seen = set()
             for mistake in mistakes.errors(include_url=False, include_context=False):
@@ -84,6 +88,7 @@ class Findings:
                 word = "missing" if missing else "invalid"
                 kind = Kind(f"{word} '{key}'", f"{word} '{key}'", f"expected {expected[key]}")
                 self.fault(kind, place(path) + found)
+            return False
 
     def require_none(self, name: str = "") -> None:
         """Raise the faults as one error, whose message has one line.

@@ -1,38 +1,17 @@
-"""Replaces how ppdet's data sets read annotations, so that what was checked is what is read."""
+"""Makes ppdet's records from annotations, so that what was checked is what is read."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ppdet.data.source.category as ppdet_category
-from ppdet.data.reader import EvalReader
-from ppdet.data.source.coco import COCODataSet
-from ppdet.data.source.voc import VOCDataSet, pascalvoc_label
-from ppdet.data.source.widerface import WIDERFaceDataSet
-from pycocotools.coco import COCO
 
 from slim_det.evaluate.data import coco, faces, voc
 from slim_det.evaluate.data.findings import Findings
 from slim_det.evaluate.data.image_files import MISSING, check_images, image_size_hw
-
-_parse_coco_of_ppdet = COCODataSet.parse_dataset
-_parse_faces_of_ppdet = WIDERFaceDataSet.parse_dataset
-_create_index_of_pycocotools = COCO.createIndex
-
-
-def read_as_checked() -> None:
-    """Replace what ppdet and pycocotools read annotations with."""
-    VOCDataSet.parse_dataset = read_voc_records
-    WIDERFaceDataSet.parse_dataset = _parse_faces
-    COCODataSet.parse_dataset = _parse_coco
-    COCO.createIndex = _create_index
-    EvalReader.__call__ = _read_all
-    ppdet_category.open = _open_labels
 
 
 def read_voc_records(dataset: Any) -> None:
@@ -41,6 +20,8 @@ def read_voc_records(dataset: Any) -> None:
     Raises:
         DataError: The list or an annotation is not valid.
     """
+    from ppdet.data.source.voc import pascalvoc_label
+
     root = Path(dataset.dataset_dir)
     path, folder = root / dataset.anno_path, root / dataset.image_dir
     classes = (
@@ -140,36 +121,3 @@ def _record(dataset: Any, image: dict[str, Any], truth: dict[str, Any]) -> dict[
     fields = dataset.data_fields
     chosen = {key: value for key, value in truth.items() if key in fields}
     return {**image, **chosen} if "image" in fields else chosen
-
-
-def _parse_faces(dataset: Any) -> None:
-    """`WIDERFaceDataSet.parse_dataset`: ours, but ppdet's if faces have landmarks."""
-    if dataset.with_lmk:
-        _parse_faces_of_ppdet(dataset)
-        fill_in_sizes(dataset)
-    else:
-        read_face_records(dataset)
-
-
-def _parse_coco(dataset: Any) -> None:
-    """`COCODataSet.parse_dataset`: ppdet's, and the sizes that are not stated."""
-    _parse_coco_of_ppdet(dataset)
-    fill_in_sizes(dataset)
-
-
-def _create_index(truth: COCO) -> None:
-    """`COCO.createIndex`, after what annotations leave out is filled in."""
-    fill_in_annotations(truth)
-    _create_index_of_pycocotools(truth)
-
-
-def _read_all(reader: EvalReader, dataset: Any, *arguments: Any, **named: Any) -> Any:
-    """`EvalReader.__call__`: ppdet's, also with the images that have no objects."""
-    if hasattr(dataset, "allow_empty"):
-        dataset.allow_empty, dataset.empty_ratio = True, 1.0
-    return super(EvalReader, reader).__call__(dataset, *arguments, **named)
-
-
-def _open_labels(path: str) -> io.StringIO:
-    """Replaces `open` where ppdet reads lists of labels."""
-    return io.StringIO("\n".join(voc.read_labels(Path(path))))

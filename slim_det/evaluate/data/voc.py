@@ -214,9 +214,7 @@ def _read_image(file: Path, xml: Path, findings: Findings) -> VocImage | None:
         if entry.get("difficult") == "":
             del entry["difficult"]
             findings.remark(NOT_DIFFICULT, _place(xml, number))
-    before = sum(map(len, findings.faults.values()))
-    findings.check(_ADAPTER, content, lambda path: _where(xml, path), _EXPECTED)
-    if sum(map(len, findings.faults.values())) > before:
+    if not findings.check(_ADAPTER, content, lambda path: _where(xml, path), _EXPECTED):
         return None
     valid = _ADAPTER.validate_python(content)
     size, objects = valid.get("size"), valid["object"]
