@@ -57,8 +57,8 @@ def _print(name: str, contents: Contents) -> None:
         f"{sum(contents.objects.values())} objects ({counts or 'none'})"
     )
     for kinds in (contents.findings.faults, contents.findings.remarks):
-        for kind, places in kinds.items():
-            print(f"{name}: {contents.where}{kind.line(places)}")
+        for line in contents.lines(kinds):
+            print(f"{name}: {line}")
 
 
 def _figures(contents: Contents) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import paddle
 from ppdet.core.workspace import create
 from tqdm import tqdm
 
-from slim_det.core.errors import DataError, one_line
+from slim_det.core.errors import DataError, reason_of
 from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
 from slim_det.detectors.image_size import image_size_hw
@@ -148,6 +148,5 @@ def _parsed(name: str) -> Any:
         with quiet_stdout():
             dataset.parse_dataset()
     except (OSError, ValueError, AssertionError, LookupError, TypeError) as error:
-        reason = one_line(error) or type(error).__name__
-        raise DataError(f"{name} cannot be read ({reason})") from error
+        raise DataError(f"{name} cannot be read ({reason_of(error)})") from error
     return dataset

@@ -77,6 +77,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; valid: {shown}"
 
 
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, in one line; its type if it says nothing."""
+    return one_line(error) or type(error).__name__
+
+
 def one_line(value: object) -> str:
     """An error's message, or any other text, without line breaks."""
     return " ".join(str(value).split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,9 @@ def image_batches(
 
     dataset = create("TestDataset")()
     dataset.set_images(images)
-    size = _resizing(cfg, "TestReader", image_size_hw) if image_size_hw else nullcontext()
+    size = (
+        _resizing(cfg, "TestReader", image_size_hw) if image_size_hw else contextlib.nullcontext()
+    )
     with size:
         reader = create("TestReader")
     reader.batch_size = 1

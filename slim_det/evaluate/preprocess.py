@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ppdet.data.transform import operators
 
-from slim_det.core.errors import DataError, ExportError, nearest, one_line
+from slim_det.core.errors import DataError, ExportError, nearest, reason_of
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
@@ -53,7 +53,7 @@ class ArtifactReader:
             try:
                 sample = step(sample)
             except Exception as error:  # a damaged image lets steps raise errors of any kind
-                reason = one_line(error) or type(error).__name__
+                reason = reason_of(error)
                 raise DataError(f"'{path}' cannot be read: {name} fails ({reason})") from error
         return {**sample, "image": np.asarray(sample["image"], np.float32)}
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from slim_det.evaluate.data.findings import Findings, Kind
 
+EXPECTED_SIZE = "expected the size of the image once it is decoded, turned as its EXIF says"
+
 REVERSED = Kind("reversed box", "reversed boxes", "expected a least corner and then a largest")
 FLAT = Kind("box without area", "boxes without area", "expected a width and a height above 0")
 OUTSIDE = Kind("box outside its image", "boxes outside their images", "expected pixels of it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ class Contents:
     objects: Counter[str]
     findings: Findings
     where: str = ""
+
+    def lines(self, kinds: Mapping[Kind, list[str]]) -> list[str]:
+        """A line for each kind of the faults, or of the remarks."""
+        return [self.where + kind.line(places) for kind, places in kinds.items()]
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,7 @@ def check_dataset(cfg: Any, name: str) -> int:
     if passed is None:
         contents = _inspect(source)
         contents.findings.require_none(f"{name}: {contents.where}")
-        remarks = [
-            contents.where + kind.line(places) for kind, places in contents.findings.remarks.items()
-        ]
+        remarks = contents.lines(contents.findings.remarks)
         passed = stamp.Passed(len(contents.images), remarks)
         stamp.write(source, passed, contents.files)
     for remark in passed.remarks:

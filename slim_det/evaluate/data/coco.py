@@ -33,7 +33,7 @@ NO_SIZE = Kind(
 OTHER_SIZE = Kind(
     "image of another size than stated",
     "images of another size than stated",
-    "expected the size of the image once it is decoded, turned as its EXIF says",
+    boxes.EXPECTED_SIZE,
 )
 NEGATIVE = Kind(
     "box with a negative side", "boxes with a negative side", "expected [x, y, width, height]"
@@ -186,18 +186,27 @@ def images_without_objects(file: CocoFile) -> list[str]:
 def fill_in(content: dict[str, Any]) -> None:
     """Fill in ids, areas and ``iscrowd`` of annotations with boxes, in place.
 
+    Sizes of images become 0; `slim_det.evaluate.data.records.fill_in_sizes` finds them.
+
     Args:
         content: An annotation file's content, as pycocotools holds it.
     """
+    for image in content.get("images", ()):
+        for side in ("height", "width"):
+            image[side] = max(image.get(side) or 0, 0)
     entries = [entry for entry in content.get("annotations", ()) if "bbox" in entry]
     highest = max((entry.get("id") or 0 for entry in entries), default=0)
     for entry in entries:
         if not entry.get("id"):
             highest += 1
             entry["id"] = highest
-        if not (entry.get("area") or 0) > 0:
+        if _lacks_area(entry):
             entry["area"] = float(np.prod(entry["bbox"][2:]))
         entry["iscrowd"] = int(entry.get("iscrowd") or 0)
+
+
+def _lacks_area(entry: dict[str, Any]) -> bool:
+    return not (entry.get("area") or 0) > 0
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -245,7 +254,7 @@ def _gaps(annotations: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Kind]]:
         place = f"annotations[{number}]"
         if not entry.get("id"):
             yield place, NO_ID if entry.get("id") is None else ID_0
-        if not (entry.get("area") or 0) > 0 and min(entry["bbox"][2:]) > 0:
+        if _lacks_area(entry) and min(entry["bbox"][2:]) > 0:
             yield place, NO_AREA
         if entry.get("iscrowd") is None:
             yield place, NO_CROWD

@@ -12,7 +12,7 @@ from slim_det.evaluate.data import boxes
 from slim_det.evaluate.data.findings import Findings, Kind
 from slim_det.evaluate.widerface.face_text import FaceText, read_face_text
 from slim_det.evaluate.widerface.files import image_name
-from slim_det.evaluate.widerface.truth import read_ground_truth, read_text, require_known
+from slim_det.evaluate.widerface.truth import read_ground_truth, require_known
 
 FLAT = Kind("face of zero width or height", "faces of zero width or height", "they are not learned")
 
@@ -43,7 +43,6 @@ def read_faces(path: Path, images: Path, most: int = -1) -> Faces:
     Raises:
         DataError: The file is malformed or truncated, or names an image twice.
     """
-    read_text(path)
     content = read_face_text(path)
     end = most if most > 0 else len(content.files)
     used = FaceText(content.files[:end], content.rows[:end], content.line_numbers[:end])

@@ -37,7 +37,7 @@ _TAIL = 4096
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 
 
-def image_size_hw(path: str | Path) -> tuple[int, int]:
+def decoded_size_hw(path: str | Path) -> tuple[int, int]:
     """Height and width of an image in pixels once it is decoded, from its header.
 
     Raises:

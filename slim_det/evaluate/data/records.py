@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.evaluate.data import coco, faces, voc
+from slim_det.evaluate.data import faces, voc
 from slim_det.evaluate.data.findings import Findings
-from slim_det.evaluate.data.image_files import MISSING, check_images, image_size_hw
+from slim_det.evaluate.data.image_files import MISSING, check_images, decoded_size_hw
 
 
 def read_voc_records(dataset: Any) -> None:
@@ -49,8 +49,8 @@ def read_voc_records(dataset: Any) -> None:
 def _voc_record(
     dataset: Any, image: voc.VocImage, number: int, classes: list[str], findings: Findings
 ) -> dict[str, Any]:
-    is_stated = image.size_hw is not None and min(image.size_hw) > 0
-    size = image.size_hw if is_stated and image.size_hw else image_size_hw(image.file)
+    stated = image.size_hw
+    size = stated if stated and min(stated) > 0 else decoded_size_hw(image.file)
     boxes_xyxy, kept = voc.check_boxes(image, size, findings)
     labels = [classes.index(image.names[i]) for i in kept]
     truth = {
@@ -98,18 +98,7 @@ def fill_in_sizes(dataset: Any) -> None:
     """Read the sizes of images that the records of a parsed data set leave out."""
     for record in dataset.roidbs:
         if "im_file" in record and not (record.get("h") and record.get("w")):
-            record.update(_size(image_size_hw(record["im_file"])))
-
-
-def fill_in_annotations(truth: Any) -> None:
-    """Fill in what entries of pycocotools' ``COCO`` leave out, before it makes its index.
-
-    Sizes of images become 0; `fill_in_sizes` finds them.
-    """
-    coco.fill_in(truth.dataset)
-    for entry in truth.dataset.get("images", ()):
-        for side in ("height", "width"):
-            entry[side] = max(entry.get(side) or 0, 0)
+            record.update(_size(decoded_size_hw(record["im_file"])))
 
 
 def _size(size_hw: Sequence[float] | None) -> dict[str, float]:

@@ -13,9 +13,8 @@ from ppdet.data.source.voc import VOCDataSet
 from ppdet.data.source.widerface import WIDERFaceDataSet
 from pycocotools.coco import COCO
 
-from slim_det.evaluate.data import voc
+from slim_det.evaluate.data import coco, voc
 from slim_det.evaluate.data.records import (
-    fill_in_annotations,
     fill_in_sizes,
     read_face_records,
     read_voc_records,
@@ -53,7 +52,7 @@ def _parse_coco(dataset: Any) -> None:
 
 def _create_index(truth: COCO) -> None:
     """`COCO.createIndex`, after what annotations leave out is filled in."""
-    fill_in_annotations(truth)
+    coco.fill_in(truth.dataset)
     _create_index_of_pycocotools(truth)
 
 

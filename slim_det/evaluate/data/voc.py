@@ -33,7 +33,7 @@ NOT_DIFFICULT = Kind(
 OTHER_SIZE = Kind(
     "annotation for another image size",
     "annotations for another image size",
-    "expected the size of the image once it is decoded, turned as its EXIF says",
+    boxes.EXPECTED_SIZE,
 )
 NO_SIZE = Kind(
     "annotation with a width or height of 0",

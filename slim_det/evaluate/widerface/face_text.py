@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from slim_det.core.errors import DataError
-from slim_det.evaluate.widerface.files import parse_rows, read_lines
+from slim_det.evaluate.widerface.files import image_name, parse_rows, read_lines
 
 ROW_LENGTHS = (4, 10)
 """Values per row: x y w h, without or with WIDER FACE's six attributes."""
@@ -38,12 +39,14 @@ def read_face_text(path: Path) -> FaceText:
     An image without faces has the number 0, usually followed by a row of zeros.
 
     Raises:
-        DataError: The file is malformed or truncated; the message names the line.
+        DataError: The file is malformed or truncated, and the message names the line; or it names
+            an image twice.
     """
     lines = read_lines(path)
     names, counts, numbers = _layout(path, lines)
     if not names:
         raise DataError(f"ground truth '{path}' is empty; expected name, number of faces, x y w h")
+    require_distinct(list(map(image_name, names)), path)
     table = parse_rows(path, lines, numbers, ROW_LENGTHS)
     negative = np.flatnonzero((table[:, 2:4] < 0).any(axis=1))
     if len(negative):
@@ -57,6 +60,21 @@ def read_face_text(path: Path) -> FaceText:
         tuple(np.split(table, ends)),
         tuple(np.split(np.asarray(numbers, np.int64) + 1, ends)),
     )
+
+
+def require_distinct(names: Sequence[str], source: Path) -> None:
+    """Check that no image occurs twice; DataError if one does.
+
+    Args:
+        names: ``event/name`` of each image, without suffix.
+        source: What names them, for the error message.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"ground truth '{source}' has the image '{repeated[0]}' twice; expected distinct "
+            "names, ignoring suffixes"
+        )
 
 
 def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], list[int]]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slim_det.core.errors import DataError, one_line
-from slim_det.evaluate.widerface.face_text import read_face_text
+from slim_det.core.errors import DataError, reason_of
+from slim_det.evaluate.widerface.face_text import read_face_text, require_distinct
 from slim_det.evaluate.widerface.files import image_name, image_names
 from slim_det.evaluate.widerface.scoring import SETTINGS
 
@@ -147,7 +146,7 @@ def read_mat(folder: str | Path) -> GroundTruth:
                 for name, cells in zip(LIST_FILES, event_lists)
             ]
             counted.append(np.stack(rows))
-    _require_distinct(names, folder)
+    require_distinct(names, folder)
     return GroundTruth(tuple(names), tuple(faces), tuple(counted), OFFICIAL)
 
 
@@ -158,12 +157,10 @@ def read_text(path: str | Path) -> GroundTruth:
     invalid.
 
     Raises:
-        DataError: The file is malformed or truncated (see `read_face_text`), or names an image
-            twice.
+        DataError: The file is not valid (see `read_face_text`).
     """
     content = read_face_text(Path(path))
     names = tuple(map(image_name, content.files))
-    _require_distinct(names, Path(path))
     faces = tuple(rows[:, :4] for rows in content.rows)
     return GroundTruth(names, faces, tuple(map(_counted, content.rows)), BANDS)
 
@@ -205,7 +202,7 @@ def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = loadmat(str(path), variable_names=list(keys))
     except Exception as error:  # damaged files raise zlib.error, ValueError, TypeError, ...
-        reason = one_line(error) or type(error).__name__
+        reason = reason_of(error)
         raise DataError(f"ground truth '{path}' is not a readable .mat file: {reason}") from error
     for key in keys:
         if key not in content or content[key].dtype != object:
@@ -236,12 +233,3 @@ def _chosen(indices: Any, count: int, where: str) -> np.ndarray:
     mask = np.zeros(count, bool)
     mask[chosen - 1] = True
     return mask
-
-
-def _require_distinct(names: Sequence[str], source: Path) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"ground truth '{source}' has the image '{repeated[0]}' twice; expected distinct "
-            "names, ignoring suffixes"
-        )

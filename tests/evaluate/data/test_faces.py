@@ -11,7 +11,7 @@ import pytest
 
 from slim_det.core.errors import DataError
 from slim_det.evaluate.data.check import check_dataset
-from slim_det.evaluate.data.image_files import image_size_hw
+from slim_det.evaluate.data.image_files import decoded_size_hw
 from slim_det.evaluate.data.records import read_face_records
 from slim_det.evaluate.widerface.truth import faces_of
 from tests.blazeface import draw_faces
@@ -121,7 +121,7 @@ def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixt
 
 def test_faces_partly_outside(own: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are counted, and end at the edge for the reader and for the ground truth alike."""
-    height, width = image_size_hw(own / "images" / "0--train" / "face_0.jpg")
+    height, width = decoded_size_hw(own / "images" / "0--train" / "face_0.jpg")
     rows = [
         f"-4 5 10 {height} 0 0 0 0 0 0",
         "5 5 9 9 0 0 0 0 0 0",

@@ -16,8 +16,8 @@ from slim_det.evaluate.data.image_files import (
     MISSING,
     UNREADABLE,
     check_images,
+    decoded_size_hw,
     find_images,
-    image_size_hw,
     require_images,
 )
 
@@ -47,7 +47,7 @@ def test_formats_that_opencv_decodes(
     path = tmp_path / "picture.jpg"
     photo.save(path, kind)
     assert faults(path, decode) == []
-    assert image_size_hw(path) == SIZE == cv2.imread(str(path)).shape[:2]
+    assert decoded_size_hw(path) == SIZE == cv2.imread(str(path)).shape[:2]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     assert faults(path, decode)[0].startswith(f"'{path}' is ")
 
@@ -79,8 +79,8 @@ def test_size_as_it_is_decoded(photo: Image.Image, orientation: int, tmp_path: P
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo.save(path, exif=exif)
-    assert image_size_hw(path) == cv2.imread(str(path)).shape[:2]
-    assert image_size_hw(path) == (SIZE if orientation < 5 else SIZE[::-1])
+    assert decoded_size_hw(path) == cv2.imread(str(path)).shape[:2]
+    assert decoded_size_hw(path) == (SIZE if orientation < 5 else SIZE[::-1])
 
 
 def test_all_faults_at_once(photo: Image.Image, tmp_path: Path) -> None:
