@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -256,7 +257,8 @@ def _on(files: Sequence[str]) -> str:
 
 
 def _is_no_image(file: str) -> bool:
-    return cv2.imread(file) is None
+    # Of a file that is missing, OpenCV would print a line of its own.
+    return Path(file).is_file() and cv2.imread(file) is None
 
 
 def _reason(error: Exception) -> str:
