@@ -7,7 +7,6 @@ never.
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ from ppdet.optimizer import optimizer as ppdet_schedules
 from slim_det.core.errors import ConfigError, nearest
 from slim_det.core.safe_yaml import data_sets
 from slim_det.core.schema import check_keys, whole_number
+from slim_det.training.config_sections import read_optimizer, read_rate, read_reader
 
 # Key at the top level -> smallest value.
 _NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "num_classes": 1}
@@ -81,25 +81,32 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
             others = {key: value for key, value in settings.items() if key != "name"}
             _check_call(name, settings["name"], others, known)
     for name in ("TrainReader", "EvalReader", "TestReader"):
-        reader = cfg.get(name) or {}
-        whole_number(f"{name}.batch_size", reader.get("batch_size", 1), 1)
-        for key in ("sample_transforms", "batch_transforms"):
-            for step in reader.get(key) or []:
-                for kind, settings in step.items():
-                    _check_call(f"{name}.{key}", kind, settings, _TRANSFORMS)
-    rate = cfg.get("LearningRate", {}).get("base_lr", 1.0)
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate):
-        raise ConfigError(f"LearningRate.base_lr: {rate!r} is not valid; expected a finite number")
-    chosen = cfg.get("OptimizerBuilder", {}).get("optimizer") or {}
-    if chosen.get("type", "AdamWDL") != "AdamWDL":  # ppdet's own, no class of paddle
-        settings = {key: value for key, value in chosen.items() if key not in _OWN_KEYS}
-        _check_call("OptimizerBuilder.optimizer", chosen["type"], settings, _OPTIMIZERS)
-    schedules = cfg.get("LearningRate", {}).get("schedulers") or []
+        _check_reader(name, cfg.get(name) or {})
+    optimizer = read_optimizer(cfg.get("OptimizerBuilder") or {}).optimizer
+    if optimizer.get("type", "AdamWDL") != "AdamWDL":  # ppdet's own, no class of paddle
+        settings = {key: value for key, value in optimizer.items() if key not in _OWN_KEYS}
+        _check_call("OptimizerBuilder.optimizer", optimizer["type"], settings, _OPTIMIZERS)
+    schedules = read_rate(cfg.get("LearningRate") or {}).schedulers or []
     for place, schedule in enumerate(schedules):
         if isinstance(schedule, Mapping):
             _check_schedule(place, schedule)
+        elif schedule is None or isinstance(schedule, (str, int, float, list)):
+            raise ConfigError(
+                f"LearningRate.schedulers: {schedule!r} is not valid; expected a schedule such as "
+                "{name: CosineDecay}"
+            )
     if len(schedules) == 1:
         _check_alone(schedules[0])
+
+
+def _check_reader(name: str, values: Any) -> None:
+    reader = read_reader(name, values)
+    for step in reader.sample_transforms or []:
+        for kind, settings in step.items():
+            _check_call(f"{name}.sample_transforms", kind, settings, _TRANSFORMS)
+    for step in reader.batch_transforms or []:
+        for kind, settings in step.items():
+            _check_call(f"{name}.batch_transforms", kind, settings, _TRANSFORMS)
 
 
 def _numbers_as_text(where: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from ppdet.core.workspace import create, global_config
 
 from slim_det.compress.steps import step_of
 from slim_det.compress.strategy import Context, Purpose, Strategy, postpone, registered_strategies
-from slim_det.core.errors import ConfigError, SlimDetError
+from slim_det.core.errors import ConfigError, SlimDetError, one_line
 from slim_det.core.safe_yaml import merge
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.training import checkpoint
@@ -55,8 +55,9 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
             model = create(cfg["architecture"])
     except SlimDetError:
         raise
-    except (ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
-        raise ConfigError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+    except Exception as error:  # components check little, so a wrong value may end anywhere
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"the model cannot be built: {reason}") from error
     model.eval()
     return model
 

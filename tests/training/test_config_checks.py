@@ -19,6 +19,10 @@ def optimizer(**settings: Any) -> dict[str, Any]:
     return {"OptimizerBuilder": {"optimizer": settings}}
 
 
+def builder(**settings: Any) -> dict[str, Any]:
+    return {"OptimizerBuilder": settings}
+
+
 def schedules(*settings: Any) -> dict[str, Any]:
     return {"LearningRate": {"schedulers": list(settings)}}
 
@@ -51,6 +55,13 @@ DECAY, WARMUP = {"name": "PiecewiseDecay", "milestones": [1]}, {"name": "LinearW
         rate(1e-3),
         rate(1e30),
         optimizer(type="Momentum", momentum=1),
+        reader({"Decode": {}}, mixup_epoch=5, shuffle=True, inputs_def={"num_max_boxes": 50}),
+        {"TestReader": {"fuse_normalize": True, "inputs_def": {"image_shape": [3, 96, 96]}}},
+        {"EvalReader": {"sample_transforms": None, "inputs_def": None, "collate_batch": False}},
+        builder(regularizer={"type": "L1", "factor": 0.1}, clip_grad_by_norm=35),
+        builder(regularizer=None, clip_grad_by_value=None),
+        builder(regularizer=False),
+        builder(regularizer="None"),
         {"EvalDataset": {"name": "VOCDataSet", "anno_path": "val.txt", "sample_num": 3}},
         {"EvalDataset": {"name": "OfSomebody", "folder": "x"}, "TestDataset": object()},
     ],
@@ -72,6 +83,24 @@ def test_valid(cfg: dict[str, Any]) -> None:
         (
             {"EvalReader": {"batch_transforms": [{"PadBoxes": {}}]}},
             "EvalReader.batch_transforms: unknown name 'PadBoxes'; did you mean 'PadBox'?",
+        ),
+        ({"TestReader": {"fuse_normalise": True}}, "did you mean 'fuse_normalize'?"),
+        ({"EvalReader": {"batch_sizes": 4}}, "EvalReader: unknown key 'batch_sizes'; did you mean"),
+        ({"EvalReader": 7}, "EvalReader: expected a mapping of keys, found 7"),
+        (reader(shuffle="no"), "TrainReader.shuffle: 'no' is not valid; expected true or false"),
+        (reader(drop_last=1), "TrainReader.drop_last: 1 is not valid; expected true or false"),
+        (reader(inputs_def=5), "TrainReader.inputs_def: 5 is not valid; expected keys and values"),
+        (
+            {"TestReader": {"inputs_def": {"image_shpe": [3, 96, 96]}}},
+            "TestReader.inputs_def: unknown key 'image_shpe'; did you mean 'image_shape'?",
+        ),
+        (
+            {"TrainReader": {"sample_transforms": 5}},
+            "TrainReader.sample_transforms: 5 is not valid; expected a list of transforms",
+        ),
+        (
+            reader({"Decode": {}}, "Permute"),
+            "TrainReader.sample_transforms: [{'Decode': {}}, 'Permute'] is not valid; expected a",
         ),
         (reader(batch_size=0), "TrainReader.batch_size: 0 is not valid"),
         (optimizer(type="Adamm"), "OptimizerBuilder.optimizer: unknown name 'Adamm'; did you mean"),
@@ -114,6 +143,25 @@ def test_valid(cfg: dict[str, Any]) -> None:
             "OptimizerBuilder.regularizer.factor: '5e-4' is text; expected a number, such as",
         ),
         (optimizer(type="Momentum", momentum=".9"), "OptimizerBuilder.optimizer.momentum: '.9' is"),
+        ({"OptimizerBuilder": 5}, "OptimizerBuilder: expected a mapping of keys, found 5"),
+        (builder(optimizer=5), "OptimizerBuilder.optimizer: 5 is not valid; expected keys"),
+        (builder(regularizer=5), "OptimizerBuilder.regularizer: expected a mapping of keys"),
+        (builder(regularizer={"type": "L2"}), "OptimizerBuilder.regularizer.factor is missing"),
+        (
+            builder(regularizer={"type": "L3", "factor": 0.1}),
+            "OptimizerBuilder.regularizer.type: 'L3' is not valid; expected L1 or L2",
+        ),
+        (
+            builder(regularizer={"type": "L2", "factor": "abc"}),
+            "OptimizerBuilder.regularizer.factor: 'abc' is not valid; expected a finite number",
+        ),
+        (
+            builder(clip_grad_by_norm="abc"),
+            "OptimizerBuilder.clip_grad_by_norm: 'abc' is not valid; expected a finite number, or",
+        ),
+        ({"LearningRate": 7}, "LearningRate: expected a mapping of keys, found 7"),
+        ({"LearningRate": {"schedulers": 7}}, "schedulers: 7 is not valid; expected a list of"),
+        (schedules(7), "LearningRate.schedulers: 7 is not valid; expected a schedule such as"),
         (optimizer(type="Momentum", momentum="big"), "Momentum.momentum: 'big' is text; expected"),
         (
             reader({"Resize": {"target_size": [96, "+96"]}}),

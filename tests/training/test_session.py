@@ -52,6 +52,11 @@ def test_names_start_at_zero_every_time(cfg: Any) -> None:
         ("ScaledYOLOv3FPN", {"width": 0.3}, "width 0.3"),
         ("MobileNet", {"feature_maps": [4, 6]}, "the model cannot be built"),
         ("YOLOv3Head", {"anchors": 3}, "the model cannot be built: TypeError"),
+        (
+            "ScaledYOLOv3FPN",
+            {"norm_type": "abc"},
+            "the model cannot be built: UnboundLocalError: local",
+        ),
     ],
 )
 def test_settings_that_a_component_refuses(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 from pydantic import Field, Strict
 
 from slim_det.core.schema import check_keys, validated
 
 Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+MaybeFolder = Annotated[
+    Optional[Annotated[str, Field(min_length=1)]], Field(description="a folder with images")
+]
 
 LEAST_RIDGE = 1e-8
 """With less, rounding errors of inputs that depend on each other make their moments indefinite."""
@@ -28,9 +31,7 @@ class Calibration:
     """
 
     images: Count = 256
-    folder: Annotated[
-        Annotated[str, Field(min_length=1)] | None, Field(description="a folder with images")
-    ] = None
+    folder: MaybeFolder = None
     positions: Count = 8192
     ridge: Annotated[
         float,
