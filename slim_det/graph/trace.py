@@ -19,6 +19,9 @@ from slim_det.graph.op import Op
 from slim_det.graph.program import DeployProgram, Program
 from slim_det.graph.tracing import deployment_program, detector_spec
 
+_TENSOR = paddle.base.core.VarDesc.VarType.LOD_TENSOR
+"""Variables of other types, such as the scopes of a condition, have no shape."""
+
 
 @dataclass(frozen=True)
 class Trace(Program):
@@ -26,7 +29,7 @@ class Trace(Program):
 
     Attributes:
         ops: Operators in execution order.
-        shapes: Variable name -> shape.
+        shapes: Variable name -> shape, of every tensor.
         parameters: Variable name -> name in the model's state dict (`neck.x.conv.weight`).
         outputs: Variables that the model returns.
         image_size_hw: Height and width of the image that was traced; None for plain layers.
@@ -54,8 +57,10 @@ def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Tr
         return trace_layer(model, [detector_spec(image_size_hw, batch=1)], image_size_hw)
     except Exception as error:  # whatever the model's code raises at this size
         reason = str(error).strip().splitlines()[-1].strip()
+        even = not (height % 32 or width % 32)
+        hint = "" if even else "; most detectors need multiples of 32 pixels (--image_size)"
         raise ConfigError(
-            f"the model does not run on an image of {height}x{width} pixels: {reason}"
+            f"the model does not run on an image of {height}x{width} pixels: {reason}{hint}"
         ) from error
 
 
@@ -65,12 +70,12 @@ def trace_layer(
     image_size_hw: tuple[int, int] | None = None,
 ) -> Trace:
     """Trace any layer for given inputs, in evaluation mode; the layer stays unchanged."""
-    with evaluation_mode(layer), deployment_program():
+    with evaluation_mode(layer), deployment_program(layer):
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
         block = concrete.main_program.global_block()
         ops = [Op.read(op) for op in block.ops]
-        shapes = {name: tuple(var.shape) for name, var in block.vars.items()}
+        shapes = {name: tuple(v.shape) for name, v in block.vars.items() if v.type == _TENSOR}
         outputs = [
             var.name for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")
         ]
@@ -103,7 +108,7 @@ def layer_program(layer: paddle.nn.Layer, input_spec: list[Any]) -> DeployProgra
 
 
 def _save(layer: paddle.nn.Layer, input_spec: list[Any], stem: str | Path) -> None:
-    with deployment_program():
+    with deployment_program(layer):
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         program = function.concrete_program.main_program
         move_relu_before_concat(DeployProgram(program, None, [], []))

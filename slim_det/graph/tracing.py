@@ -13,12 +13,15 @@ from typing import Any
 
 import paddle
 from paddle.base.layer_helper import LayerHelper
+from paddle.jit import dy2static
 from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
-_UNARY = "abs exp floor ceil round log rsqrt sigmoid sqrt tanh softplus gelu sign".split()
+_UNARY = """
+    abs exp floor ceil round log logical_not rsqrt sigmoid sqrt tanh softplus gelu sign cos sin
+""".split()
 _BINARY = {
     "multiply": "elementwise_mul",
     "maximum": "elementwise_max",
@@ -34,9 +37,14 @@ _ATTRIBUTES = {
 
 
 @contextlib.contextmanager
-def deployment_program() -> Iterator[None]:
-    """While active, `paddle.jit` traces and saves the `.pdmodel` format."""
-    modules = (paddle, paddle.tensor, paddle.nn.functional)
+def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
+    """While active, `paddle.jit` traces and saves the `.pdmodel` format.
+
+    Args:
+        layer: What is traced, if anything. In its code, an ``if`` on a parameter of its own takes
+            the branch of the parameter's value, instead of becoming two branches of the program.
+    """
+    modules = (paddle, paddle.tensor, paddle.nn.functional, Variable)
     saved = [
         (module, name, getattr(module, name))
         for module in modules
@@ -53,7 +61,7 @@ def deployment_program() -> Iterator[None]:
     try:
         for module, name, original in saved:
             setattr(module, name, _traceable(name, original))
-        with OldIrGuard():
+        with _decided(layer), OldIrGuard():
             yield
     finally:
         for module, name, original in saved:
@@ -61,6 +69,23 @@ def deployment_program() -> Iterator[None]:
         unique_name.switch(*numbering)
         for program in set(recorded) - before:
             del recorded[program]
+
+
+@contextlib.contextmanager
+def _decided(layer: paddle.nn.Layer | None) -> Iterator[None]:
+    """Decide each condition on a parameter of a layer by the parameter's value."""
+    parameters = {} if layer is None else {param.name: param for param in layer.parameters()}
+    original = dy2static.IfElse
+
+    def if_else(condition: Any, *branches: Any, **names: Any) -> Any:
+        known = parameters.get(getattr(condition, "name", None))
+        return original(condition if known is None else bool(known.numpy()), *branches, **names)
+
+    dy2static.IfElse = if_else
+    try:
+        yield
+    finally:
+        dy2static.IfElse = original
 
 
 def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle.jit.dy2static.program_translator import ProgramTranslator
-from paddle.static import InputSpec
+from paddle.static import InputSpec, Variable
 
 from slim_det.core.errors import ConfigError
 from slim_det.graph.op import Op
@@ -20,7 +20,7 @@ from slim_det.graph.tracing import deployment_program
 from tests.support import assert_same_sums, trace_plain
 
 PATCHED = (
-    "abs exp floor ceil round log rsqrt sigmoid sqrt tanh softplus gelu sign "
+    "abs exp floor ceil round log logical_not rsqrt sigmoid sqrt tanh softplus gelu sign cos sin "
     "multiply maximum minimum matmul greater_than"
 ).split()
 
@@ -60,7 +60,7 @@ class Apply(paddle.nn.Layer):
 
 
 def public_functions() -> dict[tuple[str, str], Any]:
-    modules = (paddle, paddle.tensor, paddle.nn.functional)
+    modules = (paddle, paddle.tensor, paddle.nn.functional, Variable)
     return {
         (module.__name__, name): getattr(module, name)
         for module in modules
@@ -172,10 +172,12 @@ class FailingDetector(Failing):
 
 
 def test_a_detector_that_does_not_run_is_one_line() -> None:
-    message = "^the model does not run on an image of 32x48 pixels: .*as this$"
+    message = "^the model does not run on an image of 32x64 pixels: .*as this$"
     with pytest.raises(ConfigError, match=message) as caught:
-        trace_detector(FailingDetector(), (32, 48))
+        trace_detector(FailingDetector(), (32, 64))
     assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="as this; most detectors need multiples of 32 pixels"):
+        trace_detector(FailingDetector(), (32, 48))
 
 
 def test_a_detector_is_traced_at_the_requested_size() -> None:
@@ -186,6 +188,40 @@ def test_a_detector_is_traced_at_the_requested_size() -> None:
     trace = trace_detector(Detector(), (32, 48))
     assert trace.image_size_hw == (32, 48)
     assert trace.shapes[trace.outputs[0]] == (1, 4, 16, 24)
+
+
+class Weighed(Block):
+    """Adds a branch if its weight is not zero, as RepVGG blocks of PP-YOLOE+ do."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([1])
+        self.weight.set_value(paddle.to_tensor([weight]))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self.conv(x)
+        if self.weight:
+            y = y + self.weight * F.relu(self.conv(x))
+        return y
+
+
+@pytest.mark.parametrize(("weight", "branches"), [(0.5, 2), (0.0, 1)])
+def test_a_condition_on_a_parameter_is_decided_by_its_value(weight: float, branches: int) -> None:
+    trace = trace_plain(Weighed(weight), 1, 3, 8, 8)
+    types = [op.type for op in trace.ops]
+    assert types.count("conv2d") == branches
+    assert "conditional_block" not in types and "cond" not in types
+
+
+def test_a_condition_on_the_input_stays_one() -> None:
+    class Positive(paddle.nn.Layer):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            if x.mean() > 0:
+                x = x + 1.0
+            return x
+
+    types = [op.type for op in trace_plain(Positive(), 1, 3).ops]
+    assert types.count("conditional_block") == 2
 
 
 def test_functions_are_replaced_only_inside() -> None:
@@ -236,6 +272,9 @@ FUNCTIONS: list[Callable[[paddle.Tensor], paddle.Tensor]] = [
     lambda x: paddle.rsqrt(x * x + 1.0),
     lambda x: paddle.sqrt(paddle.abs(x)),
     lambda x: paddle.sign(x),
+    lambda x: paddle.cos(x) + paddle.sin(x),
+    lambda x: (x * x).sqrt() + x.sigmoid().log(),
+    lambda x: paddle.logical_not(x > x.abs()).astype("float32"),
     lambda x: paddle.tanh(x),
     lambda x: F.sigmoid(x),
     lambda x: F.tanh(x),

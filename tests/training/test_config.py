@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from slim_det.core.errors import ConfigError
-from slim_det.detectors.image_size import image_size_hw
 from slim_det.training import config
 from slim_det.training.config import SlimConfig, apply_overrides, load_config, load_slim_config
 
@@ -126,45 +125,6 @@ def test_slim_file_may_hold_no_unknown_key(tmp_path: Path, key: str) -> None:
     path = write(tmp_path / "s.yml", {"slim": "QAT", key: 1})
     with pytest.raises(ConfigError, match=f"s.yml: unknown key '{key}'"):
         load_slim_config(path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "size"),
-    [
-        ({}, (608, 608)),
-        ({"TestReader": {"inputs_def": {"image_shape": [3, 320, 416]}}}, (320, 416)),
-        ({"TestReader": {"inputs_def": {"image_shape": [3, -1, -1]}}, **{}}, (608, 608)),
-        ({"EvalReader": {"sample_transforms": [{"Resize": {"target_size": [64, 96]}}]}}, (64, 96)),
-        ({"EvalReader": {"sample_transforms": [{"Resize": {"target_size": 64}}]}}, (64, 64)),
-    ],
-)
-def test_image_size(settings: dict[str, Any], size: tuple[int, int]) -> None:
-    """Of the test reader, else of the evaluation, else the published one; a request wins."""
-    assert image_size_hw(settings) == size
-    assert image_size_hw(settings, 416) == (416, 416)
-
-
-@pytest.mark.parametrize("side", [31, 100, 0, -32])
-def test_image_size_that_yolo_cannot_take(side: int) -> None:
-    with pytest.raises(ConfigError, match=f"image size {side}x{side} is not valid"):
-        image_size_hw({}, side)
-
-
-@pytest.mark.parametrize(
-    ("shape", "nearest"),
-    [([3, 250, 250], "256x256"), ([3, 1, 335], "32x320"), ([3, 337, 32], "352x32")],
-)
-def test_nearest_image_size(shape: list[int], nearest: str) -> None:
-    settings = {"TestReader": {"inputs_def": {"image_shape": shape}}}
-    with pytest.raises(ConfigError, match=f"multiples of 32 pixels, such as {nearest}$"):
-        image_size_hw(settings)
-
-
-def test_image_size_of_blazeface() -> None:
-    """Its coarsest feature map has a cell of 16 pixels."""
-    assert image_size_hw({"architecture": "BlazeFace"}, 16) == (16, 16)
-    with pytest.raises(ConfigError, match="72x72 .* multiples of 16 pixels, such as 64x64"):
-        image_size_hw({"architecture": "BlazeFace"}, 72)
 
 
 def test_every_key_of_the_trainer_is_known() -> None:

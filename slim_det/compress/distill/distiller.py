@@ -24,7 +24,7 @@ from slim_det.compress.distill.taps import Kept, Place, Taps, dry_run
 from slim_det.compress.finite import require_finite, watch_outputs
 from slim_det.compress.steps import Step, attach_step, detach_step, step_of
 from slim_det.core.errors import ConfigError, TrainingError
-from slim_det.detectors.image_size import DEFAULT_STRIDE
+from slim_det.detectors.image_size import USUAL_STRIDE
 from slim_det.detectors.yolov3_outputs import forward_without_boxes
 
 logger = logging.getLogger("slim_det")
@@ -145,7 +145,7 @@ class Distiller(Step):
 
     def _fitted(self, bound: list[BoundTerm]) -> list[BoundTerm]:
         """The terms with the adaptors they need, each computed once on a black image."""
-        size_hw = (2 * DEFAULT_STRIDE, 2 * DEFAULT_STRIDE)
+        size_hw = (2 * USUAL_STRIDE, 2 * USUAL_STRIDE)
         ours, theirs = dry_run(self._student_taps, size_hw), dry_run(self._teacher_taps, size_hw)
         fitted: list[BoundTerm] = []
         adaptors = 0
