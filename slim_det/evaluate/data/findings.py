@@ -12,6 +12,8 @@ from slim_det.core.errors import DataError
 
 SHOWN = 5
 """Number of places that a line names."""
+LONGEST = 300
+"""Characters of a place that a line shows."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Kind:
         """Say how many there are, where the first ones are, and what was expected."""
         more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
         noun = self.one if len(places) == 1 else self.many
-        return f"{len(places)} {noun}: {', '.join(places[:SHOWN])}{more}; {self.rest}"
+        return f"{len(places)} {noun}: {', '.join(map(_line, places[:SHOWN]))}{more}; {self.rest}"
 
 
 class Findings:
@@ -80,6 +82,8 @@ class Findings:
             seen = set()
             for mistake in mistakes.errors(include_url=False, include_context=False):
                 key, path = _named(mistake["loc"], expected)
+                if mistake["type"] == "dict_type":  # an entry of a list
+                    path = mistake["loc"]
                 if path in seen:
                     continue  # the members of a union, or of a list, each say what they expect
                 seen.add(path)
@@ -102,6 +106,14 @@ class Findings:
         if self.faults:
             lines = [kind.line(places) for kind, places in self.faults.items()]
             raise DataError(name + "; ".join(lines))
+
+
+def _line(place: str) -> str:
+    """A place without line breaks, control characters and other text that cannot be seen."""
+    shown = place if len(place) <= LONGEST else f"{place[: LONGEST - 3]}..."
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown
+    )
 
 
 def _named(loc: tuple[Any, ...], expected: Mapping[str, str]) -> tuple[str, tuple[Any, ...]]:

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
@@ -35,6 +38,10 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _TAIL = 4096
 """Bytes at the end of a file in which the end marker of its format is looked for."""
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+
+_JPEG = ("JPEG", "MPO")
+_DAMAGE, _HARMLESS = ("Corrupt JPEG data", "Premature end"), "extraneous bytes"
+"""What libjpeg says of pixels that it has to make up, and of bytes that it skips."""
 
 
 def decoded_size_hw(path: str | Path) -> tuple[int, int]:
@@ -82,7 +89,7 @@ def check_images(
 def find_images(image: str | None, folder: str | None, where: str = "--infer_dir") -> list[str]:
     """Paths of the images given by ``--infer_img`` or ``--infer_dir``, in order.
 
-    A warning counts the other files of the folder.
+    A warning counts the other entries of the folder; hidden ones are skipped.
 
     Args:
         image: One image, which precedes the folder.
@@ -93,6 +100,8 @@ def find_images(image: str | None, folder: str | None, where: str = "--infer_dir
         DataError: Neither is given, or a file is missing or not a complete image.
     """
     if image:
+        if folder:
+            logger.warning("%s '%s' is left out, because --infer_img is given", where, folder)
         paths = [Path(image)]
         if paths[0].is_file() and paths[0].suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"--infer_img '{image}': expected {', '.join(IMAGE_SUFFIXES)}")
@@ -117,48 +126,80 @@ def require_images(paths: Sequence[str | Path]) -> None:
 
 @contextlib.contextmanager
 def _complete_images() -> Iterator[None]:
-    """Let Pillow refuse images that are cut short, which ppdet turns off."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    """Let Pillow refuse images that are cut short, which ppdet turns off, but no large ones."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
     try:
         yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
 def _images_of(folder: Path, where: str) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{where} '{folder}' is not a folder")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
     known = ", ".join(IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"{where} '{folder}' has no image ({known})")
-    others = [path.name for path in files if path not in set(paths) and path.name[0] != "."]
+    others = [path.name + "/" * path.is_dir() for path in found if path not in set(paths)]
     if others:
-        kind = Kind("file is left out", "files are left out", f"images end in {known}")
+        kind = Kind("entry is left out", "entries are left out", f"images end in {known}")
         logger.warning("%s '%s': %s", where, folder, kind.line(others))
     return paths
 
 
 def _examine(path: str | Path, decode: bool) -> tuple[int, int] | str | None:
     """Height and width of an image, or what is wrong with the file; None if there is none."""
+    if not os.path.isfile(path):
+        return "is not a file" if os.path.exists(path) else None
     try:
+        os.fspath(path).encode("utf-8")
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 return f"is a {image.format} image"
-            height, width = image.height, image.width
+            size = image.height, image.width
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _TURNED
-            if decode or not _ends(path, image.format):
+            if image.format not in _END_MARKERS or decode or not _ends(path, image.format):
+                if image.format in _JPEG and (damage := _jpeg_damage(path)):
+                    return f"is damaged: {damage}"
                 # Reads all data, but computes as few pixels as the format allows.
                 image.draft("L", (1, 1))
                 image.load()
-    except FileNotFoundError:
-        return None
+                if image.format not in _JPEG:
+                    return _opencv_size_hw(path) or "cannot be decoded by OpenCV"
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8, which OpenCV cannot open"
     except Exception as error:  # Pillow's plugins raise errors of many types for damaged files
         is_known = not isinstance(error, (OSError, SyntaxError)) or "identify" not in str(error)
         return f"is damaged: {error}" if is_known else "is not an image"
-    return (width, height) if turned else (height, width)
+    return (size[1], size[0]) if turned else size
+
+
+def _jpeg_damage(path: str | Path) -> str:
+    """What libjpeg finds wrong with the data of a file; '' if nothing.
+
+    Pillow and OpenCV fill in pixels that are missing and say nothing of it.
+    """
+    try:
+        # A side of one pixel lets it compute few, from all of the data.
+        simplejpeg.decode_jpeg(
+            Path(path).read_bytes(), "GRAY", min_height=1, min_width=1, min_factor=8
+        )
+    except ValueError as error:  # also of images that it does not know, such as CMYK
+        if str(error).startswith(_DAMAGE) and _HARMLESS not in str(error):
+            return str(error)
+    return ""
+
+
+def _opencv_size_hw(path: str | Path) -> tuple[int, int] | None:
+    """Height and width as OpenCV decodes a file, as ppdet does; None if it cannot.
+
+    It does not turn a WebP image as its EXIF says, and does turn a TIFF one.
+    """
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    return None if pixels is None else pixels.shape[:2]
 
 
 def _ends(path: str | Path, kind: str | None) -> bool:

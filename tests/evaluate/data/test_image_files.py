@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -73,6 +74,68 @@ def test_bytes_after_the_end(photo: Image.Image, tmp_path: Path) -> None:
         assert faults(path, decode=False) == []
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_files_of_other_types(decode: bool, tmp_path: Path) -> None:
+    """A pipe would be waited for, and OpenCV ends the process for a name that is not UTF-8."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert faults(tmp_path / "pipe.jpg", decode) == [f"'{tmp_path}/pipe.jpg' is not a file"]
+    assert faults(tmp_path, decode) == [f"'{tmp_path}' is not a file"]
+    path = tmp_path / os.fsdecode(b"\xff.jpg")
+    Image.new("RGB", (4, 4)).save(path)
+    assert faults(path, decode)[0].endswith(
+        "has a name that is not UTF-8, which OpenCV cannot open"
+    )
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_with_missing_pixels_that_end_well(
+    photo: Image.Image, progressive: bool, tmp_path: Path
+) -> None:
+    """Pillow and OpenCV read them in silence, with gray instead."""
+    path = tmp_path / "hole.jpg"
+    photo.save(path, progressive=progressive)
+    data = path.read_bytes()
+    assert faults(path, decode=True) == []
+    for start, end in ((len(data) // 2, len(data) - 2), (len(data) // 2, len(data) * 3 // 4)):
+        path.write_bytes(data[:start] + data[end:])
+        assert cv2.imread(str(path)).shape[:2] == SIZE
+        assert faults(path, decode=True)[0].startswith(f"'{path}' is damaged: Corrupt JPEG data")
+    path.write_bytes(data[:-2] + b"\0\0" + data[-2:])
+    assert faults(path, decode=True) == [], "libjpeg skips bytes between the data and the end"
+
+
+def test_jpegs_of_four_channels(photo: Image.Image, tmp_path: Path) -> None:
+    photo.convert("CMYK").save(tmp_path / "print.jpg")
+    assert faults(tmp_path / "print.jpg", decode=True) == []
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG", "JPEG"])
+@pytest.mark.parametrize("decode", [False, True])
+def test_turned_as_opencv_turns_it(
+    photo: Image.Image, kind: str, decode: bool, tmp_path: Path
+) -> None:
+    """It turns TIFF, whose orientation is no EXIF, and does not turn WebP."""
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(path, kind, exif=exif)
+    findings = Findings()
+    assert check_images([path], findings, decode) == [cv2.imread(str(path)).shape[:2]]
+    assert not findings.faults
+
+
+def test_images_that_only_pillow_decodes(tmp_path: Path) -> None:
+    path = tmp_path / "floats.tif"
+    Image.fromarray(np.zeros(SIZE, np.float32)).save(path)
+    assert faults(path, decode=False) == [f"'{path}' cannot be decoded by OpenCV"]
+
+
+def test_large_images(tmp_path: Path) -> None:
+    """Pillow refuses them as an attack unless told otherwise."""
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    assert faults(tmp_path / "large.png", decode=False) == []
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_size_as_it_is_decoded(photo: Image.Image, orientation: int, tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
@@ -97,7 +160,7 @@ def test_all_faults_at_once(photo: Image.Image, tmp_path: Path) -> None:
 
 
 def test_images_of_a_folder_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Other files are counted; one image wins over the folder."""
+    """Others are counted, except hidden ones; one image wins over the folder, with a line."""
     for name in ("b.PNG", "a.jpg", "c.bmp", "d.tif"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
@@ -107,6 +170,12 @@ def test_images_of_a_folder_in_order(tmp_path: Path, caplog: pytest.LogCaptureFi
     found = [Path(path).name for path in find_images(None, str(tmp_path))]
     assert found == ["a.jpg", "b.PNG", "c.bmp"]
     known = ".jpg, .jpeg, .png, .bmp"
-    said = f"2 files are left out: d.tif, notes.txt; images end in {known}"
+    said = f"3 entries are left out: d.tif, folder.jpg/, notes.txt; images end in {known}"
     assert caplog.messages == [f"--infer_dir '{tmp_path}': {said}"]
     assert find_images(str(tmp_path / "c.bmp"), str(tmp_path)) == [str(tmp_path / "c.bmp")]
+    assert (
+        caplog.messages[1] == f"--infer_dir '{tmp_path}' is left out, because --infer_img is given"
+    )
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"1 missing image: '.*gone.jpg'; expected a file"):
+        find_images(None, str(tmp_path))
