@@ -23,16 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read both data sets completely, decode every image, and print what they hold."""
-    from slim_det.core.errors import DataError
-    from slim_det.evaluate.data.check import inspect_dataset
+    from slim_det.core.errors import ConfigError, DataError
+    from slim_det.evaluate.data.check import inspect_dataset, require_same_classes
     from slim_det.training.config import load_config
 
     cfg = load_config(args.config, args.opt)
+    names = list(filter(cfg.get, DATASETS))
+    if not names:
+        raise ConfigError(f"{args.config} names no data set; expected {' or '.join(DATASETS)}")
     figures, unsound = [], []
-    for name in filter(cfg.get, DATASETS):
+    classes: dict[str, list[str]] = {}
+    for name in names:
         try:
             contents = inspect_dataset(cfg, name)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             print(error)
             figures.append({"dataset": name, "error": str(error)})
             unsound.append(name)
@@ -44,6 +48,13 @@ def run(args: argparse.Namespace) -> int:
         figures.append({"dataset": name, **_figures(contents)})
         if contents.findings.faults:
             unsound.append(name)
+        else:
+            classes[name] = contents.classes
+    try:
+        require_same_classes(classes)
+    except DataError as error:
+        print(error)
+        unsound = names
     common.save_json(args, {"datasets": figures, "passed": not unsound})
     if unsound:
         raise DataError(f"{' and '.join(unsound)} cannot be used as they are; see the lines above")

@@ -56,11 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace, cfg: Any) -> None:
-    from slim_det.evaluate.data.check import check_dataset
+    from slim_det.evaluate.data.check import check_training
 
-    check_dataset(cfg, "TrainDataset")
-    if args.eval:
-        check_dataset(cfg, "EvalDataset")
+    check_training(cfg, evaluates=args.eval)
 
 
 def _init_processes(args: argparse.Namespace, cfg: Any) -> None:

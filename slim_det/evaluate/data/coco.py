@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import numpy as np
-from pydantic import Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
 from slim_det.core.errors import DataError
@@ -39,6 +39,29 @@ NEGATIVE = Kind(
     "box with a negative side", "boxes with a negative side", "expected [x, y, width, height]"
 )
 FLAT = Kind("box without area", "boxes without area", "they are left out")
+BEYOND = Kind(
+    "box partly outside its image",
+    "boxes partly outside their images",
+    "they are used as they are written",
+)
+IGNORED = Kind(
+    "annotation with ignore: 1",
+    "annotations with ignore: 1",
+    "an evaluation counts them, a training leaves them out",
+)
+REPEATED = Kind(
+    "annotation that repeats another",
+    "annotations that repeat others",
+    "each counts as an object of its own",
+)
+TOO_LARGE = Kind(
+    "area above 1e10",
+    "areas above 1e10",
+    "expected pixels of the image; pycocotools counts no larger ones",
+)
+SAME_NAME = Kind(
+    "name of several categories", "names of several categories", "expected a name for each"
+)
 UNKNOWN = {
     "category_id": Kind(
         "unknown category_id", "unknown category_ids", "expected the id of a category"
@@ -47,27 +70,42 @@ UNKNOWN = {
 }
 
 _LISTS = ("images", "categories", "annotations")
+_MOST_AREA = 1e10
+_TOLERANCE = 1.0
+"""Pixels that a box may reach over the edge unmentioned; tools round in different ways."""
+
+
+def _shown(text: str) -> str:
+    """Refuse text of JSON that is no text: half of a pair of characters."""
+    text.encode("utf-8")
+    return text
+
+
 _Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 _OptionalNumber = Optional[_Number]
 _Crowd = Literal[0, 1, True, False, None]
 
 
+_Id = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+_Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_shown)]
+
+
 class _Image(TypedDict):
-    id: StrictInt
-    file_name: Annotated[StrictStr, Field(min_length=1)]
+    id: _Id
+    file_name: _Text
     width: NotRequired[_OptionalNumber]
     height: NotRequired[_OptionalNumber]
 
 
 class _Category(TypedDict):
-    id: StrictInt
-    name: StrictStr
+    id: _Id
+    name: _Text
 
 
 class _Annotation(TypedDict):
-    id: NotRequired[StrictInt]
-    image_id: StrictInt
-    category_id: StrictInt
+    id: NotRequired[_Id]
+    image_id: _Id
+    category_id: _Id
     bbox: Annotated[list[_Number], Field(min_length=4, max_length=4)]
     area: NotRequired[_OptionalNumber]
     iscrowd: NotRequired[_Crowd]
@@ -81,7 +119,7 @@ class _File(TypedDict):
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(_File)
 _EXPECTED = {
-    **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
+    **dict.fromkeys(("id", "image_id", "category_id"), "a whole number of 64 bits"),
     **dict.fromkeys(("width", "height"), "a number of pixels"),
     **dict.fromkeys(_LISTS, "a list of entries with keys"),
     "bbox": "[x, y, width, height] in pixels",
@@ -133,6 +171,9 @@ def read_coco(path: Path, findings: Findings) -> CocoFile | None:
     file = CocoFile(path, *(content[name] for name in _LISTS))
     for name in _LISTS:
         _check_ids(name, content[name], findings)
+    for name, count in Counter(file.classes).items():
+        if count > 1:
+            findings.fault(SAME_NAME, f"'{name}'")
     _check_references(content, findings)
     for place, kind in _gaps(file.annotations):
         findings.remark(kind, place)
@@ -165,22 +206,28 @@ def check_boxes(
     for number, entry in enumerate(file.annotations):
         if entry["image_id"] in known:
             _check_box(entry, number, known[entry["image_id"]], findings)
+    _remark_repeated(file.annotations, findings)
 
 
-def countable_objects(file: CocoFile) -> Counter[str]:
-    """Class -> number of objects with an area that are no crowds and not ignored."""
+def countable_objects(file: CocoFile, training: bool) -> Counter[str]:
+    """Class -> number of objects that an evaluation, or a training, counts."""
     names = {entry["id"]: entry["name"] for entry in file.categories}
     return Counter(
         names.get(entry["category_id"], "unknown")
         for entry in file.annotations
-        if not entry.get("iscrowd") and not entry.get("ignore") and min(entry["bbox"][2:]) > 0
+        if _counts(entry, training) and min(entry["bbox"][2:]) > 0
     )
 
 
-def images_without_objects(file: CocoFile) -> list[str]:
-    """Names of the images without an annotation that is no crowd."""
-    used = {entry["image_id"] for entry in file.annotations if not entry.get("iscrowd")}
+def images_without_objects(file: CocoFile, training: bool) -> list[str]:
+    """Names of the images without an annotation that an evaluation, or a training, uses."""
+    used = {entry["image_id"] for entry in file.annotations if _counts(entry, training)}
     return [entry["file_name"] for entry in file.images if entry["id"] not in used]
+
+
+def _counts(entry: dict[str, Any], training: bool) -> bool:
+    """Whether an annotation is no crowd, and not one that ppdet's training leaves out."""
+    return not entry.get("iscrowd") and not (training and entry.get("ignore"))
 
 
 def fill_in(content: dict[str, Any]) -> None:
@@ -211,16 +258,29 @@ def _lacks_area(entry: dict[str, Any]) -> bool:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # which pycocotools does not read either
+            raise ValueError("it begins with a byte order mark; expected UTF-8 without one")
+        content = json.loads(text, object_pairs_hook=_distinct)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"'{path}' is not a COCO annotation file: {error}") from error
-    if not isinstance(content, dict) or not all(content.get(name) for name in _LISTS):
+    wanted = f"'{path}' is not a COCO annotation file; expected images, categories and annotations"
+    if not isinstance(content, dict) or not all(name in content for name in _LISTS):
         keys = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(
-            f"'{path}' is not a COCO annotation file; expected images, categories and annotations, "
-            f"none of them empty, found {keys[:80] or 'nothing'}"
-        )
+        raise DataError(f"{wanted}, found {keys[:80] or 'nothing'}")
+    empty = [name for name in _LISTS if not content[name]]
+    if empty:
+        raise DataError(f"{wanted}, none of them empty; {' and '.join(empty)} hold nothing")
     return content
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose last key of a name would win in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key '{key}' occurs twice in one object")
+    return found
 
 
 def _place(path: Sequence[Any]) -> str:
@@ -258,6 +318,17 @@ def _gaps(annotations: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Kind]]:
             yield place, NO_AREA
         if entry.get("iscrowd") is None:
             yield place, NO_CROWD
+        if entry.get("ignore"):
+            yield place, IGNORED
+
+
+def _remark_repeated(annotations: Sequence[dict[str, Any]], findings: Findings) -> None:
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, entry in enumerate(annotations):
+        key = (entry["image_id"], entry["category_id"], *entry["bbox"], bool(entry.get("iscrowd")))
+        first = seen.setdefault(key, number)
+        if first < number:
+            findings.remark(REPEATED, f"annotations[{number}], as annotations[{first}]")
 
 
 def _check_box(
@@ -271,3 +342,11 @@ def _check_box(
         findings.remark(FLAT, place)
     elif x + width <= 0 or y + height <= 0 or x >= size_hw[1] or y >= size_hw[0]:
         findings.fault(boxes.OUTSIDE, place)
+    elif (
+        min(x, y) < -_TOLERANCE
+        or x + width > size_hw[1] + _TOLERANCE
+        or y + height > size_hw[0] + _TOLERANCE
+    ):
+        findings.remark(BEYOND, place)
+    if (entry.get("area") or 0) > _MOST_AREA:
+        findings.fault(TOO_LARGE, f"annotations[{number}] {entry['area']:g}")

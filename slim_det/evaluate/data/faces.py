@@ -15,6 +15,9 @@ from slim_det.evaluate.widerface.files import image_name
 from slim_det.evaluate.widerface.truth import read_ground_truth, require_known
 
 FLAT = Kind("face of zero width or height", "faces of zero width or height", "they are not learned")
+INVALID = Kind("face marked invalid", "faces marked invalid", "they are used like the others")
+_INVALID = 7
+"""Column of a row of ten that marks a face as invalid."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def check_boxes(
         places = [f"line {number}" for number in numbers]
         for i in np.flatnonzero(flat):
             findings.remark(FLAT, places[i])
+        for i in np.flatnonzero(rows[:, _INVALID : _INVALID + 1].any(axis=1) & ~flat):
+            findings.remark(INVALID, places[i])
         rest = [place for place, is_flat in zip(places, flat) if not is_flat]
         boxes.check_corners(corners[~flat], size, rest, findings, last=0)
         limited.append(boxes.limited(corners, size).astype(np.float32))

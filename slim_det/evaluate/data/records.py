@@ -20,13 +20,9 @@ def read_voc_records(dataset: Any) -> None:
     Raises:
         DataError: The list or an annotation is not valid.
     """
-    from ppdet.data.source.voc import pascalvoc_label
-
     root = Path(dataset.dataset_dir)
     path, folder = root / dataset.anno_path, root / dataset.image_dir
-    classes = (
-        voc.read_labels(root / dataset.label_list) if dataset.label_list else [*pascalvoc_label()]
-    )
+    classes = voc.class_names(root / dataset.label_list if dataset.label_list else None)
     findings = Findings()
     images = voc.read_list(path, folder, findings, dataset.sample_num)
     voc.check_classes(images, classes, findings)

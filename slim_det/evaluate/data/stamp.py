@@ -20,6 +20,10 @@ from slim_det.version import __version__
 logger = logging.getLogger("slim_det")
 
 
+_REVISION = 2
+"""Raised when more is checked, so that data sets that passed before are read again."""
+
+
 @dataclass(frozen=True)
 class Passed:
     """What a check found in a data set without faults.
@@ -27,10 +31,12 @@ class Passed:
     Attributes:
         num_images: Number of images.
         remarks: Lines to log.
+        classes: Names of its classes, in order.
     """
 
     num_images: int
     remarks: list[str]
+    classes: list[str]
 
 
 def read(source: Any) -> Passed | None:
@@ -45,7 +51,7 @@ def read(source: Any) -> Passed | None:
     try:
         stored = json.loads(_path(source).read_text(encoding="utf-8"))
         if stored["files"] == _stats([Path(name) for name, *_ in stored["files"]]):
-            return Passed(stored["num_images"], stored["remarks"])
+            return Passed(stored["num_images"], stored["remarks"], stored["classes"])
     except (OSError, ValueError, LookupError, TypeError):
         logger.debug("no stamp of an earlier check")
     return None
@@ -65,7 +71,7 @@ def write(source: Any, passed: Passed, files: Sequence[Path]) -> None:
 
 
 def _path(source: Any) -> Path:
-    key = json.dumps({"version": __version__, **asdict(source)}, default=_absolute)
+    key = json.dumps({"version": [__version__, _REVISION], **asdict(source)}, default=_absolute)
     digest = hashlib.sha256(key.encode()).hexdigest()
     return user_cache_path("slim_det") / "checks" / f"{digest}.json"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +14,13 @@ from typing_extensions import NotRequired, TypedDict
 from slim_det.core.errors import DataError, nearest
 from slim_det.evaluate.data import boxes
 from slim_det.evaluate.data.findings import Findings, Kind
+from slim_det.evaluate.data.voc_xml import read_tags
 
 NOT_TWO = Kind(
     "line that is not 'IMAGE XML'",
     "lines that are not 'IMAGE XML'",
     "expected two names, and names without spaces",
 )
-MISSING_XML = Kind("missing annotation", "missing annotations", "expected an XML file")
-NOT_XML = Kind("annotation that is not XML", "annotations that are not XML", "expected VOC's XML")
 UNKNOWN_CLASS = Kind(
     "object of an unknown class", "objects of an unknown class", "expected one of label_list"
 )
@@ -59,13 +56,13 @@ class _Box(TypedDict):
 
 class _Object(TypedDict):
     name: Annotated[str, Field(min_length=1)]
-    difficult: NotRequired[Annotated[int, Field(ge=0)]]
+    difficult: NotRequired[Annotated[int, Field(ge=0, le=1)]]
     bndbox: _Box
 
 
 class _Annotation(TypedDict):
     size: NotRequired[_Size]
-    id: NotRequired[int]
+    id: NotRequired[Annotated[int, Field(ge=0, lt=2**63)]]
     object: list[_Object]
 
 
@@ -77,11 +74,9 @@ _EXPECTED = {
     "size": "<size> with width and height",
     "name": "the name of a class",
     "difficult": "0 or 1",
-    "id": "a whole number",
+    "id": "a whole number >= 0 of 64 bits",
     "object": "objects",
 }
-
-_ENCODING = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
 @dataclass(frozen=True)
@@ -138,6 +133,15 @@ def read_labels(path: Path) -> list[str]:
                 "class once"
             )
     return names
+
+
+def class_names(path: Path | None) -> list[str]:
+    """Class names of a list of labels (see `read_labels`); those of VOC if there is none."""
+    if path is None:
+        from ppdet.data.source.voc import pascalvoc_label
+
+        return [*pascalvoc_label()]
+    return read_labels(path)
 
 
 def read_list(path: Path, images: Path, findings: Findings, most: int = -1) -> list[VocImage]:
@@ -207,7 +211,7 @@ def _place(xml: Path, number: int) -> str:
 
 
 def _read_image(file: Path, xml: Path, findings: Findings) -> VocImage | None:
-    content = _parse(xml, findings)
+    content = read_tags(xml, findings)
     if content is None:
         return None
     for number, entry in enumerate(content["object"], start=1):
@@ -234,41 +238,3 @@ def _where(xml: Path, path: Sequence[Any]) -> str:
     if path[0] == "object" and len(path) > 1:
         return f"{_place(xml, path[1] + 1)} " + ".".join(map(str, path[2:]))
     return f"'{xml}' " + ".".join(map(str, path))
-
-
-def _parse(xml: Path, findings: Findings) -> dict[str, Any] | None:
-    """The tags of an annotation that ppdet reads, as nested mappings of text."""
-    try:
-        tree = ElementTree.fromstring(_decoded(xml.read_bytes()))
-    except FileNotFoundError:
-        findings.fault(MISSING_XML, f"'{xml}'")
-        return None
-    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
-        findings.fault(NOT_XML, f"'{xml}' {error}")
-        return None
-    content: dict[str, Any] = {"object": [_tags(node, _Object) for node in tree.findall("object")]}
-    for node, entry in zip(tree.findall("object"), content["object"]):
-        entry.update(_nested(node, "bndbox", _Box))
-    identity = tree.findtext("id")
-    return {
-        **content,
-        **_nested(tree, "size", _Size),
-        **({} if identity is None else {"id": identity.strip()}),
-    }
-
-
-def _decoded(content: bytes) -> bytes | str:
-    """Text of an XML file whose declared encoding expat may not know, such as GB2312."""
-    declared = _ENCODING.match(content)
-    return content.decode(declared[1].decode()) if declared else content
-
-
-def _nested(node: ElementTree.Element, tag: str, kind: Any) -> Mapping[str, Any]:
-    inner = node.find(tag)
-    return {} if inner is None else {tag: _tags(inner, kind)}
-
-
-def _tags(node: ElementTree.Element, kind: Any) -> dict[str, Any]:
-    """Text of the children of a node that are keys of a typed mapping."""
-    texts = {key: node.findtext(key) for key in kind.__annotations__ if key != "bndbox"}
-    return {key: text.strip() for key, text in texts.items() if text is not None}

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from slim_det.core.errors import DataError
+from slim_det.core.files import IMAGE_SUFFIXES
 from slim_det.evaluate.widerface.files import image_name, parse_rows, read_lines
+
+_MOST_DIGITS = 9
+"""Digits of a number of faces."""
 
 ROW_LENGTHS = (4, 10)
 """Values per row: x y w h, without or with WIDER FACE's six attributes."""
@@ -94,7 +98,7 @@ def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], lis
                 "more faces than the stated number?"
             )
         text = lines[at + 1].strip() if at + 1 < len(lines) else ""
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > _MOST_DIGITS:
             raise DataError(
                 f"'{path}' line {at + 2}: expected the number of faces of '{name}', found "
                 f"{_shown(lines, at + 1)}"
@@ -112,7 +116,7 @@ def _layout(path: Path, lines: Sequence[str]) -> tuple[list[str], list[int], lis
         names.append(name)
         counts.append(count)
         rows.extend(range(start, at))
-        if count == 0 and at < len(lines) and _is_row(lines[at]):
+        if count == 0 and at < len(lines) and _is_zeros(lines[at]):
             at += 1
     return names, counts, rows
 
@@ -121,8 +125,15 @@ def _shown(lines: Sequence[str], index: int) -> str:
     return f"'{lines[index].strip()}'" if index < len(lines) else "the end of the file"
 
 
+def _is_zeros(line: str) -> bool:
+    """Whether a line is the row of zeros that stands for no face."""
+    return set(line.split()) == {"0"}
+
+
 def _is_row(line: str) -> bool:
     """Whether a line is the row of a face, possibly malformed: it begins with two numbers."""
+    if line.strip().lower().endswith(IMAGE_SUFFIXES):
+        return False
     try:
         return len([float(part) for part in line.split()[:2]]) == 2
     except ValueError:

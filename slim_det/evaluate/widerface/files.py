@@ -208,9 +208,9 @@ def _require_own_folder(folder: Path, names: Collection[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file."""
+    """Read the lines of a text file: UTF-8, with or without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from slim_det.core.errors import DataError
+from slim_det.core.errors import ConfigError, DataError
 from slim_det.evaluate.data import check
-from slim_det.evaluate.data.check import check_dataset
+from slim_det.evaluate.data.check import check_dataset, check_training
 from tests.support import Config
 
 
@@ -119,4 +119,97 @@ def test_images_without_objects(own: Path, caplog: pytest.LogCaptureFixture) -> 
 
 def test_nothing_that_counts(own: Path) -> None:
     (own / "train.txt").write_text("")
-    assert refusal(voc(own)) == f"TrainDataset: '{own}/train.txt' has no object that counts"
+    assert refusal(voc(own)) == f"TrainDataset: '{own}/train.txt' has no image"
+
+
+def test_objects_that_are_all_difficult(own: Path) -> None:
+    """A training learns them; an evaluation would have an AP of 0 without a reason."""
+    for line in (own / "train.txt").read_text().splitlines():
+        xml = own / line.split()[1]
+        xml.write_text(xml.read_text().replace("<difficult>0<", "<difficult>1<"))
+    cfg = voc(own)
+    cfg.update(EvalDataset=cfg["TrainDataset"], metric="VOC")
+    assert check_dataset(cfg, "TrainDataset") == 16
+    assert refusal(cfg, "EvalDataset").endswith("has no object that counts")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset_dir": 5}, "TrainDataset.dataset_dir: 5 is not valid; expected a name, as text"),
+        ({"anno_path": ["train.txt"]}, "TrainDataset.anno_path: ['train.txt'] is not valid"),
+        ({"image_dir": 3}, "TrainDataset.image_dir: 3 is not valid"),
+        ({"label_list": 3}, "TrainDataset.label_list: 3 is not valid"),
+        ({"sample_num": 1.5}, "TrainDataset.sample_num: 1.5 is not valid; expected a whole number"),
+        ({"sample_num": True}, "TrainDataset.sample_num: True is not valid"),
+        ({"sample_num": -2}, "TrainDataset.sample_num: -2 is not valid"),
+        ({"allow_empty": "no"}, "TrainDataset.allow_empty: 'no' is not valid; expected true or"),
+        ({"data_fields": None}, "TrainDataset.data_fields: None is not valid; expected a list"),
+    ],
+)
+def test_settings_of_another_type(shapes: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_dataset(voc(shapes, **changes), "TrainDataset")
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("settings", ["abc", [1], 3])
+def test_settings_that_are_none(settings: Any) -> None:
+    said = refusal(Config(TrainDataset=settings, num_classes=4))
+    assert said == f"TrainDataset: {settings!r} is not valid; expected the settings of a data set"
+
+
+def test_files_where_folders_are_expected(own: Path) -> None:
+    (own / "file").write_text("")
+    assert refusal(voc(own / "file")) == f"TrainDataset: dataset_dir '{own}/file' is not a folder"
+    assert "image_dir" in refusal(voc(own, image_dir="file"))
+    assert refusal(voc(own, anno_path="images")).endswith("/images' is not a file")
+    assert refusal(voc(own, label_list="images")).endswith("/images' is not a file")
+
+
+def test_labels_of_voc(own: Path) -> None:
+    """Without a list of labels ppdet takes those of VOC, and so does the check."""
+    cfg = voc(own, label_list=None)
+    assert "'VOC' has 20 classes (aeroplane, bicycle," in refusal(cfg)
+
+
+def test_images_that_occur_again(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They would count twice in an evaluation; a training may repeat rare ones."""
+    line = (own / "train.txt").read_text().splitlines()[0]
+    with (own / "train.txt").open("a") as stream:
+        stream.write(f"\n./{line}\n")
+    cfg = voc(own)
+    cfg.update(EvalDataset=cfg["TrainDataset"], metric="VOC")
+    image = own / line.split()[0]
+    said = refusal(cfg, "EvalDataset")
+    assert said == (
+        f"EvalDataset: 1 image that occurs again: '{image}' (2 times); expected each once"
+    )
+    logging.getLogger("slim_det").propagate = True
+    assert check_dataset(cfg, "TrainDataset") == 17
+    assert "(2 times); a training sees them more often" in caplog.text
+
+
+def test_part_of_an_evaluation(shapes: Path) -> None:
+    """pycocotools would count the objects of the images that are not read as missed."""
+    cfg = coco(shapes, sample_num=3)
+    cfg.update(EvalDataset=cfg["TrainDataset"], metric="COCO")
+    assert refusal(cfg, "EvalDataset").startswith(
+        "EvalDataset: sample_num 3 is not valid; expected"
+    )
+
+
+def test_order_of_classes(own: Path) -> None:
+    other = Path(shutil.copytree(own, own.parent / "other"))
+    cfg = voc(own)
+    cfg.update(EvalDataset={**cfg["TrainDataset"], "dataset_dir": str(other)}, metric="VOC")
+    check_training(cfg, evaluates=True)
+    names = (other / "label_list.txt").read_text().split()
+    (other / "label_list.txt").write_text("\n".join([names[0], names[2], names[1], names[3]]))
+    check_training(cfg, evaluates=False)
+    with pytest.raises(DataError) as caught:
+        check_training(cfg, evaluates=True)
+    assert str(caught.value) == (
+        "class 2 of EvalDataset is 'triangle', that of TrainDataset is 'square'; expected the same "
+        "classes in the same order"
+    )

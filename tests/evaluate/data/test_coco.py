@@ -82,6 +82,14 @@ def annotation(**changes: Any) -> Callable[[dict], None]:
         (lambda c: c["images"][1].update(width=61), "1 image of another size than stated: 'b.jpg' 61x40, it is 60x40"),  # noqa: E501
         (lambda c: c["images"][1].pop("file_name"), "1 missing 'file_name': images[1] file_name"),
         (lambda c: c["images"][1].update(file_name="c.jpg"), "1 missing image: '{root}/c.jpg'"),
+        (lambda c: c["categories"][1].update(name="cat"), "1 name of several categories: 'cat'; expected a name for each"),  # noqa: E501
+        (lambda c: c["categories"][1].update(name=""), "1 invalid 'name': categories[1] name: ''"),
+        (lambda c: c["categories"][1].update(name="\ud800"), "1 invalid 'name': categories[1] name: '\\ud800'"),  # noqa: E501
+        (annotation(id=2**63), "1 invalid 'id': annotations[1] id: 9223372036854775808; expected a whole number of 64"),  # noqa: E501
+        (lambda c: c["images"][1].update(id=2**70), "1 invalid 'id': images[1] id: "),
+        (annotation(area=1e11), "1 area above 1e10: annotations[1] 1e+11"),
+        (lambda c: c["annotations"].__setitem__(1, [3]), "1 invalid 'annotations': annotations[1]: [3]; expected a list of entries"),  # noqa: E501
+        (lambda c: c["annotations"].clear(), "none of them empty; annotations hold nothing"),
         (lambda c: c["categories"][1].update(id=1), "1 id of categories that occurs again: 1 (2 times)"),  # noqa: E501
         (lambda c: c.update(images={}), "is not a COCO annotation file"),
         (lambda c: c.update(images=3), "1 invalid 'images': images: 3; expected a list"),
@@ -116,6 +124,10 @@ def test_files_of_another_kind(root: Path, content: Any) -> None:
         (annotation(id=0), "1 annotation with id 0"),
         (lambda c: c["images"][0].pop("width"), "1 image without width and height: 'a.jpg'"),
         (lambda c: c["images"][0].update(height=-1), "1 image without width and height: 'a.jpg'"),
+        (annotation(ignore=1), "1 annotation with ignore: 1: annotations[1]; an evaluation counts"),
+        (annotation(bbox=[-2, 5, 6, 5]), "1 box partly outside its image: annotations[1] [-2, 5, 6, 5] of 60x40; they are used as"),  # noqa: E501
+        (annotation(bbox=[4, 5, 56.9, 5]), ""),
+        (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "1 annotation that repeats another: annotations[3], as annotations[0]; each counts"),  # noqa: E501
         (annotation(bbox=[4, 5, 6, 0]), "1 box without area: annotations[1] [4, 5, 6, 0] of 60x40; they"),  # noqa: E501
     ],
 )  # fmt: skip
@@ -153,7 +165,24 @@ def test_what_is_filled_in() -> None:
 def test_objects_that_count() -> None:
     content = copy.deepcopy(CONTENT)
     file = coco.CocoFile(Path(), *(content[key] for key in ("images", "categories", "annotations")))
-    assert coco.countable_objects(file) == {"cat": 1, "dog": 1}
-    assert coco.images_without_objects(file) == []
+    assert coco.countable_objects(file, training=False) == {"cat": 1, "dog": 1}
+    assert coco.images_without_objects(file, training=True) == []
+    file.annotations[1]["ignore"] = 1
+    assert coco.countable_objects(file, training=False) == {"cat": 1, "dog": 1}
+    assert coco.images_without_objects(file, training=False) == []
+    assert coco.countable_objects(file, training=True) == {"dog": 1}
+    assert coco.images_without_objects(file, training=True) == ["b.jpg"]
     file.annotations.pop(1)
-    assert coco.images_without_objects(file) == ["b.jpg"]
+    assert coco.images_without_objects(file, training=False) == ["b.jpg"]
+
+
+def test_what_json_reads_in_silence(root: Path) -> None:
+    """The last of two keys wins, and a byte order mark stops pycocotools."""
+    text = json.dumps(CONTENT)
+    for content, said in (
+        (text[:-1] + ', "annotations": []}', "the key 'annotations' occurs twice in one object"),
+        ("\ufeff" + text, "it begins with a byte order mark; expected UTF-8 without one"),
+    ):
+        (root / "train.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=said):
+            coco.read_coco(root / "train.json", coco.Findings())

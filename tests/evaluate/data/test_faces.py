@@ -68,6 +68,14 @@ def test_metric_and_classes(own: Path) -> None:
         ("0--train/face_0.jpg\n1\n1 2 3O 40 0 0 0 0 0 0\n", "line 3: expected 10 finite numbers"),
         ("0--train/face_0.jpg\n1\n1 2 -3 40 0 0 0 0 0 0\n", "line 3: expected a width"),
         ("0--train/face 0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "1 missing image: '"),
+        (
+            "0--train/face_0.jpg\n0\n1 2 3 40 0 0 0 0 0 0\n",
+            "line 3: expected the name of an image, found '1 2 3 40 0",
+        ),
+        ("0--train/face_0.jpg\n0\n0 0 junk\n", "line 3: expected the name of an image"),
+        ("0--train/face_0.jpg\n" + "9" * 5000 + "\n", "line 2: expected the number of faces of"),
+        ("0--train/face_0.jpg\n1\n1 2 0 40 0 0 0 0 0 0\n", "has no object that counts"),
+        ("3 4 face.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "1 missing image: '"),
         ("0--train/face_0.jpg\n1\n900 2 3 40 0 0 0 0 0 0\n", "1 box outside its image: line 3 "),
         ("0--train/face_0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n" * 2, "'0--train/face_0' twice"),
     ],
@@ -113,10 +121,20 @@ def test_faces_without_area_are_counted(own: Path, caplog: pytest.LogCaptureFixt
     logging.getLogger("slim_det").propagate = True
     with caplog.at_level(logging.WARNING, "slim_det"):
         assert check_dataset(faces(own), "TrainDataset") == 2
+    where = f"TrainDataset: '{own}/train.txt': "
     assert caplog.messages == [
-        f"TrainDataset: '{own}/train.txt': 2 faces of zero width or height: line 3, line 4; they "
-        "are not learned"
+        f"{where}2 faces of zero width or height: line 3, line 4; they are not learned",
+        f"{where}1 image without objects: '0--train/face_1.jpg'; trained as background",
     ]
+
+
+def test_faces_that_are_marked_invalid(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["5 5 9 9 0 0 0 1 0 0", "5 5 9 9 0 0 0 0 2 0"]
+    text = "\n".join(["0--train/face_0.jpg", "2", *rows])
+    (own / "train.txt").write_text("\ufeff" + text + "\n", encoding="utf-8")
+    logging.getLogger("slim_det").propagate = True
+    assert check_dataset(faces(own), "TrainDataset") == 1
+    assert "1 face marked invalid: line 3; they are used like the others" in caplog.text
 
 
 def test_faces_partly_outside(own: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 from slim_det.evaluate.data import stamp
 from slim_det.evaluate.data.stamp import Passed
 
-PASSED = Passed(3, ["a remark"])
+PASSED = Passed(3, ["a remark"], ["cat"])
 
 
 @dataclass(frozen=True)

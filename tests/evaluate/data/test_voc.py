@@ -127,7 +127,19 @@ def changed(tag: str, text: str) -> str:
         ("<size><width>30</width><height>20</height></size>" + OBJECT, "1 annotation for another image size: {xml} 30x20, '{root}/a.jpg' is 60x40"),  # noqa: E501
         ("<size><width>30</width></size>" + OBJECT, "1 missing 'height': {xml} size.height"),
         ("<size><width>x</width><height>20</height></size>" + OBJECT, "1 invalid 'width': {xml} size.width: 'x'"),  # noqa: E501
+        (SIZE + changed("difficult", "<difficult>2</difficult>"), "1 invalid 'difficult': {xml} object 1 difficult: '2'; expected 0 or 1"),  # noqa: E501
+        (SIZE + changed("difficult", f"<difficult>{10**23}</difficult>"), "1 invalid 'difficult'"),
+        (SIZE + OBJECT + f"<id>{10**22}</id>", "1 invalid 'id': {xml} id: "),
         ("<object>", "1 annotation that is not XML: {xml} mismatched tag"),
+        (SIZE + f"<objects>{OBJECT}</objects>", "1 tag that is not where VOC has it: {xml} <object>; expected"),  # noqa: E501
+        (SIZE + OBJECT.replace("object", "Object"), "1 tag that is not where VOC has it: {xml} <Object>"),  # noqa: E501
+        (SIZE + OBJECT.replace("</object>", OBJECT + "</object>"), "1 tag that is not where VOC has it: {xml} <object>"),  # noqa: E501
+        (SIZE + SIZE + OBJECT, "1 tag that is not clear: {xml} size; expected it once, with text"),
+        (SIZE + OBJECT + changed("name", "<name>cat</name><name>dog</name>"), "1 tag that is not clear: {xml} object 2 name"),  # noqa: E501
+        (SIZE + changed("bndbox", f"<bndbox>{BOX}</bndbox>" * 2), "1 tag that is not clear: {xml} object 1 bndbox"),  # noqa: E501
+        (SIZE + changed("xmin", "<xmin>5</xmin><xmin>6</xmin>"), "1 tag that is not clear: {xml} object 1 bndbox.xmin"),  # noqa: E501
+        (SIZE + changed("xmin", "<xmin>2<b>9</b></xmin>"), "1 tag that is not clear: {xml} object 1 bndbox.xmin"),  # noqa: E501
+        (SIZE + changed("name", "<name>c\nat</name>"), "1 object of an unknown class: {xml} object 1 'c\\nat'"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_faults(root: Path, content: str, said: str) -> None:
@@ -198,6 +210,22 @@ def test_declared_encodings(root: Path, encoding: str) -> None:
     (root / "label_list.txt").write_text(f"cat\n{name}\n", encoding="utf-8")
     assert check(root) == 2
     assert records(root).roidbs[0]["gt_class"].tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "tag"),
+    [
+        (f'<annotation xmlns="urn:voc">{SIZE}{OBJECT}</annotation>', "{urn:voc}object"),
+        (f"<voc><annotation>{SIZE}{OBJECT}</annotation></voc>", "object"),
+        ("<html><body>404 Not Found</body></html>", "html"),
+    ],
+)
+def test_xml_of_another_kind(root: Path, content: str, tag: str) -> None:
+    """It is no image without objects."""
+    (root / "a.xml").write_text(content)
+    assert f"'{root}/a.xml' <{tag}>" in refusal(root)
+    (root / "a.xml").write_text(f"<image>{SIZE}{OBJECT}</image>")
+    assert check(root) == 2, "the name of the root alone is no fault"
 
 
 def test_other_encoding_than_declared(root: Path) -> None:
