@@ -11,7 +11,6 @@ from slim_det.core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from slim_det.evaluate.detections import Predict
     from slim_det.training.config import SlimConfig
 
 
@@ -99,21 +98,6 @@ def read_configs(args: argparse.Namespace) -> tuple[Any, SlimConfig | None]:
         apply_overrides(args.opt)
     session.set_device(cfg)
     return cfg, slim
-
-
-def make_predictor(
-    args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
-) -> tuple[Predict, str]:
-    """Create the predictor of a command, and the name of its engine."""
-    if args.artifact:
-        from slim_det.deploy.predictor import Predictor
-
-        return Predictor(args.artifact, args.threads), "paddle_inference"
-    from slim_det.evaluate.evaluation import dygraph_predictor
-    from slim_det.training import session
-
-    model = session.model_with_weights(cfg, cfg.get("weights"), slim)
-    return dygraph_predictor(model), "dygraph"
 
 
 def check_json_target(args: argparse.Namespace) -> None:

@@ -45,10 +45,13 @@ def run(args: argparse.Namespace) -> int:
     _check_face_flags(args, cfg)
     if args.ground_truth:
         cfg["widerface_ground_truth"] = args.ground_truth
-    check_dataset(cfg, "EvalDataset")
-    metric_name(cfg)  # raises for an unknown metric before anything is loaded
-    predict, engine, latency_runs = _predictor(args, cfg, slim)
-    artifact = predict if isinstance(predict, Predictor) else None
+    artifact = Predictor(args.artifact, args.threads) if args.artifact else None
+    labels = {f"artifact '{args.artifact}'": artifact.settings["label_list"]} if artifact else {}
+    check_dataset(cfg, "EvalDataset", labels)
+    metric_name(cfg)  # raises for an unknown metric before a model is loaded
+    predict, engine, latency_runs = (
+        (artifact, "paddle_inference", 10) if artifact else _predictor(args, cfg, slim)
+    )
     reader = artifact.reader if artifact else None
     with output_folders(*filter(None, [args.save_pred])):
         result = evaluate(cfg, predict, engine, args.artifact, latency_runs, args.save_pred, reader)
@@ -85,11 +88,12 @@ def _several_scales(args: argparse.Namespace, cfg: Any) -> bool:
 def _predictor(
     args: argparse.Namespace, cfg: Any, slim: SlimConfig | None
 ) -> tuple[Predict, str, int]:
-    """The predictor, the name of its engine, and the number of latency runs."""
-    if not _several_scales(args, cfg):
-        return (*common.make_predictor(args, cfg, slim), 10)
+    """The model's predictor, the name of its engine, and the number of latency runs."""
+    from slim_det.evaluate.evaluation import dygraph_predictor
     from slim_det.evaluate.multi_scale import MultiScale
     from slim_det.training import session
 
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
-    return MultiScale(model, cfg), "dygraph_multi_scale", 1
+    if _several_scales(args, cfg):
+        return MultiScale(model, cfg), "dygraph_multi_scale", 1
+    return dygraph_predictor(model), "dygraph", 10

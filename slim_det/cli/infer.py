@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli import common
+from slim_det.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from slim_det.evaluate.detections import Detections
+    from slim_det.evaluate.detections import Detections, Predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,41 +38,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Detect, draw and list the boxes."""
-    from slim_det.core.errors import ConfigError
     from slim_det.core.files import require_writable
     from slim_det.deploy.predictor import Predictor
     from slim_det.evaluate.data.image_files import find_images
-    from slim_det.evaluate.evaluation import class_names
+    from slim_det.evaluate.evaluation import class_names, dygraph_predictor
     from slim_det.evaluate.images import image_batches
+    from slim_det.training import session
 
     cfg, slim = common.read_configs(args)
     if not 0.0 <= args.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold {args.draw_threshold} is not between 0 and 1")
     images = find_images(args.infer_img, args.infer_dir)
-    detectors = [common.make_predictor(args, cfg, slim)[0]]
-    if args.beside:
-        detectors.append(Predictor(args.beside, args.threads))
-    readers = [
-        one.reader.batches(images) if isinstance(one, Predictor) else image_batches(cfg, images)
-        for one in detectors
-    ]
-    names = class_names(cfg)
+    _require_other_folder(args.output_dir, images)
+    artifacts = [Predictor(path, args.threads) for path in (args.artifact, args.beside) if path]
+    detectors: list[Predict] = [*artifacts]
+    readers = [artifact.reader.batches(images) for artifact in artifacts]
+    labels = [dict(enumerate(artifact.settings["label_list"])) for artifact in artifacts]
+    if not args.artifact:
+        model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+        detectors.insert(0, dygraph_predictor(model))
+        readers.insert(0, image_batches(cfg, images))
+        labels.insert(0, class_names(cfg))
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for prepared in zip(*readers):
         path = prepared[0][0]
         found = [
-            named_boxes(names, *predict(batch)) for predict, (_, batch) in zip(detectors, prepared)
+            named_boxes(names, *predict(batch))
+            for names, predict, (_, batch) in zip(labels, detectors, prepared)
         ]
         shown = [[box for box in boxes if box["score"] >= args.draw_threshold] for boxes in found]
         target = folder / Path(path).name
-        pictures = [draw_boxes(path, boxes, list(names.values())) for boxes in shown]
+        pictures = [
+            draw_boxes(path, boxes, list(names.values())) for names, boxes in zip(labels, shown)
+        ]
         side_by_side(pictures).save(target, quality=95)
         counts = " and ".join(str(len(boxes)) for boxes in shown)
         print(f"{path}: {counts} boxes, drawn to {target}")
         figures["images"].append({"file": path, **dict(zip(("boxes", "beside"), found))})
     common.save_json(args, figures)
     return 0
+
+
+def _require_other_folder(output_dir: str, images: Sequence[str]) -> None:
+    """Refuse a folder in which the pictures would replace the images."""
+    for path in images:
+        if os.path.realpath(os.path.join(output_dir, os.path.basename(path))) == os.path.realpath(
+            path
+        ):
+            raise ConfigError(
+                f"--output_dir '{output_dir}' is the folder of '{path}', which would be "
+                "overwritten; expected another one"
+            )
 
 
 def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]]:

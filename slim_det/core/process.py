@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import io
 import logging
 import os
 import shutil
@@ -31,6 +32,9 @@ def prepare_process(with_paddle: bool = True) -> None:
     """
     set_environment()
     prepare_forks()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")
     log_to_stdout()
     if with_paddle:
         import_paddle()

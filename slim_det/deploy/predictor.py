@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, Field, StrictStr
+from typing_extensions import TypeGuard
 
 from slim_det.core.errors import ExportError, one_line
 from slim_det.core.files import sha256_of
@@ -37,7 +39,19 @@ def _checked_step(step: dict[str, Any]) -> dict[str, Any]:
         sides = step.get("target_size")
         if not (isinstance(sides, list) and len(sides) == 2 and all(map(_is_side, sides))):
             raise ValueError(f"Resize: target_size {sides!r} is not [height, width] in pixels")
+    if step["type"] == "NormalizeImage":
+        mean, std = step.get("mean"), step.get("std")
+        if not (_are_numbers(mean) and _are_numbers(std) and 0 not in std):
+            raise ValueError(
+                f"NormalizeImage: mean {mean!r} and std {std!r} are not finite numbers, or 0"
+            )
     return step
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    )
 
 
 def _is_side(value: Any) -> bool:
@@ -137,7 +151,7 @@ def _is_int8(folder: Path) -> bool:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         checksums, int8 = manifest["sha256"], manifest.get("engine", {}).get("int8", False)
-        changed = [n for n in (MODEL_FILE, PARAMS_FILE) if sha256_of(folder / n) != checksums[n]]
+        changed = [n for n in PREDICTOR_FILES if sha256_of(folder / n) != checksums[n]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"'{path}' cannot be read: {error!r}") from error
     if changed:

@@ -111,7 +111,9 @@ def evaluate(
     matches: list[ImageMatches] = []
     first: dict[str, Any] | None = None
     for batch in tqdm(loader, desc="eval", unit="batch", disable=None, leave=False):
-        first = first or batch
+        if first is None:
+            first = batch
+            _require_image_batch(batch)
         found = predict(batch)
         matches += scorer.take(batch, found)
         if saved:
@@ -133,6 +135,15 @@ def evaluate(
         artifact=artifact,
         bands=scorer.bands,
     )
+
+
+def _require_image_batch(batch: dict[str, Any]) -> None:
+    shape = list(np.shape(batch["image"]))
+    if len(shape) != 4 or shape[1] != 3:
+        raise DataError(
+            f"EvalReader gives images of the shape {shape}; expected [n, 3, height, width], from "
+            "one Permute"
+        )
 
 
 def evaluate_model(cfg: Any, model: paddle.nn.Layer) -> EvalResult:

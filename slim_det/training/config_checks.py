@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 import paddle
 import yaml
-from ppdet.data import transform
 from ppdet.optimizer import optimizer as ppdet_schedules
 
 from slim_det.core.errors import ConfigError, nearest
 from slim_det.core.safe_yaml import data_sets
 from slim_det.core.schema import check_keys, whole_number
 from slim_det.training.config_sections import read_optimizer, read_rate, read_reader
+from slim_det.training.transform_checks import TRANSFORMS, check_transform
 
 # Key at the top level -> smallest value.
 _NUMBERS = {"epoch": 1, "snapshot_epoch": 1, "log_iter": 1, "worker_num": 0, "num_classes": 1}
@@ -49,7 +49,6 @@ _NAMES = frozenset(
 # Keys of OptimizerBuilder.optimizer that ppdet removes before it calls the class.
 _OWN_KEYS = ("type", "param_groups")
 
-_TRANSFORMS = {name: kind for name, kind in vars(transform).items() if isinstance(kind, type)}
 _OPTIMIZERS = {
     name: kind
     for name, kind in vars(paddle.optimizer).items()
@@ -101,12 +100,11 @@ def check_parts(cfg: Mapping[str, Any]) -> None:
 
 def _check_reader(name: str, values: Any) -> None:
     reader = read_reader(name, values)
-    for step in reader.sample_transforms or []:
-        for kind, settings in step.items():
-            _check_call(f"{name}.sample_transforms", kind, settings, _TRANSFORMS)
-    for step in reader.batch_transforms or []:
-        for kind, settings in step.items():
-            _check_call(f"{name}.batch_transforms", kind, settings, _TRANSFORMS)
+    for key in ("sample_transforms", "batch_transforms"):
+        for step in getattr(reader, key) or []:
+            for kind, settings in step.items():
+                _check_call(f"{name}.{key}", kind, settings, TRANSFORMS)
+                check_transform(f"{name}.{key}", kind, settings, name == "TrainReader")
 
 
 def _numbers_as_text(where: str, value: Any) -> Iterator[tuple[str, str]]:

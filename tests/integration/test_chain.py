@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from slim_det.demo import CLASS_NAMES
 from tests.commands import CONFIGS, IMAGE_SIDE, Outcome, command
@@ -130,6 +132,36 @@ def test_artifact_scores_like_the_model(
     assert right["ap"] > 0.5
     for key in ("ap", "ap50"):
         assert left[key] == pytest.approx(right[key], abs=0.005)
+
+
+def test_artifact_that_does_not_belong_here(
+    tiny: Path, artifact: Path, cli: Any, tmp_path: Path
+) -> None:
+    """Neither classes in another order nor settings of another export give a figure."""
+    copied = Path(shutil.copytree(artifact, tmp_path / "copied"))
+    settings = yaml.safe_load((copied / "infer_cfg.yml").read_text())
+    settings["label_list"].reverse()
+    (copied / "infer_cfg.yml").write_text(yaml.safe_dump(settings))
+    run = ("eval", "-c", tiny, "--artifact", copied)
+    done = cli(*run)
+    assert done.code == 2 and "infer_cfg.yml is not the file that was exported" in done.err
+    (copied / "slim_det.json").unlink()
+    done = cli(*run)
+    wanted = f"class 1 of EvalDataset is 'circle', that of artifact '{copied}' is 'cross'; expected"
+    assert done.code == 2 and wanted in done.err
+
+
+def test_pictures_never_replace_the_images(
+    tiny: Path, artifact: Path, shapes: Path, cli: Any, tmp_path: Path
+) -> None:
+    image = min((shapes / "images").iterdir())
+    own = Path(shutil.copy(image, tmp_path))
+    content = own.read_bytes()
+    run = ("infer", "-c", tiny, "--artifact", artifact, "--output_dir", tmp_path)
+    for given in (("--infer_img", own), ("--infer_dir", tmp_path)):
+        done = cli(*run, *given)
+        assert done.code == 2 and "which would be overwritten; expected another one" in done.err
+    assert own.read_bytes() == content
 
 
 def test_export_describes_what_it_wrote(folder: Path, artifact: Path, trained: Path) -> None:

@@ -181,5 +181,6 @@ def test_quantized(
     record = stem.with_name("quantized.quant.json")
     never_wrong(record, mutate_json, "eval", "-c", tiny, "-o", f"weights={stem}", share=10)
     artifact = tmp_path / "out" / "tiny"
+    (artifact / "slim_det.json").unlink()  # it would refuse any change of the settings
     run = ("eval", "-c", tiny, "--artifact", artifact)
     never_wrong(artifact / "infer_cfg.yml", mutate_yaml, *run, share=5)

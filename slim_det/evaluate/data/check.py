@@ -104,7 +104,7 @@ class _Source:
         return self.name != "EvalDataset"
 
 
-def check_dataset(cfg: Any, name: str) -> int:
+def check_dataset(cfg: Any, name: str, like: Mapping[str, Sequence[str]] | None = None) -> int:
     """Check a data set of the configuration (COCO, VOC or WIDER FACE), and log remarks on it.
 
     A data set that passed is not read again while its files have the same sizes and times.
@@ -112,6 +112,7 @@ def check_dataset(cfg: Any, name: str) -> int:
     Args:
         cfg: ppdet's configuration.
         name: ``TrainDataset`` or ``EvalDataset``.
+        like: What has the classes that are expected -> these classes.
 
     Returns:
         The number of images; 0 for a data set of another kind.
@@ -124,7 +125,10 @@ def check_dataset(cfg: Any, name: str) -> int:
             these images.
     """
     passed = _pass(cfg, name)
-    return passed.num_images if passed else 0
+    if passed is None:
+        return 0
+    require_same_classes({**(like or {}), name: passed.classes})
+    return passed.num_images
 
 
 def check_training(cfg: Any, evaluates: bool) -> None:
@@ -147,6 +151,11 @@ def require_same_classes(classes: Mapping[str, Sequence[str]]) -> None:
         DataError: A class has another name, or another place.
     """
     for (first, own), (second, other) in zip(list(classes.items()), list(classes.items())[1:]):
+        if len(own) != len(other):
+            raise DataError(
+                f"{first} has {len(own)} classes ({_some(own)}), {second} {len(other)} "
+                f"({_some(other)}); expected the same classes"
+            )
         for number, (left, right) in enumerate(zip(own, other), start=1):
             if left != right:
                 raise DataError(
@@ -321,9 +330,13 @@ def _find_repeated(source: _Source, paths: Sequence[Path], findings: Findings) -
 def _require_classes(source: _Source, path: Path | str, classes: Sequence[str]) -> None:
     if len(classes) != source.num_classes:
         raise DataError(
-            f"'{path}' has {len(classes)} classes ({', '.join(classes[:5])}"
-            f"{', ...' if len(classes) > 5 else ''}), num_classes is {source.num_classes}"
+            f"'{path}' has {len(classes)} classes ({_some(classes)}), num_classes is "
+            f"{source.num_classes}"
         )
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join([*classes[:5], *(["..."] if len(classes) > 5 else [])])
 
 
 def _remark_empty(
