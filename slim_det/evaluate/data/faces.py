@@ -10,8 +10,8 @@ import numpy as np
 
 from slim_det.evaluate.data import boxes
 from slim_det.evaluate.data.findings import Findings, Kind
-from slim_det.evaluate.widerface.face_text import FaceText, read_face_text
-from slim_det.evaluate.widerface.files import image_name
+from slim_det.evaluate.widerface.face_text import FaceText, read_face_text, require_distinct
+from slim_det.evaluate.widerface.files import image_key, image_name
 from slim_det.evaluate.widerface.truth import read_ground_truth, require_known
 
 FLAT = Kind("face of zero width or height", "faces of zero width or height", "they are not learned")
@@ -44,12 +44,15 @@ def read_faces(path: Path, images: Path, most: int = -1) -> Faces:
         most: Number of images to read, -1 for all.
 
     Raises:
-        DataError: The file is malformed or truncated, or names an image twice.
+        DataError: The file is malformed or truncated, names an image twice, or one that is not in
+            the folder.
     """
     content = read_face_text(path)
     end = most if most > 0 else len(content.files)
     used = FaceText(content.files[:end], content.rows[:end], content.line_numbers[:end])
-    return Faces(path, [images / name for name in used.files], used)
+    files = [images / name for name in used.files]
+    require_distinct([image_key(file, images) for file in files], path)
+    return Faces(path, files, used)
 
 
 def check_boxes(

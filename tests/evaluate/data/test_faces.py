@@ -75,6 +75,11 @@ def test_metric_and_classes(own: Path) -> None:
         ("0--train/face_0.jpg\n0\n0 0 junk\n", "line 3: expected the name of an image"),
         ("0--train/face_0.jpg\n" + "9" * 5000 + "\n", "line 2: expected the number of faces of"),
         ("0--train/face_0.jpg\n1\n1 2 0 40 0 0 0 0 0 0\n", "has no object that counts"),
+        (
+            "../images/0--train/face_0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n0--train/face_0.jpg\n0\n",
+            "has the image '0--train/face_0' twice",
+        ),
+        ("../face_0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "face_0.jpg' is not inside image_dir"),
         ("3 4 face.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n", "1 missing image: '"),
         ("0--train/face_0.jpg\n1\n900 2 3 40 0 0 0 0 0 0\n", "1 box outside its image: line 3 "),
         ("0--train/face_0.jpg\n1\n1 2 3 40 0 0 0 0 0 0\n" * 2, "'0--train/face_0' twice"),
