@@ -34,6 +34,8 @@ REPEATED_TRAINED = Kind(
     "image that occurs again", "images that occur again", "a training sees them more often"
 )
 
+_VOC_FIELDS = ("gt_bbox", "gt_class", "difficult")
+
 _Text = Annotated[str, Field(min_length=1)]
 _Name = Annotated[Optional[_Text], Field(description="a name, as text")]
 _Folder = Annotated[Optional[str], Field(description="a name, as text")]
@@ -218,6 +220,11 @@ def _source_of(cfg: Any, name: str) -> _Source | None:
     _require(annotations.is_file(), annotations, f"{name}: anno_path", "a file")
     if kind not in METRICS:
         return None
+    lacking = [key for key in _VOC_FIELDS if key not in settings.data_fields]
+    if name == "EvalDataset" and kind == "VOCDataSet" and lacking:
+        raise DataError(
+            f"{name}: data_fields lacks {', '.join(lacking)}, which the metric compares with"
+        )
     most = settings.sample_num or -1
     if kind == "COCODataSet" and name == "EvalDataset" and most > 0:
         raise DataError(

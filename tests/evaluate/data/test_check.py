@@ -28,7 +28,9 @@ def coco(root: Path, **changes: Any) -> Config:
 
 
 def voc(root: Path, **changes: Any) -> Config:
-    settings = {"name": "VOCDataSet", "dataset_dir": str(root), "anno_path": "train.txt"}
+    fields = ["image", "gt_bbox", "gt_class", "difficult"]
+    settings: dict[str, Any] = {"name": "VOCDataSet", "dataset_dir": str(root)}
+    settings.update(anno_path="train.txt", data_fields=fields)
     return Config(TrainDataset={**settings, **changes}, num_classes=4)
 
 
@@ -188,6 +190,15 @@ def test_images_that_occur_again(own: Path, caplog: pytest.LogCaptureFixture) ->
     logging.getLogger("slim_det").propagate = True
     assert check_dataset(cfg, "TrainDataset") == 17
     assert "(2 times); a training sees them more often" in caplog.text
+
+
+def test_fields_that_the_metric_needs(shapes: Path) -> None:
+    cfg = voc(shapes, data_fields=["image", "gt_bbox"])
+    cfg.update(EvalDataset=cfg["TrainDataset"], metric="VOC")
+    said = refusal(cfg, "EvalDataset")
+    assert (
+        said == "EvalDataset: data_fields lacks gt_class, difficult, which the metric compares with"
+    )
 
 
 def test_part_of_an_evaluation(shapes: Path) -> None:
