@@ -82,6 +82,12 @@ def reason_of(error: Exception) -> str:
     return one_line(error) or type(error).__name__
 
 
+def engine_reason(error: Exception) -> str:
+    """What an error of Paddle's C++ code says, in one line, without its hints and stack."""
+    said = one_line(error).partition(" [Hint:")[0]
+    return said if len(said) <= 160 else "... " + said[-160:].partition(" ")[2]
+
+
 def one_line(value: object) -> str:
     """An error's message, or any other text, without line breaks."""
     return " ".join(str(value).split())

@@ -17,7 +17,7 @@ from paddle import inference
 from paddle.base import core
 from paddle.base.data_feeder import convert_dtype
 
-from slim_det.core.errors import ExportError, one_line
+from slim_det.core.errors import ExportError, engine_reason
 
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Flags of CPUs whose int8 products are faster than float ones."""
@@ -65,8 +65,9 @@ class Engine:
             with silent_streams():
                 self._predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
-            reason = one_line(error)[-160:]
-            raise ExportError(f"'{stem}.pdmodel' cannot be loaded: {reason}") from error
+            raise ExportError(
+                f"'{stem}.pdmodel' and its parameters cannot be loaded: {engine_reason(error)}"
+            ) from error
         self.inputs: list[str] = list(self._predictor.get_input_names())
         self.outputs: list[str] = list(self._predictor.get_output_names())
         block = program.block(0)
@@ -115,8 +116,9 @@ class Engine:
         try:
             self._predictor.run()
         except (RuntimeError, ValueError, LookupError, SystemError) as error:
-            reason = one_line(error)[-160:]
-            raise ExportError(f"Paddle Inference cannot run the program: {reason}") from error
+            raise ExportError(
+                f"Paddle Inference cannot run the program: {engine_reason(error)}"
+            ) from error
 
 
 def _configured(files: tuple[str, str], threads: int, int8: bool, onednn: bool) -> inference.Config:

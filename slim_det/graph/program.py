@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from slim_det.core.errors import ExportError, one_line
+from slim_det.core.errors import ExportError, engine_reason
 from slim_det.graph.engine import Engine
 from slim_det.graph.op import Op
 from slim_det.graph.operators import declared, result_of, weight_of
@@ -166,8 +166,9 @@ class DeployProgram(Program):
             with paddle.static.scope_guard(scope):
                 program, feeds, fetches = paddle.static.load_inference_model(str(stem), executor)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
-            reason = one_line(error)[-160:]
-            raise ExportError(f"program '{stem}' cannot be loaded: {reason}") from error
+            raise ExportError(
+                f"program '{stem}' cannot be loaded: {engine_reason(error)}"
+            ) from error
         return cls(program, scope, list(feeds), [variable.name for variable in fetches])
 
     @deployment_program()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slim_det.core import errors
-from slim_det.core.errors import SlimDetError, nearest
+from slim_det.core.errors import SlimDetError, engine_reason, nearest
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_every_kind_is_one_that_the_command_line_catches() -> None:
     kinds = [kind for name, kind in vars(errors).items() if name.endswith("Error")]
     assert len(kinds) >= 7
     assert all(issubclass(kind, SlimDetError) for kind in kinds)
+
+
+def test_what_the_engine_says() -> None:
+    """Without the expression that has failed, and never from the middle of a word."""
+    error = RuntimeError("(Unavailable) Cannot read\n  [Hint: Expected is.good() == true]\n (at x)")
+    assert engine_reason(error) == "(Unavailable) Cannot read"
+    assert engine_reason(ValueError("stack " * 50 + "end")).startswith("... stack stack")

@@ -113,7 +113,9 @@ def test_silence_ends_with_an_error(capfd: pytest.CaptureFixture[str]) -> None:
 def test_files_that_are_no_program(tmp_path: Path, content: bytes) -> None:
     for name in ("a.pdmodel", "a.pdiparams"):
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ExportError, match=r"a.pdmodel' cannot be loaded") as error:
+    with pytest.raises(
+        ExportError, match=r"a.pdmodel' and its parameters cannot be loaded"
+    ) as error:
         Engine(tmp_path / "a", 1)
     assert "\n" not in str(error.value)
 
