@@ -74,11 +74,15 @@ def _depthwise(graph: ChannelGraph, weight: str, ids: np.ndarray, axis: int) -> 
 
 def transposed_convolution(graph: ChannelGraph, op: Op) -> Tracked | None:
     """Like a convolution, but with the axes of its weight the other way round."""
-    weight, axis = op.input("Filter"), _channel_axis(op)
-    name = graph.parameter_name(weight)
-    if not name or int(op.attrs.get("groups", 1)) != 1:
+    source, weight, axis = op.input("Input"), op.input("Filter"), _channel_axis(op)
+    name, groups = graph.parameter_name(weight), int(op.attrs.get("groups", 1))
+    is_depthwise = groups == graph.shapes[source][axis] and graph.shapes[weight][1] == 1
+    if not name or (groups > 1 and not is_depthwise):
         return unknown(graph, op)
-    graph.bind(weight, 0, _read(graph, op.input("Input"), axis, name), makes=False)
+    ids = _read(graph, source, axis, name)
+    if groups > 1:
+        return _depthwise(graph, weight, ids, axis)
+    graph.bind(weight, 0, ids, makes=False)
     return Tracked.made(axis, graph.produce(weight, 1, op.output("Output")))
 
 

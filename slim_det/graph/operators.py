@@ -130,6 +130,7 @@ OPERATORS: dict[str, Operator] = {
     "deformable_conv": _DEFORMABLE,
     "deformable_conv_v1": replace(_DEFORMABLE, sampling=("Offset",)),
     "conv2d_transpose": _TRANSPOSED,
+    "depthwise_conv2d_transpose": _TRANSPOSED,
     "matmul_v2": _PRODUCT,
     "mul": _PRODUCT,
     "lookup_table_v2": Operator(data="Ids", weight="W"),

@@ -239,9 +239,9 @@ def _refresh_layer(layer: paddle.nn.Layer, depthwise_groups: int | None) -> None
     transposed = "Transpose" in type(layer).__name__
     counts = {"_num_features": weight.shape[0]}
     if weight.ndim == 4:
-        out, inside = (1, 0) if transposed else (0, 1)
-        counts["_out_channels"] = weight.shape[out]
-        counts["_in_channels"] = weight.shape[inside] * getattr(layer, "_groups", 1)
+        widths = weight.shape[0], weight.shape[1] * getattr(layer, "_groups", 1)
+        out, inside = reversed(widths) if transposed else widths
+        counts.update(_out_channels=out, _in_channels=inside)
     elif weight.ndim == 2:
         counts = {"in_features": weight.shape[0], "out_features": weight.shape[1]}
     for attribute, value in counts.items():

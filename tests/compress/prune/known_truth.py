@@ -170,7 +170,7 @@ def _walk(ops: list[Op]) -> _Walk:
         name = f"{kind}{settings.get('same_as', number)}.weight"
         if kind in ("conv", "deconv", "linear"):
             values.append(_layer(walk, name, given[0], settings))
-        elif kind == "depthwise":
+        elif kind in ("depthwise", "depthwise_deconv"):
             values.append(_depthwise(walk, name, given[0], settings))
         elif kind == "bn":
             values.append(_made(given[0].labels))

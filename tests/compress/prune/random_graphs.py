@@ -162,6 +162,19 @@ def transposed_conv(b: Builder, x: int) -> list[int]:
     ]
 
 
+def depthwise_transposed_conv(b: Builder, x: int) -> list[int]:
+    """Enlarges every channel for itself, as CenterNet's neck does."""
+    channels, height, width = b.shapes[x]
+    if channels == 1 or 2 * max(height, width) > MAX_SIZE:
+        return [b.conv(x)]
+    y = b.add(
+        "depthwise_deconv", x, shape=(channels, 2 * height, 2 * width), inside=channels,
+        multiplier=1, bias=b.pick([True, False]), bn=b.pick([True, False]),
+        act=b.pick(["", *KEEPS_ZERO]),
+    )  # fmt: skip
+    return [b.conv(y) if b.rng.random() < 0.5 else y]
+
+
 def batch_norm(b: Builder, x: int) -> list[int]:
     """Batch norm of its own, as in networks that normalize before the convolution."""
     return [b.same("bn", x, inside=b.shapes[x][0], act=b.pick(["", *KEEPS_ZERO]))]
@@ -322,7 +335,8 @@ def linear_on_pixels(b: Builder, x: int) -> list[int]:
 
 
 MOTIFS: tuple[Callable[[Builder, int], list[int]], ...] = (
-    conv, depthwise, grouped_conv, shared_conv, transposed_conv, batch_norm, activation,
+    conv, depthwise, grouped_conv, shared_conv, transposed_conv,
+    depthwise_transposed_conv, batch_norm, activation,
     squeeze_excitation, sigmoid_before_conv, gate, sigmoid_times_one_channel, residual,
     concat_several, concat_repeated, concat_added, concat_image, split_equal, split_sections,
     slice_rows, upsample, pool, padding, scaled_and_shifted, unknown_operator, linear_on_pixels,

@@ -55,7 +55,7 @@ WITHOUT_WEIGHTS = {
     "output": lambda x, s: x[0],
 }
 
-OUTPUT_AXIS = {"conv": 0, "depthwise": 0, "deconv": 1, "linear": 1, "bn": 0}
+OUTPUT_AXIS = {"conv": 0, "depthwise": 0, "depthwise_deconv": 0, "deconv": 1, "linear": 1, "bn": 0}
 """Kinds whose output channels a mask is multiplied on, and the axis of their weight."""
 
 
@@ -127,6 +127,9 @@ def _layer(kind: str, s: dict[str, Any]) -> paddle.nn.Layer:
     if kind == "depthwise":
         out = s["inside"] * s["multiplier"]
         return paddle.nn.Conv2D(s["inside"], out, 3, padding=1, groups=s["inside"], bias_attr=bias)
+    if kind == "depthwise_deconv":
+        inside = s["inside"]
+        return paddle.nn.Conv2DTranspose(inside, inside, 2, 2, groups=inside, bias_attr=bias)
     if kind == "deconv":
         return paddle.nn.Conv2DTranspose(s["inside"], s["out"], 2, 2, bias_attr=bias)
     if kind == "linear":

@@ -183,7 +183,8 @@ def _check_ordinary(pruned: RandomNet, unpruned: RandomNet, plan: Plan) -> None:
             width = [layer._out_channels, layer._in_channels // layer._groups]
             assert width == layer.weight.shape[:2], name
         if type(layer) is paddle.nn.Conv2DTranspose:
-            assert [layer._in_channels, layer._out_channels] == layer.weight.shape[:2], name
+            width = [layer._in_channels, layer._out_channels // layer._groups]
+            assert width == layer.weight.shape[:2], name
         if type(layer) is paddle.nn.BatchNorm2D:
             assert [layer._num_features] == layer.weight.shape, name
 
