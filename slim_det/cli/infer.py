@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_det.cli import common
-from slim_det.core.errors import ConfigError
+from slim_det.core.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> int:
 def _require_other_folder(output_dir: str, images: Sequence[str]) -> None:
     """Refuse a folder in which the pictures would replace the images."""
     for path in images:
-        if os.path.realpath(os.path.join(output_dir, os.path.basename(path))) == os.path.realpath(
-            path
-        ):
+        target = os.path.join(output_dir, os.path.basename(path))
+        if os.path.realpath(target) == os.path.realpath(path):
             raise ConfigError(
                 f"--output_dir '{output_dir}' is the folder of '{path}', which would be "
                 "overwritten; expected another one"
@@ -93,7 +92,17 @@ def _require_other_folder(output_dir: str, images: Sequence[str]) -> None:
 
 
 def named_boxes(names: dict[int, str], found: Detections) -> list[dict[str, Any]]:
-    """Detections of one image as dicts: ``label``, ``score``, ``bbox_xyxy`` in pixels."""
+    """Detections of one image as dicts: ``label``, ``score``, ``bbox_xyxy`` in pixels.
+
+    Raises:
+        ExportError: A class has no name.
+    """
+    for class_id in found.class_ids.tolist():
+        if class_id not in names:
+            raise ExportError(
+                f"an object of class {class_id} was found, and there are names for {len(names)} "
+                "classes; expected the label_list of the model"
+            )
     columns = (found.class_ids.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist())
     return [
         {"label": names[class_id], "score": score, "bbox_xyxy": box}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from slim_det.cli.infer import draw_boxes, named_boxes, side_by_side
+from slim_det.core.errors import ExportError
 from slim_det.evaluate.detections import parse_detections
 from tests.detections import found_in
 
@@ -18,6 +19,11 @@ NAMES = {0: "circle", 1: "square"}
 def test_boxes_are_named() -> None:
     found = named_boxes(NAMES, found_in([1, 0.75, 1, 2, 3, 4]))
     assert found == [{"label": "square", "score": 0.75, "bbox_xyxy": [1.0, 2.0, 3.0, 4.0]}]
+
+
+def test_class_without_a_name() -> None:
+    with pytest.raises(ExportError, match="class 2 was found, and there are names for 2 classes"):
+        named_boxes(NAMES, found_in([2, 0.75, 1, 2, 3, 4]))
 
 
 @pytest.mark.parametrize("nothing", [np.array([[-1.0]]), np.zeros((0, 6))])
