@@ -162,11 +162,11 @@ def _examine(path: str | Path, decode: bool) -> tuple[int, int] | str | None:
             size = image.height, image.width
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _TURNED
             if image.format not in _END_MARKERS or decode or not _ends(path, image.format):
-                if image.format in _JPEG and (damage := _jpeg_damage(path)):
+                damage = _jpeg_damage(path) if image.format in _JPEG else None
+                if damage:
                     return f"is damaged: {damage}"
-                # Reads all data, but computes as few pixels as the format allows.
-                image.draft("L", (1, 1))
-                image.load()
+                if damage is None:
+                    image.load()
                 if image.format not in _JPEG:
                     return _opencv_size_hw(path) or "cannot be decoded by OpenCV"
     except UnicodeEncodeError:
@@ -177,8 +177,8 @@ def _examine(path: str | Path, decode: bool) -> tuple[int, int] | str | None:
     return (size[1], size[0]) if turned else size
 
 
-def _jpeg_damage(path: str | Path) -> str:
-    """What libjpeg finds wrong with the data of a file; '' if nothing.
+def _jpeg_damage(path: str | Path) -> str | None:
+    """What libjpeg finds wrong with the data of a file; '' for nothing, None if it cannot say.
 
     Pillow and OpenCV fill in pixels that are missing and say nothing of it.
     """
@@ -188,8 +188,9 @@ def _jpeg_damage(path: str | Path) -> str:
             Path(path).read_bytes(), "GRAY", min_height=1, min_width=1, min_factor=8
         )
     except ValueError as error:  # also of images that it does not know, such as CMYK
-        if str(error).startswith(_DAMAGE) and _HARMLESS not in str(error):
-            return str(error)
+        if str(error).startswith(_DAMAGE):
+            return "" if _HARMLESS in str(error) else str(error)
+        return None
     return ""
 
 
