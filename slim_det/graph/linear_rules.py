@@ -165,16 +165,17 @@ class DeformableConvolution(Convolution):
 class TransposedConvolution:
     """A transposed convolution; its weight is [I, O / G, kh, kw].
 
-    It is a convolution of the input with ``stride - 1`` zeros between its pixels.
+    It is a convolution of the input with ``stride - 1`` zeros between its pixels. A depthwise one
+    makes one channel of each, so the first axis of its weight holds its outputs too.
     """
 
     def in_axis(self, op: Op) -> int:
         """See `LinearRule.in_axis`."""
-        return 0
+        return 1 if op.type.startswith("depthwise") else 0
 
     def out_axis(self, op: Op) -> int:
         """See `LinearRule.out_axis`."""
-        return 1
+        return 1 - self.in_axis(op)
 
     def matrix(self, op: Op, weight: np.ndarray) -> np.ndarray:
         """See `LinearRule.matrix`."""

@@ -166,6 +166,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "transposed, valid": lambda: transposed(stride=2, padding="VALID"),
     "transposed, channels last": lambda: transposed(stride=2, padding=1, data_format="NHWC"),
     "transposed, grouped": lambda: transposed(6, stride=2, padding=1, groups=2),
+    "transposed, depthwise": lambda: transposed(4, stride=2, padding=1, groups=4),
     "deformable": lambda: deformable(),
     "deformable, without mask": lambda: deformable(1),
     "deformable, far": lambda: deformable(far=6.0),
