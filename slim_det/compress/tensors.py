@@ -17,6 +17,26 @@ def tensor_shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
     return {name: tuple(param.shape) for name, param in model.named_parameters()}
 
 
+def other_names(model: paddle.nn.Layer) -> dict[str, str]:
+    """State-dict names of parameters that have several -> the first name of each.
+
+    A layer that is an attribute and an entry of a list, as in PicoDet's head, has two.
+    """
+    first = {id(param): name for name, param in model.named_parameters()}
+    state = model.state_dict()
+    return {
+        name: first[id(tensor)]
+        for name, tensor in state.items()
+        if first.get(id(tensor), name) != name
+    }
+
+
+def stored_constants(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """State-dict name -> tensor of the buffers, which a model computes from its settings."""
+    parameters = {id(param) for param in model.parameters()}
+    return {n: tensor for n, tensor in model.state_dict().items() if id(tensor) not in parameters}
+
+
 def fingerprint(architecture: str, tensors: dict[str, tuple[int, ...]]) -> str:
     """SHA-256 that identifies a model by its class, tensor names and shapes."""
     text = json.dumps([architecture, sorted((n, list(s)) for n, s in tensors.items())])

@@ -56,12 +56,20 @@ def trace_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> Tr
     try:
         return trace_layer(model, [detector_spec(image_size_hw, batch=1)], image_size_hw)
     except Exception as error:  # whatever the model's code raises at this size
-        reason = str(error).strip().splitlines()[-1].strip()
         even = not (height % 32 or width % 32)
         hint = "" if even else "; most detectors need multiples of 32 pixels (--image_size)"
         raise ConfigError(
-            f"the model does not run on an image of {height}x{width} pixels: {reason}{hint}"
+            f"the model does not run on an image of {height}x{width} pixels: {_reason(error)}{hint}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the model's code or Paddle says last; the line of code of an error without a message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("[operator", "[Hint"))]
+    last = said[-1] if said else type(error).__name__
+    marked = [line for line, mark in zip(lines, lines[1:]) if mark.endswith("<--- HERE")]
+    return f"{last} at '{marked[-1]}'" if marked and last.endswith("Error") else last
 
 
 def trace_layer(

@@ -14,7 +14,14 @@ import paddle
 
 from slim_det.compress.steps import Step, StepKind, step_of, steps_of
 from slim_det.compress.strategy import read_steps, restore_step, step_kinds, step_path
-from slim_det.compress.tensors import differing, set_parameter, summary, tensor_shapes
+from slim_det.compress.tensors import (
+    differing,
+    other_names,
+    set_parameter,
+    stored_constants,
+    summary,
+    tensor_shapes,
+)
 from slim_det.core.errors import SlimDetError, WeightsError
 from slim_det.core.files import write_atomically
 from slim_det.core.paddle_files import read_state
@@ -79,7 +86,7 @@ def load_weights(model: paddle.nn.Layer, weights: str | Path) -> None:
     """
     stem = checkpoint_stem(weights)
     _restore(model, stem)
-    state = read_state(params_path(stem))
+    state = _read(model, params_path(stem))
     _check_shapes(model, state, stem)
     _set_state(model, state)
     logger.info("loaded %d tensors from %s", len(state), params_path(stem))
@@ -98,7 +105,7 @@ def load_pretrained(model: paddle.nn.Layer, weights: str | Path) -> None:
     """
     stem = checkpoint_stem(weights)
     _restore(model, stem)
-    state = read_state(params_path(stem))
+    state = _read(model, params_path(stem))
     shapes = tensor_shapes(model)
     sources = {name: _source_name(name, state) for name in shapes}
     found = {name: state[source] for name, source in sources.items() if source}
@@ -150,13 +157,13 @@ def resume(
         WeightsError: A file is missing, damaged, or of another model.
     """
     stem = checkpoint_stem(weights)
-    state = read_state(params_path(stem))
+    state = _read(model, params_path(stem))
     new_steps = _restore(model, stem)
     averaged = stem.with_name(stem.name + ".pdema")
     ema_state = None
     if ema is not None and averaged.is_file():
         # ppdet writes the average to .pdparams and the trained weights to .pdema.
-        ema_state, state = state, read_state(averaged)
+        ema_state, state = state, _read(model, averaged)
     for tensors in filter(None, (state, ema_state)):
         for step in new_steps:
             tensors.update({name: step.fit(name, value) for name, value in tensors.items()})
@@ -167,6 +174,7 @@ def resume(
         last_epoch = load_optimizer(model, stem.with_name(stem.name + ".pdopt"), optimizer)
     if ema_state is not None:
         count = optimizer.state_dict()["LR_Scheduler"]["last_epoch"] if optimizer else 0
+        ema_state.update({n: ema_state[first] for n, first in other_names(model).items()})
         ema.resume({name: paddle.to_tensor(value) for name, value in ema_state.items()}, count)
     for step in steps_of(model):
         step.resume(stem)
@@ -253,6 +261,35 @@ def _restore(model: paddle.nn.Layer, stem: Path) -> list[Step]:
                 f"'{path}' {done.differs(step)} than this run; resume without --slim_config"
             )
     return new_steps
+
+
+def _read(model: paddle.nn.Layer, path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file, each under the name that `named_parameters` gives it.
+
+    Raises:
+        WeightsError: The file is missing or damaged, two names of one parameter have different
+            values, or a constant is not the one of the model.
+    """
+    state, names = read_state(path), other_names(model)
+    for name, tensor in stored_constants(model).items():
+        value = state.pop(name, None)
+        if value is not None and not _is_same(value, tensor.numpy()):
+            raise WeightsError(
+                f"weights '{path}': '{name}' is not what the configuration gives; expected weights "
+                "that were trained with the same settings"
+            )
+    for name in names.keys() & state.keys():
+        value = state.pop(name)
+        if not _is_same(value, state.setdefault(names[name], value)):
+            raise WeightsError(
+                f"weights '{path}': '{name}' and '{names[name]}' are one parameter and differ"
+            )
+    return state
+
+
+def _is_same(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether values agree but for what a moving average of equal values loses by rounding."""
+    return left.shape == right.shape and np.allclose(left, right, 1e-3, 1e-5, equal_nan=True)
 
 
 def _check_shapes(model: paddle.nn.Layer, state: dict[str, np.ndarray], stem: Path) -> None:

@@ -17,6 +17,7 @@ from slim_det.compress.steps import step_of
 from slim_det.compress.strategy import Context, Purpose, Strategy, postpone, registered_strategies
 from slim_det.core.errors import ConfigError, SlimDetError, one_line
 from slim_det.core.safe_yaml import merge
+from slim_det.detectors.build import build_detector
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.training import checkpoint
 from slim_det.training.config import SlimConfig, load_config, load_slim_config, load_tree
@@ -51,8 +52,7 @@ def build_model(cfg: Any) -> paddle.nn.Layer:
         ConfigError: A component is unknown or rejects its settings.
     """
     try:
-        with paddle.utils.unique_name.guard():
-            model = create(cfg["architecture"])
+        model = build_detector(cfg)
     except SlimDetError:
         raise
     except Exception as error:  # components check little, so a wrong value may end anywhere

@@ -180,6 +180,35 @@ def test_a_detector_that_does_not_run_is_one_line() -> None:
         trace_detector(FailingDetector(), (32, 48))
 
 
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (lambda x: paddle.concat([x, x[:, :, 1:]], 1), "InvalidArgument"),
+        (lambda x: [1][x.shape[0]], "IndexError: list index out of range"),
+    ],
+)
+def test_why_a_detector_does_not_run(fails: Callable[..., Any], said: str) -> None:
+    class Detector(Block):
+        def forward(self, inputs: dict[str, paddle.Tensor]) -> Any:
+            return fails(self.conv(inputs["image"]))
+
+    with pytest.raises(ConfigError) as caught:
+        trace_detector(Detector(), (32, 64))
+    assert said in str(caught.value) and "[operator" not in str(caught.value)
+
+
+def test_where_a_detector_does_not_run() -> None:
+    """An assertion without a message is named by its line."""
+
+    class Detector(Block):
+        def forward(self, inputs: dict[str, paddle.Tensor]) -> Any:
+            assert len(inputs) == 7
+            return self.conv(inputs["image"])
+
+    with pytest.raises(ConfigError, match="AssertionError at 'assert len.inputs. == 7'"):
+        trace_detector(Detector(), (32, 64))
+
+
 def test_a_detector_is_traced_at_the_requested_size() -> None:
     class Detector(Block):
         def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:

@@ -49,6 +49,50 @@ def test_unpruned_model_comes_back(tmp_path: Path) -> None:
         assert same(net, other) and plan_of(other) is None
 
 
+class TwoNames(paddle.nn.Layer):
+    """A layer that is an attribute and an entry of a list, and a constant, as in PicoDet's head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = paddle.nn.LayerList([paddle.nn.Linear(2, 3)])
+        self.again = self.layers[0]
+        self.register_buffer("project", paddle.linspace(0, 7, 8))
+
+
+def test_parameters_with_two_names(tmp_path: Path) -> None:
+    """One value under both names is loaded, and so is one name alone; two values are refused."""
+    net = TwoNames()
+    assert {"layers.0.weight", "again.weight", "project"} <= net.state_dict().keys()
+    checkpoint.save_weights(tmp_path / "x", net.state_dict())
+    for load in (checkpoint.load_weights, checkpoint.load_pretrained):
+        other = TwoNames()
+        load(other, tmp_path / "x")
+        assert same(net, other)
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    del state["layers.0.weight"], state["project"]
+    checkpoint.save_weights(tmp_path / "x", state)
+    other = TwoNames()
+    checkpoint.load_weights(other, tmp_path / "x")
+    assert same(net, other)
+    state["again.bias"] = state["again.bias"] + 1
+    checkpoint.save_weights(tmp_path / "x", state)
+    with pytest.raises(
+        WeightsError, match="'again.bias' and 'layers.0.bias' are one parameter and"
+    ):
+        checkpoint.load_weights(TwoNames(), tmp_path / "x")
+
+
+def test_constants_of_other_settings(tmp_path: Path) -> None:
+    net = TwoNames()
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    checkpoint.save_weights(tmp_path / "x", {**state, "project": state["project"] * (1 + 1e-5)})
+    checkpoint.load_weights(TwoNames(), tmp_path / "x")
+    for project in (state["project"] + 1, state["project"][1:]):
+        checkpoint.save_weights(tmp_path / "x", {**state, "project": project})
+        with pytest.raises(WeightsError, match="'project' is not what the configuration gives"):
+            checkpoint.load_weights(TwoNames(), tmp_path / "x")
+
+
 def test_pruned_model_is_pruned_again_when_loaded(tmp_path: Path) -> None:
     """The plan is replayed: shapes, channel counts and values."""
     pruned = make_pruned()

@@ -7,7 +7,6 @@ from typing import Any
 
 import paddle
 import paddle.distributed as dist
-from ppdet.core.workspace import create
 
 from slim_det.compress.hook import Hook
 from slim_det.compress.prune.compose import slices_between
@@ -22,6 +21,7 @@ from slim_det.compress.prune.training_state import (
 from slim_det.compress.steps import steps_of
 from slim_det.compress.strategy import Context, advance_step
 from slim_det.core.errors import ConfigError
+from slim_det.detectors.build import build_detector
 
 logger = logging.getLogger("slim_det")
 
@@ -125,7 +125,6 @@ def _build_detector(cfg: Any) -> paddle.nn.Layer:
     """An unpruned detector of a configuration; the random state of the training stays."""
     random_state = paddle.get_rng_state()
     try:
-        with paddle.utils.unique_name.guard():
-            return create(cfg["architecture"])
+        return build_detector(cfg)
     finally:
         paddle.set_rng_state(random_state)

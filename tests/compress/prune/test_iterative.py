@@ -35,7 +35,7 @@ WIDTHS = [(4, 3), (3, 3), (2, 2)]
 @pytest.fixture(autouse=True)
 def _config(fresh_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """ppdet's own settings; ppdet builds our small detector."""
-    monkeypatch.setattr(iterative, "create", lambda name: detector())
+    monkeypatch.setattr(iterative, "build_detector", lambda cfg: detector())
 
 
 def detector() -> Detector:
