@@ -184,7 +184,7 @@ def _checked_float(
     model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str] | None
 ) -> dict[str, Any]:
     """Check shapes, size and outputs of a float artifact; returns fields of `ExportResult`."""
-    check_parameters(model, folder, fuses_batch_norm(cfg))
+    check_parameters(model, folder, image_size_hw(cfg), fuses_batch_norm(cfg))
     agreement, checked = check_outputs(model, cfg, folder, images or eval_images(_REMEDY))
     return {
         "images_checked": checked,

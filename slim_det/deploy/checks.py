@@ -17,6 +17,7 @@ from slim_det.evaluate.tensor_agreement import compare_tensors
 from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.int8_program import float_layers, int8_layers
 from slim_det.graph.program import DeployProgram, head_convolutions
+from slim_det.graph.trace import trace_detector
 
 _STEM = Path(MODEL_FILE).stem
 FLOAT_COSINE = 0.99999
@@ -26,12 +27,17 @@ _HEADER_BYTES = 256
 """Upper limit of one tensor's header in the parameters file."""
 
 
-def check_parameters(model: paddle.nn.Layer, folder: Path, folded: bool = False) -> None:
+def check_parameters(
+    model: paddle.nn.Layer, folder: Path, image_size_hw: tuple[int, int], folded: bool = False
+) -> None:
     """Check that the file holds exactly the parameters of a float model, with their shapes.
+
+    Parameters that only a training reads, such as the scales of PicoDet's boxes, are not in it.
 
     Args:
         model: The float model.
         folder: Folder of the artifact.
+        image_size_hw: Height and width at which the model runs.
         folded: Whether batch norms, whose parameters are vectors, may be part of convolutions.
 
     Raises:
@@ -40,6 +46,10 @@ def check_parameters(model: paddle.nn.Layer, folder: Path, folded: bool = False)
     program = DeployProgram.load(folder / _STEM)
     known = program.block.vars
     expected = [p for p in model.parameters() if not folded or p.ndim > 1 or p.name in known]
+    if any(p.name not in known for p in expected):
+        operators = trace_detector(model, image_size_hw).ops
+        read = {name for op in operators for name in op.input_arg_names}
+        expected = [p for p in expected if p.name in known or p.name in read]
     _check_tensors(program, expected, folder)
 
 

@@ -118,6 +118,18 @@ def layer_program(layer: paddle.nn.Layer, input_spec: list[Any]) -> DeployProgra
 def _save(layer: paddle.nn.Layer, input_spec: list[Any], stem: str | Path) -> None:
     with deployment_program(layer):
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
-        program = function.concrete_program.main_program
-        move_relu_before_concat(DeployProgram(program, None, [], []))
-        paddle.jit.save(function, str(stem))
+        concrete = function.concrete_program
+        move_relu_before_concat(DeployProgram(concrete.main_program, None, [], []))
+        paddle.jit.save(function, str(stem), input_spec=_used(input_spec, concrete))
+
+
+def _used(input_spec: list[Any], concrete: Any) -> list[Any]:
+    """The inputs that outputs depend on: ``im_shape`` means nothing to many detectors."""
+    outputs = [var for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")]
+    block = concrete.main_program.clone()._prune(targets=outputs).global_block()
+    return [
+        {key: spec for key, spec in part.items() if block.has_var(spec.name)}
+        if isinstance(part, dict)
+        else part
+        for part in input_spec
+    ]

@@ -112,6 +112,16 @@ def test_nothing_is_published_that_differs(
     assert files_below(tmp_path) == {}
 
 
+def test_parameters_that_only_a_training_reads(
+    cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path
+) -> None:
+    """They are not in the file."""
+    model.only_trained = paddle.nn.Linear(3, 5)
+    export_model(model, cfg, tmp_path, one)
+    program = DeployProgram.load(tmp_path / "tiny" / "model")
+    assert model.only_trained.weight.name not in program.parameters
+
+
 def test_raw_outputs_that_differ(
     cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -136,15 +146,16 @@ def test_raw_outputs_that_differ(
 def test_missing_parameter_is_noticed(
     cfg: Any, model: paddle.nn.Layer, one: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """A tensor that the program does not have is named."""
+    """A tensor that the model reads and the program does not have is named."""
     write = artifact._write
 
-    def write_then_add(net: paddle.nn.Layer, *rest: Any) -> None:
+    def write_then_exchange(net: paddle.nn.Layer, *rest: Any) -> None:
         write(net, *rest)
-        net.extra = paddle.nn.Linear(2, 2)
+        conv = next(layer for layer in net.sublayers() if isinstance(layer, paddle.nn.Conv2D))
+        conv.weight = paddle.create_parameter(conv.weight.shape, "float32", name="another")
 
-    monkeypatch.setattr(artifact, "_write", write_then_add)
-    with pytest.raises(ExportError, match="parameter linear_.* is None in the file"):
+    monkeypatch.setattr(artifact, "_write", write_then_exchange)
+    with pytest.raises(ExportError, match="parameter another is None in the file"):
         export_model(model, cfg, tmp_path, one)
     assert files_below(tmp_path) == {}
 

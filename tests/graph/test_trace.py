@@ -15,7 +15,7 @@ from paddle.static import InputSpec, Variable
 
 from slim_det.core.errors import ConfigError
 from slim_det.graph.op import Op
-from slim_det.graph.trace import trace_detector, trace_layer
+from slim_det.graph.trace import trace_detector, trace_layer, trace_program
 from slim_det.graph.tracing import deployment_program
 from tests.support import assert_same_sums, trace_plain
 
@@ -178,6 +178,16 @@ def test_a_detector_that_does_not_run_is_one_line() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="as this; most detectors need multiples of 32 pixels"):
         trace_detector(FailingDetector(), (32, 48))
+
+
+def test_a_program_has_only_the_inputs_that_it_reads() -> None:
+    """Boxes of PP-YOLOE need no `im_shape`."""
+
+    class Scaled(Block):
+        def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
+            return self.conv(inputs["image"]).mean([2, 3]) * inputs["scale_factor"].mean()
+
+    assert sorted(trace_program(Scaled(), (32, 48)).feeds) == ["image", "scale_factor"]
 
 
 @pytest.mark.parametrize(
