@@ -169,7 +169,9 @@ def _check_components(tree: Mapping[str, Any], where: str) -> None:
 
 
 def _check_component(name: str, value: Any, where: str) -> None:
-    if not isinstance(value, Mapping):
+    if isinstance(value, (str, int, float, list)):
+        check_keys(value, (), f"{where}: {name}")
+    if not isinstance(value, Mapping):  # None, or a component built by a tag such as !VOCDataSet
         return
     target = str(value.get("name", name))
     schema = global_config.get(target)

@@ -127,6 +127,13 @@ def test_slim_file_may_hold_no_unknown_key(tmp_path: Path, key: str) -> None:
         load_slim_config(path)
 
 
+@pytest.mark.parametrize("value", [1e30, "text", [1], True])
+def test_settings_of_a_component_that_are_none(tmp_path: Path, value: Any) -> None:
+    path = write(tmp_path / "s.yml", {"slim": "Pruner", "Pruner": value})
+    with pytest.raises(ConfigError, match="s.yml: Pruner: expected a mapping of keys, found"):
+        load_slim_config(path)
+
+
 def test_every_key_of_the_trainer_is_known() -> None:
     """The keys that ppdet's Trainer reads may stand in any file."""
     from ppdet.engine import trainer
