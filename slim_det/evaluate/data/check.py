@@ -36,9 +36,7 @@ REPEATED_TRAINED = Kind(
 
 _VOC_FIELDS = ("gt_bbox", "gt_class", "difficult")
 
-_Text = Annotated[str, Field(min_length=1)]
-_Name = Annotated[Optional[_Text], Field(description="a name, as text")]
-_Folder = Annotated[Optional[str], Field(description="a name, as text")]
+_Name = Annotated[Optional[str], Field(description="a name, as text")]
 
 
 @dataclass
@@ -46,14 +44,14 @@ class _Settings:
     """Settings of a data set that say what is read."""
 
     dataset_dir: _Name = None
-    image_dir: _Folder = None
+    image_dir: _Name = None
     anno_path: _Name = None
     label_list: _Name = "label_list.txt"
     sample_num: Annotated[
         int, Strict(), Field(ge=-1, description="a whole number of images, or -1 for all")
     ] = -1
     allow_empty: Annotated[bool, Strict(), Field(description="true or false")] = False
-    data_fields: Annotated[list[_Text], Field(description="a list of names")] = field(
+    data_fields: Annotated[list[str], Field(description="a list of names")] = field(
         default_factory=lambda: ["image"]
     )
 

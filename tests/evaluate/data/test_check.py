@@ -161,6 +161,13 @@ def test_settings_that_are_none(settings: Any) -> None:
     assert said == f"TrainDataset: {settings!r} is not valid; expected the settings of a data set"
 
 
+def test_a_data_set_of_absolute_paths(shapes: Path) -> None:
+    """ppdet's own default of `dataset_dir` is empty text."""
+    annotations = str(shapes / "annotations" / "instances_train.json")
+    cfg = coco(shapes, dataset_dir="", image_dir=str(shapes / "images"), anno_path=annotations)
+    assert check_dataset(cfg, "TrainDataset") == 16
+
+
 def test_files_where_folders_are_expected(own: Path) -> None:
     (own / "file").write_text("")
     assert refusal(voc(own / "file")) == f"TrainDataset: dataset_dir '{own}/file' is not a folder"
