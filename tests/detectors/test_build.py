@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import paddle
+import pytest
 from ppdet.core.workspace import register
 
 from slim_det.compress.tensors import tensor_shapes
 from slim_det.detectors.build import build_detector
 
 
-@register
 class GrowingNet(paddle.nn.Layer):
     """Changes what it is given, as PicoDet's neck does."""
 
@@ -24,7 +25,16 @@ class GrowingNet(paddle.nn.Layer):
         self.layer = paddle.nn.Linear(1, sum(widths))
 
 
-def test_defaults_stay_as_they_are(fresh_config: Any) -> None:
+@pytest.fixture
+def registered(fresh_config: Any) -> Iterator[Any]:
+    """ppdet's configuration with the net, which is gone afterwards."""
+    register(GrowingNet)
+    yield fresh_config
+    del fresh_config["GrowingNet"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_defaults_stay_as_they_are() -> None:
     first, second = (build_detector({"architecture": "GrowingNet"}) for _ in range(2))
     assert first.widths == second.widths == [3, 4]
     assert (
@@ -36,8 +46,8 @@ def test_defaults_stay_as_they_are(fresh_config: Any) -> None:
     assert GrowingNet.__init__.__defaults__ == ([3], None)
 
 
-def test_settings_stay_as_they_are(fresh_config: Any) -> None:
-    settings = fresh_config["GrowingNet"]
+def test_settings_stay_as_they_are(registered: Any) -> None:
+    settings = registered["GrowingNet"]
     settings.update(widths=[5], nested={"more": [1]})
     first, second = (build_detector({"architecture": "GrowingNet"}) for _ in range(2))
     assert first.widths == second.widths == [5, 6]

@@ -62,7 +62,7 @@ def _images(fresh_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn images stand for a data set, and ppdet builds our small detector."""
     names = [str(number) for number in range(len(IMAGES))]
     sizes = {"im_shape": np.full((1, 2), 8, "float32"), "scale_factor": np.ones((1, 2), "float32")}
-    monkeypatch.setattr(iterative, "create", lambda name: detector())
+    monkeypatch.setattr(iterative, "build_detector", lambda cfg: detector())
     monkeypatch.setattr(
         reconstruction_module, "unlabelled_images", lambda most, folder: ("drawn", names[:most])
     )
