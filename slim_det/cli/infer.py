@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.infer_img, args.infer_dir)
     _require_other_folder(args.output_dir, images)
     artifacts = [Predictor(path, args.threads) for path in (args.artifact, args.beside) if path]
-    detectors: list[Predict] = [*artifacts]
-    readers = [artifact.reader.batches(images) for artifact in artifacts]
-    labels = [dict(enumerate(artifact.settings["label_list"])) for artifact in artifacts]
+    parts: list[tuple[Predict, Iterator[Any], dict[int, str]]] = [
+        (one, one.reader.batches(images), dict(enumerate(one.settings["label_list"])))
+        for one in artifacts
+    ]
     if not args.artifact:
         model = session.model_with_weights(cfg, cfg.get("weights"), slim)
-        detectors.insert(0, dygraph_predictor(model))
-        readers.insert(0, image_batches(cfg, images))
-        labels.insert(0, class_names(cfg))
+        parts.insert(0, (dygraph_predictor(model), image_batches(cfg, images), class_names(cfg)))
+    detectors, readers, labels = zip(*parts)
     folder = require_writable(args.output_dir)
     figures: dict[str, Any] = {"images": []}
     for prepared in zip(*readers):

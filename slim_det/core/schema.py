@@ -11,13 +11,17 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from slim_det.core.errors import ConfigError, SlimDetError, nearest
 
 T = TypeVar("T")
+
+Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+FiniteNumber = Annotated[float, Strict(), Field(allow_inf_nan=False, description="a finite number")]
+Switch = Annotated[bool, Strict(), Field(description="true or false")]
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.lru_cache(maxsize=None)(TypeAdapter)
 

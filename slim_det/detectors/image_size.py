@@ -41,12 +41,12 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
     height, width = (int(side) for side in size)
     stride = STRIDES.get(cfg.get("architecture"), 1)
     if min(height, width) < stride or height % stride or width % stride:
-        expected = "at least 1x1" if stride == 1 else nearest_multiples((height, width), stride)
+        expected = "at least 1x1" if stride == 1 else _nearest_multiples((height, width), stride)
         raise ConfigError(f"image size {height}x{width} is not valid; expected {expected}")
     return height, width
 
 
-def nearest_multiples(size_hw: tuple[int, int], stride: int) -> str:
+def _nearest_multiples(size_hw: tuple[int, int], stride: int) -> str:
     """What to expect instead of a size: multiples of a stride, with the nearest size."""
     nearest = "x".join(str(max(1, round(side / stride)) * stride) for side in size_hw)
     return f"multiples of {stride} pixels, such as {nearest}"

@@ -84,11 +84,14 @@ def trace_layer(
         block = concrete.main_program.global_block()
         ops = [Op.read(op) for op in block.ops]
         shapes = {name: tuple(v.shape) for name, v in block.vars.items() if v.type == _TENSOR}
-        outputs = [
-            var.name for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")
-        ]
+        outputs = [var.name for var in _outputs(concrete)]
     parameters = {param.name: name for name, param in layer.named_parameters()}
     return Trace(ops, shapes, parameters, outputs, image_size_hw)
+
+
+def _outputs(concrete: Any) -> list[Any]:
+    """The variables that a traced layer returns."""
+    return [var for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")]
 
 
 def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: str | Path) -> None:
@@ -125,8 +128,7 @@ def _save(layer: paddle.nn.Layer, input_spec: list[Any], stem: str | Path) -> No
 
 def _used(input_spec: list[Any], concrete: Any) -> list[Any]:
     """The inputs that outputs depend on: ``im_shape`` means nothing to many detectors."""
-    outputs = [var for var in paddle.utils.flatten(concrete.outputs) if hasattr(var, "name")]
-    block = concrete.main_program.clone()._prune(targets=outputs).global_block()
+    block = concrete.main_program.clone()._prune(targets=_outputs(concrete)).global_block()
     return [
         {key: spec for key, spec in part.items() if block.has_var(spec.name)}
         if isinstance(part, dict)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Optional
 
 from ppdet.data.reader import BaseDataLoader
 from pydantic import Field, Strict
 
-from slim_det.core.errors import ConfigError
-from slim_det.core.schema import check_keys, validated
+from slim_det.core.schema import Count, FiniteNumber, Switch, check_keys, validated
 
-Switch = Annotated[bool, Strict(), Field(description="true or false")]
-Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False, description="a finite number")]
 MaybeNumber = Annotated[
     Optional[Annotated[float, Strict(), Field(allow_inf_nan=False)]],
     Field(description="a finite number, or null"),
@@ -68,14 +63,14 @@ class Regularizer:
     """``OptimizerBuilder.regularizer``."""
 
     type: Annotated[str, Field(pattern="^L[12]$", description="L1 or L2")]
-    factor: Number
+    factor: FiniteNumber
 
 
 @dataclass
 class Rate:
     """``LearningRate``; a schedule is a mapping, or was built by a tag such as !LinearWarmup."""
 
-    base_lr: Number = 1.0
+    base_lr: FiniteNumber = 1.0
     schedulers: MaybeSchedules = None
 
 
@@ -94,7 +89,7 @@ def read_reader(name: str, values: Any) -> Reader:
 def read_optimizer(values: Any) -> Optimizer:
     """Check the types of ``OptimizerBuilder`` and its regularizer; errors as `read_reader`."""
     where = "OptimizerBuilder"
-    _mapping(values, where)
+    check_keys(values, values, where)
     regularizer = values.get("regularizer")
     if regularizer and regularizer != "None":  # what ppdet takes for no regularizer
         check_keys(regularizer, [own.name for own in fields(Regularizer)], f"{where}.regularizer")
@@ -104,10 +99,5 @@ def read_optimizer(values: Any) -> Optimizer:
 
 def read_rate(values: Any) -> Rate:
     """Check the types of ``LearningRate``; errors as `read_reader`."""
-    _mapping(values, "LearningRate")
+    check_keys(values, values, "LearningRate")
     return validated(Rate, values, "LearningRate.")
-
-
-def _mapping(values: Any, where: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of keys, found {values!r}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 from pydantic import Field, Strict
 
 from slim_det.core.errors import DataError, nearest
-from slim_det.core.schema import validated
+from slim_det.core.schema import Switch, validated
 from slim_det.evaluate.data import coco, faces, stamp, voc
 from slim_det.evaluate.data.findings import Findings, Kind
 from slim_det.evaluate.data.image_files import check_images
@@ -50,7 +50,7 @@ class _Settings:
     sample_num: Annotated[
         int, Strict(), Field(ge=-1, description="a whole number of images, or -1 for all")
     ] = -1
-    allow_empty: Annotated[bool, Strict(), Field(description="true or false")] = False
+    allow_empty: Switch = False
     data_fields: Annotated[list[str], Field(description="a list of names")] = field(
         default_factory=lambda: ["image"]
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, Strict
 
+from slim_det.core.schema import Count
 from slim_det.graph.op import Op
 from slim_det.graph.operators import data_of, declared, fused_activations, result_of, weight_of
 from slim_det.graph.trace import Trace
@@ -23,7 +24,7 @@ def _known_activation(act: str) -> str:
     return act
 
 
-Size = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
+Size = Count
 SizeOrZero = Annotated[int, Strict(), Field(ge=0, description="a whole number >= 0")]
 Activation = Annotated[
     str, AfterValidator(_known_activation), Field(description="the name of an activation, or ''")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import paddle
-from pydantic import Field, Strict
+from pydantic import Field
 
 from slim_det.core.errors import LatencyError
 from slim_det.core.files import read_json, write_text
-from slim_det.core.schema import validated
+from slim_det.core.schema import FiniteNumber, validated
 from slim_det.planning.profile.shapes import ConvShape, Size, SizeOrZero
 
 logger = logging.getLogger("slim_det")
@@ -29,7 +29,7 @@ ENGINE = "paddle_inference"
 Family = tuple  # everything of a shape except its widths
 
 Text = Annotated[str, Field(description="text")]
-Milliseconds = Annotated[float, Strict(), Field(allow_inf_nan=False, description="a finite number")]
+Milliseconds = FiniteNumber
 OptionalMilliseconds = Annotated[
     Optional[Milliseconds], Field(description="a finite number or null")
 ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Optional
 
-from pydantic import Field, Strict
+from pydantic import Field
 
-from slim_det.core.schema import check_keys, validated
+from slim_det.core.schema import Count, check_keys, validated
 
-Count = Annotated[int, Strict(), Field(ge=1, description="a whole number >= 1")]
 MaybeFolder = Annotated[
     Optional[Annotated[str, Field(min_length=1)]], Field(description="a folder with images")
 ]
