@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,9 @@ UNREADABLE = Kind(
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag for the orientation of an image, and its values that swap height and width."""
+
+_CHUNK = 32
+"""Images that a thread takes at a time; one each leaves the threads waiting for each other."""
 
 _TAIL = 4096
 """Bytes at the end of a file in which the end marker of its format is looked for."""
@@ -73,9 +78,11 @@ def check_images(
     """
     if decode is None:
         decode = len(paths) <= DECODED
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with _complete_images(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda path: _examine(path, decode), paths)
-        bar = tqdm(found, "check", len(paths), unit="image", delay=2.0, disable=None, leave=False)
+        found = pool.map(lambda chunk: [_examine(path, decode) for path in chunk], chunks)
+        each = itertools.chain.from_iterable(found)
+        bar = tqdm(each, "check", len(paths), unit="image", delay=2.0, disable=None, leave=False)
         sizes: list[tuple[int, int] | None] = []
         for path, result in zip(paths, bar):
             sizes.append(result if isinstance(result, tuple) else None)
@@ -156,19 +163,21 @@ def _examine(path: str | Path, decode: bool) -> tuple[int, int] | str | None:
         return "is not a file" if os.path.exists(path) else None
     try:
         os.fspath(path).encode("utf-8")
-        with Image.open(path) as image:
+        data = Path(path).read_bytes() if decode else b""
+        with Image.open(io.BytesIO(data) if decode else path) as image:
             if image.format not in FORMATS:
                 return f"is a {image.format} image"
             size = image.height, image.width
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _TURNED
             if image.format not in _END_MARKERS or decode or not _ends(path, image.format):
-                damage = _jpeg_damage(path) if image.format in _JPEG else None
+                data = data or Path(path).read_bytes()
+                damage = _jpeg_damage(data) if image.format in _JPEG else None
                 if damage:
                     return f"is damaged: {damage}"
                 if damage is None:
                     image.load()
                 if image.format not in _JPEG:
-                    return _opencv_size_hw(path) or "cannot be decoded by OpenCV"
+                    return _opencv_size_hw(data) or "cannot be decoded by OpenCV"
     except UnicodeEncodeError:
         return "has a name that is not UTF-8, which OpenCV cannot open"
     except Exception as error:  # Pillow's plugins raise errors of many types for damaged files
@@ -177,16 +186,14 @@ def _examine(path: str | Path, decode: bool) -> tuple[int, int] | str | None:
     return (size[1], size[0]) if turned else size
 
 
-def _jpeg_damage(path: str | Path) -> str | None:
-    """What libjpeg finds wrong with the data of a file; '' for nothing, None if it cannot say.
+def _jpeg_damage(data: bytes) -> str | None:
+    """What libjpeg finds wrong with the bytes of a file; '' for nothing, None if it cannot say.
 
     Pillow and OpenCV fill in pixels that are missing and say nothing of it.
     """
     try:
         # A side of one pixel lets it compute few, from all of the data.
-        simplejpeg.decode_jpeg(
-            Path(path).read_bytes(), "GRAY", min_height=1, min_width=1, min_factor=8
-        )
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
     except ValueError as error:  # also of images that it does not know, such as CMYK
         if str(error).startswith(_DAMAGE):
             return "" if _HARMLESS in str(error) else str(error)
@@ -194,12 +201,12 @@ def _jpeg_damage(path: str | Path) -> str | None:
     return ""
 
 
-def _opencv_size_hw(path: str | Path) -> tuple[int, int] | None:
+def _opencv_size_hw(data: bytes) -> tuple[int, int] | None:
     """Height and width as OpenCV decodes a file, as ppdet does; None if it cannot.
 
     It does not turn a WebP image as its EXIF says, and does turn a TIFF one.
     """
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if pixels is None else pixels.shape[:2]
 
 
