@@ -2,38 +2,23 @@
 
 ppdet's NMS can only be traced into this older format, and Paddle-Lite reads no other, but in
 Paddle 3.3 some functions (`paddle.multiply`, `F.sigmoid`, ...) can no longer be traced into it.
-While a program is built, those functions append their operator themselves.
+While a program is built, functions of `stand_ins` take their places.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import paddle
-from paddle.base.layer_helper import LayerHelper
 from paddle.jit import dy2static
 from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
-_UNARY = """
-    abs exp floor ceil round log logical_not rsqrt sigmoid sqrt tanh softplus gelu sign cos sin
-""".split()
-_BINARY = {
-    "multiply": "elementwise_mul",
-    "maximum": "elementwise_max",
-    "minimum": "elementwise_min",
-    "matmul": "matmul_v2",
-    "greater_than": "greater_than",
-}
-_ATTRIBUTES = {
-    "matmul": {"transpose_x": "trans_x", "transpose_y": "trans_y"},
-    "softplus": {"beta": "beta", "threshold": "threshold"},
-    "gelu": {"approximate": "approximate"},
-}
+from slim_det.graph.stand_ins import FUNCTIONS, stand_in_for
 
 
 @contextlib.contextmanager
@@ -48,7 +33,7 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
     saved = [
         (module, name, getattr(module, name))
         for module in modules
-        for name in (*_UNARY, *_BINARY)
+        for name in FUNCTIONS
         if hasattr(module, name)
     ]
     # Leaving static mode begins a new numbering, in which a layer made later would get a parameter
@@ -60,7 +45,7 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
     before = set(recorded)
     try:
         for module, name, original in saved:
-            setattr(module, name, _traceable(name, original))
+            setattr(module, name, stand_in_for(name, original))
         with _decided(layer), OldIrGuard():
             yield
     finally:
@@ -95,29 +80,3 @@ def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> d
         "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
         "scale_factor": InputSpec([batch, 2], "float32", "scale_factor"),
     }
-
-
-def _traceable(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A stand-in that appends the operator for a program variable, else calls the original."""
-    slots = ("X", "Y") if name in _BINARY else ("X",)
-    op_type = _BINARY.get(name, name)
-
-    def function(*args: Any, **kwargs: Any) -> Any:
-        operands = list(args[: len(slots)])
-        operands += [kwargs[k] for k in ("x", "y")[len(operands) : len(slots)] if k in kwargs]
-        if not any(isinstance(operand, Variable) for operand in operands):
-            return original(*args, **kwargs)
-        settings = {k: v for k, v in kwargs.items() if k not in ("x", "y", "name")}
-        if len(args) > len(slots) or not settings.keys() <= _ATTRIBUTES.get(name, {}).keys():
-            raise TypeError(f"paddle.{name}: these arguments cannot be traced for deployment")
-        helper = LayerHelper(op_type)
-        out = helper.create_variable_for_type_inference(operands[0].dtype)
-        helper.append_op(
-            type=op_type,
-            inputs=dict(zip(slots, operands)),
-            outputs={"Out": out},
-            attrs={_ATTRIBUTES[name][key]: value for key, value in settings.items()},
-        )
-        return out
-
-    return function

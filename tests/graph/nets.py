@@ -77,3 +77,21 @@ def run_one(program: DeployProgram, x: np.ndarray, folder: Path, **settings: Any
 def operators(program: DeployProgram) -> list[str]:
     """Types of its operators, in order."""
     return [op.type for op in program.block.ops if op.type not in ("feed", "fetch")]
+
+
+def run_saved(path: str, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a saved program, run as it is.
+
+    Paddle Inference's own rewriting is off: with oneDNN it fuses a linear layer with the
+    activation behind it, even if the layer has other readers.
+    """
+    from paddle import inference
+
+    config = inference.Config(f"{path}.pdmodel", f"{path}.pdiparams")
+    config.disable_glog_info()
+    config.switch_ir_optim(False)
+    predictor = inference.create_predictor(config)
+    predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(x)
+    predictor.run()
+    names = predictor.get_output_names()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in names]

@@ -15,14 +15,11 @@ from paddle.static import InputSpec, Variable
 
 from slim_det.core.errors import ConfigError
 from slim_det.graph.op import Op
+from slim_det.graph.stand_ins import FUNCTIONS
 from slim_det.graph.trace import trace_detector, trace_layer, trace_program
 from slim_det.graph.tracing import deployment_program
+from tests.graph.nets import run_saved
 from tests.support import assert_same_sums, trace_plain
-
-PATCHED = (
-    "abs exp floor ceil round log logical_not rsqrt sigmoid sqrt tanh softplus gelu sign cos sin "
-    "multiply maximum minimum matmul greater_than"
-).split()
 
 
 class Block(paddle.nn.Layer):
@@ -64,7 +61,7 @@ def public_functions() -> dict[tuple[str, str], Any]:
     return {
         (module.__name__, name): getattr(module, name)
         for module in modules
-        for name in PATCHED
+        for name in FUNCTIONS
         if hasattr(module, name)
     }
 
@@ -265,7 +262,7 @@ def test_a_condition_on_the_input_stays_one() -> None:
 
 def test_functions_are_replaced_only_inside() -> None:
     before = public_functions()
-    assert {name for _, name in before} == set(PATCHED)
+    assert {name for _, name in before} == set(FUNCTIONS)
     with deployment_program():
         inside = public_functions()
         assert all(inside[key] is not before[key] for key in before)
@@ -288,70 +285,6 @@ def test_precision_mode_and_format_are_restored() -> None:
     assert paddle.get_flags(flag) == before
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: F.softplus(x, 2.0),
-        lambda x: F.gelu(x, True),
-        lambda x: paddle.matmul(x, x, True),
-    ],
-)
-def test_arguments_that_cannot_be_traced_are_refused(function: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="these arguments cannot be traced for deployment"):
-        trace_plain(Apply(function), 3, 3)
-
-
-FUNCTIONS: list[Callable[[paddle.Tensor], paddle.Tensor]] = [
-    lambda x: paddle.abs(x),
-    lambda x: paddle.exp(x),
-    lambda x: paddle.floor(x),
-    lambda x: paddle.ceil(x),
-    lambda x: paddle.round(x),
-    lambda x: paddle.log(x * x + 1.0),
-    lambda x: paddle.rsqrt(x * x + 1.0),
-    lambda x: paddle.sqrt(paddle.abs(x)),
-    lambda x: paddle.sign(x),
-    lambda x: paddle.cos(x) + paddle.sin(x),
-    lambda x: (x * x).sqrt() + x.sigmoid().log(),
-    lambda x: paddle.logical_not(x > x.abs()).astype("float32"),
-    lambda x: paddle.tanh(x),
-    lambda x: F.sigmoid(x),
-    lambda x: F.tanh(x),
-    lambda x: F.softplus(x),
-    lambda x: F.softplus(x, beta=2.0, threshold=15.0),
-    lambda x: F.gelu(x),
-    lambda x: F.gelu(x, approximate=True),
-    lambda x: paddle.multiply(x, y=x),
-    lambda x: paddle.multiply(x, x.mean([0])),
-    lambda x: paddle.maximum(x, -x),
-    lambda x: paddle.minimum(x=x, y=-x),
-    lambda x: paddle.matmul(x, x, transpose_y=True),
-    lambda x: paddle.matmul(x, y=x, transpose_x=True),
-    lambda x: paddle.greater_than(x, -x).astype("float32"),
-    lambda x: x * F.sigmoid(x) - x / 2.0,
-]
-
-
-def test_a_saved_program_gives_what_the_layer_gives(tmp_path: Path) -> None:
-    linear = paddle.nn.Linear(4, 4)  # a program without parameters cannot be loaded
-
-    def everything(x: paddle.Tensor) -> list[paddle.Tensor]:
-        return [function(linear(x)) for function in FUNCTIONS]
-
-    net = Apply(everything)
-    net.linear = linear
-    path = str(tmp_path / "model")
-    with deployment_program():
-        paddle.jit.save(net, path, input_spec=[InputSpec([3, 4], "float32", "x")])
-    assert Path(f"{path}.pdmodel").exists()
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32") * 3
-    expected = [value.numpy() for value in net(paddle.to_tensor(x))]
-    reached = run_saved(path, x)
-    assert len(reached) == len(expected) == len(FUNCTIONS)
-    for number, (left, right) in enumerate(zip(reached, expected)):
-        assert_same_sums(left, right, what=number)
-
-
 def test_a_traced_network_gives_what_the_layer_gives(tmp_path: Path) -> None:
     net = Block()
     net.eval()
@@ -363,24 +296,6 @@ def test_a_traced_network_gives_what_the_layer_gives(tmp_path: Path) -> None:
     reached = {value.shape: value for value in run_saved(path, x)}
     for value in expected.values():
         assert_same_sums(reached[tuple(value.shape)], value.numpy())
-
-
-def run_saved(path: str, x: np.ndarray) -> list[np.ndarray]:
-    """All outputs of a saved program, run as it is.
-
-    Paddle Inference's own rewriting is off: with oneDNN it fuses a linear layer with the
-    activation behind it, even if the layer has other readers.
-    """
-    from paddle import inference
-
-    config = inference.Config(f"{path}.pdmodel", f"{path}.pdiparams")
-    config.disable_glog_info()
-    config.switch_ir_optim(False)
-    predictor = inference.create_predictor(config)
-    predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(x)
-    predictor.run()
-    names = predictor.get_output_names()
-    return [predictor.get_output_handle(name).copy_to_cpu() for name in names]
 
 
 def test_input_specs_of_any_structure() -> None:
