@@ -101,21 +101,35 @@ def matrix_product(graph: ChannelGraph, op: Op) -> Tracked | None:
 
 def batch_norm(graph: ChannelGraph, op: Op) -> Tracked:
     """Passes channels on; its scale, bias and statistics follow them."""
-    source, scale = op.input("X"), op.input("Scale")
-    tracked, axis, name = graph.channels.get(source), _channel_axis(op), graph.parameter_name(scale)
-    if tracked is not None and tracked.axis != axis:
-        graph.freeze(tracked, f"'{name}' normalizes along another axis")
-        tracked = None
-    if tracked is None:
-        ids = graph.fixed(graph.shapes[scale][0], f"'{name}' also normalizes fixed values")
-    else:
-        ids = tracked.ids
+    source, name = op.input("X"), graph.parameter_name(op.input("Scale"))
+    ids = _normalized(graph, op, name)
     for slot in ("Scale", "Bias", "Mean", "Variance"):
         graph.bind(op.input(slot), 0, ids, makes=True)
     producer = graph.made_by.get(source)
     if producer is not None and not producer.batch_norm:
         producer.batch_norm, producer.shift = name, graph.parameter_name(op.input("Bias"))
-    return Tracked.made(axis, ids)
+    return Tracked.made(_channel_axis(op), ids)
+
+
+def group_norm(graph: ChannelGraph, op: Op) -> Tracked:
+    """Passes channels on; those that share a mean and a variance are cut together."""
+    ids = _normalized(graph, op, graph.parameter_name(op.input("Scale")) or op.type)
+    parts = ids.reshape(int(op.attrs["groups"]), -1)
+    for place in range(1, parts.shape[1]):
+        graph.tie(parts[:, 0], parts[:, place])
+    for slot in ("Scale", "Bias"):
+        if graph.parameter_name(op.input(slot)):
+            graph.bind(op.input(slot), 0, ids, makes=True)
+    return Tracked.made(_channel_axis(op), ids)
+
+
+def _normalized(graph: ChannelGraph, op: Op, name: str) -> np.ndarray:
+    """Identities of the channels that a layer normalizes; freezes those that cannot be cut."""
+    tracked, axis = graph.channels.get(op.input("X")), _channel_axis(op)
+    if tracked is not None and tracked.axis == axis:
+        return tracked.ids
+    graph.freeze(tracked, f"'{name}' normalizes along another axis")
+    return graph.fixed(graph.shapes[op.input("X")][axis], f"'{name}' also normalizes fixed values")
 
 
 @of_one_input

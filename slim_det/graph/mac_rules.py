@@ -30,4 +30,6 @@ def each_row(op: Op, data: Shape, weight: Shape, result: Shape) -> int:
 
 
 def _pixels(op: Op, shape: Shape) -> int:
-    return math.prod(shape[1:3] if op.attrs.get("data_format") == "NHWC" else shape[2:])
+    """Pixels of all maps: of one image, or of each box of a two-stage detector."""
+    sides = shape[1:3] if op.attrs.get("data_format") == "NHWC" else shape[2:]
+    return shape[0] * math.prod(sides)

@@ -136,6 +136,7 @@ OPERATORS: dict[str, Operator] = {
     "lookup_table_v2": Operator(data="Ids", weight="W"),
     "batch_norm": Operator(channels.batch_norm, result="Y"),
     "sync_batch_norm": Operator(channels.batch_norm, result="Y"),
+    "group_norm": Operator(channels.group_norm, result="Y"),
     "prelu": Operator(channels.prelu),
     # functions of one number
     "relu": replace(_ACTIVATION, unsigned=True),
@@ -163,10 +164,13 @@ OPERATORS: dict[str, Operator] = {
     ),
     **dict.fromkeys("bicubic_interp_v2 bilinear_interp bilinear_interp_v2".split(), _SPATIAL),
     "pad3d": Operator(channels.pad),
+    "roi_align": _SPATIAL,
     # shape ops
     "concat": Operator(shape_ops.concat),
     "split": Operator(shape_ops.split),
     **dict.fromkeys(("slice", "strided_slice"), Operator(shape_ops.slice_, data="Input")),
+    "gather": Operator(shape_ops.gather),
+    "select_input": Operator(shape_ops.select),
     "reshape2": Operator(shape_ops.reshape),
     "flatten_contiguous_range": Operator(shape_ops.flatten),
     "squeeze2": Operator(shape_ops.squeeze),

@@ -65,6 +65,36 @@ def slice_(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked | None:
     return tracked
 
 
+@of_one_input
+def gather(graph: ChannelGraph, op: Op, tracked: Tracked) -> Tracked | None:
+    """Passes channels on, unless it picks some of them."""
+    axis = op.attrs.get("axis", 0) % len(graph.shapes[op.input("X")])
+    if (
+        op.input("Axis")
+        or axis == tracked.axis
+        or graph.shapes[op.input("Index")][1:] not in ((), (1,))
+    ):
+        return unknown(graph, op)
+    return tracked
+
+
+def select(graph: ChannelGraph, op: Op) -> Tracked | None:
+    """Ties the channels of the two branches of a condition."""
+    sides = [graph.channels.get(name) for name in op.inputs["X"]]
+    tracked = [side for side in sides if side is not None]
+    if not tracked:
+        return None
+    first, *others = tracked
+    for other in others:
+        if other.axis != first.axis or len(other.ids) != len(first.ids):
+            return unknown(graph, op)
+        graph.tie(first.ids, other.ids)
+    if len(tracked) < len(sides):
+        graph.freeze(first, "the other branch of a condition has values of fixed width")
+    zero_kept = np.logical_and.reduce([side.zero_kept for side in tracked])
+    return Tracked(first.axis, first.ids, zero_kept)
+
+
 def reshape(graph: ChannelGraph, op: Op) -> Tracked | None:
     """Passes channels on if their axis is kept, or is the first of those that are joined."""
     variable, output = op.input("X"), op.output()
@@ -88,10 +118,12 @@ def reshape(graph: ChannelGraph, op: Op) -> Tracked | None:
 def _reshaped_vector(graph: ChannelGraph, variable: str, output: str) -> Tracked | None:
     """A bias vector that becomes [1, C, 1, 1]."""
     (count,), shape = graph.shapes[variable], graph.shapes[output]
-    if shape.count(count) != 1 or math.prod(shape) != count:
+    if math.prod(shape) != count or (count > 1 and shape.count(count) != 1):
         return None
-    ids = graph.bind(variable, 0, graph.fresh(count), makes=True)
     graph.biases[output] = graph.parameter_name(variable)
+    if count == 1:
+        return None  # of the only channel of a layer, which is never cut
+    ids = graph.bind(variable, 0, graph.fresh(count), makes=True)
     return Tracked.made(shape.index(count), ids)
 
 

@@ -17,6 +17,7 @@ from slim_det.graph.concat_relu import move_relu_before_concat
 from slim_det.graph.dygraph import evaluation_mode
 from slim_det.graph.op import Op
 from slim_det.graph.program import DeployProgram, Program
+from slim_det.graph.proposals import with_box_counts
 from slim_det.graph.tracing import deployment_program, detector_spec
 
 _TENSOR = paddle.base.core.VarDesc.VarType.LOD_TENSOR
@@ -29,7 +30,8 @@ class Trace(Program):
 
     Attributes:
         ops: Operators in execution order.
-        shapes: Variable name -> shape, of every tensor.
+        shapes: Variable name -> shape, of every tensor; for the largest number of boxes where it
+            depends on the image.
         parameters: Variable name -> name in the model's state dict (`neck.x.conv.weight`).
         outputs: Variables that the model returns.
         image_size_hw: Height and width of the image that was traced; None for plain layers.
@@ -81,12 +83,27 @@ def trace_layer(
     with evaluation_mode(layer), deployment_program(layer):
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
-        block = concrete.main_program.global_block()
-        ops = [Op.read(op) for op in block.ops]
-        shapes = {name: tuple(v.shape) for name, v in block.vars.items() if v.type == _TENSOR}
+        ops, shapes = _read(concrete.main_program.global_block())
         outputs = [var.name for var in _outputs(concrete)]
+    read = {name for op in ops for name in op.input_arg_names}.union(outputs)
+    # A condition also joins the variables that its branches use for themselves.
+    ops = [op for op in ops if op.type != "select_input" or op.output() in read]
     parameters = {param.name: name for name, param in layer.named_parameters()}
-    return Trace(ops, shapes, parameters, outputs, image_size_hw)
+    return Trace(ops, with_box_counts(ops, shapes), parameters, outputs, image_size_hw)
+
+
+def _read(block: Any) -> tuple[list[Op], dict[str, tuple[int, ...]]]:
+    """Operators and shapes of a block; both branches of a condition are listed, one by one."""
+    ops: list[Op] = []
+    shapes = {name: tuple(var.shape) for name, var in block.vars.items() if var.type == _TENSOR}
+    for raw in block.ops:
+        if raw.type != "conditional_block":
+            ops.append(Op.read(raw))
+            continue
+        branch_ops, branch_shapes = _read(block.program.block(raw._block_attr_id("sub_block")))
+        ops += branch_ops
+        shapes.update(branch_shapes)
+    return ops, shapes
 
 
 def _outputs(concrete: Any) -> list[Any]:

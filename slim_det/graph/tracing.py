@@ -13,6 +13,7 @@ from typing import Any
 
 import paddle
 from paddle.jit import dy2static
+from paddle.jit.dy2static import convert_call_func
 from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
@@ -58,19 +59,44 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _decided(layer: paddle.nn.Layer | None) -> Iterator[None]:
-    """Decide each condition on a parameter of a layer by the parameter's value."""
+    """Decide conditions on a layer's parameters by their values, and unroll loops of known length.
+
+    ppdet's two-stage detectors loop over the images of a batch.
+    """
     parameters = {} if layer is None else {param.name: param for param in layer.parameters()}
-    original = dy2static.IfElse
+    original_if, original_range = dy2static.IfElse, convert_call_func.convert_range
 
     def if_else(condition: Any, *branches: Any, **names: Any) -> Any:
         known = parameters.get(getattr(condition, "name", None))
-        return original(condition if known is None else bool(known.numpy()), *branches, **names)
+        return original_if(condition if known is None else bool(known.numpy()), *branches, **names)
 
-    dy2static.IfElse = if_else
+    def counted(*limits: Any) -> Any:
+        known = [_sizes(limit) if isinstance(limit, Variable) else [limit] for limit in limits]
+        if all(len(sizes) == 1 for sizes in known):
+            return range(*(size for sizes in known for size in sizes))
+        return original_range(*limits)
+
+    dy2static.IfElse, convert_call_func.convert_range = if_else, counted
     try:
         yield
     finally:
-        dy2static.IfElse = original
+        dy2static.IfElse, convert_call_func.convert_range = original_if, original_range
+
+
+def _sizes(variable: Variable) -> list[int]:
+    """What a variable holds if it is, or was cut from, the shape of another; [] if not known."""
+    writers = [op for op in variable.block.ops if variable.name in op.output_arg_names]
+    if not writers or writers[-1].type not in ("shape", "slice"):
+        return []
+    op = writers[-1]
+    source = variable.block.var(op.input("Input")[0])
+    if op.type == "shape":
+        sizes = list(source.shape)
+    else:
+        sizes = [] if op.input("StartsTensorList") or op.input("EndsTensorList") else _sizes(source)
+        if sizes:  # of a shape, so there is one axis
+            sizes = sizes[op.attr("starts")[0] : op.attr("ends")[0]]
+    return sizes if min(sizes, default=-1) >= 0 else []
 
 
 def detector_spec(image_size_hw: tuple[int, int], batch: int | None = None) -> dict[str, Any]:

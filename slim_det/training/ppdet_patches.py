@@ -20,6 +20,7 @@ from slim_det.detectors.blazeface.backbone import BlazeFaceNet
 from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
 from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
+from slim_det.detectors.numbers import join_numbers
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 from slim_det.evaluate.data.replacements import read_as_checked
@@ -46,6 +47,7 @@ def register_components() -> None:
         register(component)
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
+    join_numbers()
     read_as_checked()
     report_errors()
     ppdet_trainer.Checkpointer = CheckpointSaver

@@ -18,6 +18,7 @@ from slim_det.evaluate.tensor_agreement import compare_tensors
 from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.dygraph import blank_batch
 from slim_det.graph.trace import Trace, trace_detector
+from slim_det.verify.proposals import Proposals
 from slim_det.verify.stages import Stage
 
 RELATIVE_TOLERANCE = 1e-4
@@ -86,7 +87,11 @@ def compare_with_masked(
         if group.reasons and is_class_output(member.parameter)
     ]
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
-    left, right = (_outputs(model, heads, image) for model in (pruned, unpruned))
+    proposals = Proposals()
+    with proposals.recorded():
+        left = _outputs(pruned, heads, image)
+    with proposals.replayed():
+        right = _outputs(unpruned, heads, image)
     return [_stage(name, left[name], right[name]) for name in heads if name in left]
 
 

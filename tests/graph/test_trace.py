@@ -249,15 +249,37 @@ def test_a_condition_on_a_parameter_is_decided_by_its_value(weight: float, branc
     assert "conditional_block" not in types and "cond" not in types
 
 
-def test_a_condition_on_the_input_stays_one() -> None:
+def test_both_branches_of_a_condition_on_the_input_are_listed() -> None:
     class Positive(paddle.nn.Layer):
         def forward(self, x: paddle.Tensor) -> paddle.Tensor:
             if x.mean() > 0:
-                x = x + 1.0
-            return x
+                x = F.relu(x)
+            else:
+                x = F.softsign(x)
+            return F.relu6(x)
 
-    types = [op.type for op in trace_plain(Positive(), 1, 3).ops]
-    assert types.count("conditional_block") == 2
+    trace = trace_plain(Positive(), 1, 3)
+    types = [op.type for op in trace.ops]
+    assert "conditional_block" not in types
+    order = [types.index(kind) for kind in ("relu", "softsign", "select_input", "relu6")]
+    assert order == sorted(order)
+    (select,) = (op for op in trace.ops if op.type == "select_input")
+    assert [trace.shapes[name] for name in select.inputs["X"]] == [(1, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("batch", [3, None])
+def test_a_loop_over_the_images_is_unrolled_if_their_number_is_known(batch: int | None) -> None:
+    class Loop(paddle.nn.Layer):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            y = x.sum()
+            for _ in range(paddle.slice(paddle.shape(x), [0], [0], [1])):
+                y = F.relu(y)
+            return y
+
+    trace = trace_layer(Loop(), [InputSpec([batch, 2], "float32", "x")])
+    types = [op.type for op in trace.ops]
+    assert types.count("relu") == (batch or 0)
+    assert ("while" in types) == (batch is None)
 
 
 def test_functions_are_replaced_only_inside() -> None:

@@ -238,6 +238,9 @@ def _refresh_layer(layer: paddle.nn.Layer, depthwise_groups: int | None) -> None
         layer._groups = depthwise_groups
     transposed = "Transpose" in type(layer).__name__
     counts = {"_num_features": weight.shape[0]}
+    if hasattr(layer, "_num_groups"):  # group norm, of which whole groups are removed
+        size = layer._num_channels // layer._num_groups
+        counts = {"_num_channels": weight.shape[0], "_num_groups": weight.shape[0] // size}
     if weight.ndim == 4:
         widths = weight.shape[0], weight.shape[1] * getattr(layer, "_groups", 1)
         out, inside = reversed(widths) if transposed else widths

@@ -78,6 +78,13 @@ class _Walk:
         return frozenset(seen)
 
 
+def _link_neighbours(walk: _Walk, labels: list[int], parts: int) -> None:
+    """All channels of one part go together."""
+    size = len(labels) // parts
+    for start in range(0, len(labels), size):
+        walk.link(labels[start : start + size - 1], labels[start + 1 : start + size])
+
+
 def _made(labels: list[int]) -> Channels:
     return Channels(labels, [True] * len(labels))
 
@@ -173,6 +180,9 @@ def _walk(ops: list[Op]) -> _Walk:
         elif kind in ("depthwise", "depthwise_deconv"):
             values.append(_depthwise(walk, name, given[0], settings))
         elif kind == "bn":
+            values.append(_made(given[0].labels))
+        elif kind == "group_norm":
+            _link_neighbours(walk, given[0].labels, settings["groups"])
             values.append(_made(given[0].labels))
         elif kind == "prelu":
             values.append(given[0])

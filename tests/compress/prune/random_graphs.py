@@ -180,6 +180,14 @@ def batch_norm(b: Builder, x: int) -> list[int]:
     return [b.same("bn", x, inside=b.shapes[x][0], act=b.pick(["", *KEEPS_ZERO]))]
 
 
+def group_norm(b: Builder, x: int) -> list[int]:
+    """A mean and a variance for every few channels, as in the heads of FCOS and GFL."""
+    groups = b.pick([2, 3])
+    if b.shapes[x][0] % groups or b.rng.random() < 0.5:
+        x = b.conv(x, groups * b.integer(1, 4))
+    return [b.same("group_norm", x, inside=b.shapes[x][0], groups=groups, act=b.pick(KEEPS_ZERO))]
+
+
 def activation(b: Builder, x: int) -> list[int]:
     if b.rng.random() < 0.3:
         return [b.same("prelu", x, inside=b.shapes[x][0])]
@@ -336,7 +344,7 @@ def linear_on_pixels(b: Builder, x: int) -> list[int]:
 
 MOTIFS: tuple[Callable[[Builder, int], list[int]], ...] = (
     conv, depthwise, grouped_conv, shared_conv, transposed_conv,
-    depthwise_transposed_conv, batch_norm, activation,
+    depthwise_transposed_conv, batch_norm, group_norm, activation,
     squeeze_excitation, sigmoid_before_conv, gate, sigmoid_times_one_channel, residual,
     concat_several, concat_repeated, concat_added, concat_image, split_equal, split_sections,
     slice_rows, upsample, pool, padding, scaled_and_shifted, unknown_operator, linear_on_pixels,

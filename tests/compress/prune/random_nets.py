@@ -55,7 +55,10 @@ WITHOUT_WEIGHTS = {
     "output": lambda x, s: x[0],
 }
 
-OUTPUT_AXIS = {"conv": 0, "depthwise": 0, "depthwise_deconv": 0, "deconv": 1, "linear": 1, "bn": 0}
+OUTPUT_AXIS = {
+    **dict.fromkeys(("conv", "depthwise", "depthwise_deconv", "bn", "group_norm"), 0),
+    **dict.fromkeys(("deconv", "linear"), 1),
+}
 """Kinds whose output channels a mask is multiplied on, and the axis of their weight."""
 
 
@@ -136,6 +139,8 @@ def _layer(kind: str, s: dict[str, Any]) -> paddle.nn.Layer:
         return paddle.nn.Linear(s["inside"], s["out"], bias_attr=bias)
     if kind == "prelu":
         return paddle.nn.PReLU(s["inside"])
+    if kind == "group_norm":
+        return paddle.nn.GroupNorm(s["groups"], s["inside"])
     return paddle.nn.BatchNorm2D(s["inside"])
 
 
