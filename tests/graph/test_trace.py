@@ -252,10 +252,7 @@ def test_a_condition_on_a_parameter_is_decided_by_its_value(weight: float, branc
 def test_both_branches_of_a_condition_on_the_input_are_listed() -> None:
     class Positive(paddle.nn.Layer):
         def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-            if x.mean() > 0:
-                x = F.relu(x)
-            else:
-                x = F.softsign(x)
+            x = F.relu(x) if x.mean() > 0 else F.softsign(x)
             return F.relu6(x)
 
     trace = trace_plain(Positive(), 1, 3)
