@@ -40,6 +40,7 @@ def write_int8(p: DeployProgram, layers: Mapping[str, LayerRanges]) -> None:
     """
     rounded = write_integers(p, layers, _round_input, _store_weight)
     _round_concatenated(p, rounded)
+    _mark_as_float(p)
 
 
 def write_integers(
@@ -148,6 +149,23 @@ def for_kernels(p: DeployProgram, int8: bool) -> DeployProgram:
     p = p.copy()
     remove_int8(p)
     return p
+
+
+def _mark_as_float(p: DeployProgram) -> None:
+    """Make one number of each float weight that holds integers a fraction.
+
+    The engine takes a weight of whole numbers below 128 for an int8 one, whatever its type. The
+    positions that PP-YOLOE's and PicoDet's heads average are such weights: 0, 1, 2, ...
+    """
+    for name in {weight_of(op) for op in p.ops}:
+        if not name or not p.is_parameter(name):
+            continue
+        weight = p.value(name)
+        if weight.dtype == np.float32 and (weight == np.trunc(weight)).all():
+            place = int(np.abs(weight).argmin())  # a zero, which becomes as good as zero
+            tiny, value = np.float32(1e-30), weight.flat[place]
+            weight.flat[place] = np.nextafter(value, np.float32(np.inf)) if value else tiny
+            p.set_value(name, weight)
 
 
 def _round_concatenated(p: DeployProgram, rounded: dict[tuple[str, float], str]) -> None:

@@ -20,6 +20,10 @@ from slim_det.graph.tracing import deployment_program
 Names = Mapping[str, Sequence[str]]
 
 
+_UNWRITTEN = {"swish": {"beta": 1.0}}
+"""Operator -> attribute -> value, of those that Paddle leaves out and Paddle-Lite ends without."""
+
+
 def last_convolutions(ops: Sequence[Op]) -> list[Op]:
     """The convolutions that no other convolution follows, in order of execution, as ``ops``."""
     found = []
@@ -100,6 +104,11 @@ class Program:
         """The result of an operator, with its bias added if it has one."""
         return result_of(self.bias_addition(op) or op)
 
+    def normalization(self, op: Op) -> Op | None:
+        """The batch norm that alone reads the result of an operator, with its bias."""
+        readers = self.readers(self.with_bias(op))
+        return readers[0] if [reader.type for reader in readers] == ["batch_norm"] else None
+
     def bias_parameter(self, op: Op) -> str:
         """The variable of the bias that is added to the result of an operator; '' for none."""
         addition = self.bias_addition(op)
@@ -169,7 +178,11 @@ class DeployProgram(Program):
             raise ExportError(
                 f"program '{stem}' cannot be loaded: {engine_reason(error)}"
             ) from error
-        return cls(program, scope, list(feeds), [variable.name for variable in fetches])
+        loaded = cls(program, scope, list(feeds), [variable.name for variable in fetches])
+        for op in loaded.ops:
+            for name, value in _UNWRITTEN.get(op.type, {}).items():
+                loaded.set_attribute(op, name, value)
+        return loaded
 
     @deployment_program()
     def save(
@@ -197,6 +210,7 @@ class DeployProgram(Program):
                 [block.var(name) for name in fetches],
                 paddle.static.Executor(paddle.CPUPlace()),
                 program=self.program,
+                clip_extra=False,  # which would drop those of _UNWRITTEN
             )
 
     def engine(
@@ -234,8 +248,10 @@ class DeployProgram(Program):
 
     @property
     def raw_outputs(self) -> list[str]:
-        """Results of the head's convolutions, with bias, unless they are outputs themselves."""
-        found = [self.with_bias(op) for op in head_convolutions(self.ops)]
+        """Results of the head's convolutions, with bias and batch norm, unless they are outputs."""
+        heads = head_convolutions(self.ops)
+        norms = [self.normalization(op) for op in heads]
+        found = [result_of(n) if n else self.with_bias(op) for op, n in zip(heads, norms)]
         return [name for name in found if name not in self.fetches]
 
     def value(self, name: str) -> np.ndarray:

@@ -15,12 +15,13 @@ from slim_det.compress.prune.pruner import Pruner
 from slim_det.compress.prune.slimming import Slim
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.strategy import hooks_of
+from slim_det.compress.tensors import stored_constants
 from slim_det.core.script_overrides import script_overrides
 from slim_det.detectors.blazeface.backbone import BlazeFaceNet
 from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
 from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
-from slim_det.detectors.numbers import join_numbers
+from slim_det.detectors.paddle_changes import follow_paddle
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 from slim_det.evaluate.data.replacements import read_as_checked
@@ -47,7 +48,7 @@ def register_components() -> None:
         register(component)
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
-    join_numbers()
+    follow_paddle()
     read_as_checked()
     report_errors()
     ppdet_trainer.Checkpointer = CheckpointSaver
@@ -96,7 +97,16 @@ def _init_callbacks(trainer: Any) -> None:
     """`Trainer._init_callbacks`: ppdet's, and the hooks of the strategies."""
     _init_callbacks_of_ppdet(trainer)
     if trainer.mode == "train":
+        _keep_constants(trainer)
         _add_hooks(trainer)
+
+
+def _keep_constants(trainer: Any) -> None:
+    """Leave constants out of ppdet's moving average, whose first steps would change them."""
+    if trainer.use_ema:
+        constants = stored_constants(trainer.model)
+        trainer.ema.ema_black_list = {*trainer.ema.ema_black_list, *constants}
+        trainer.ema.state_dict.update(constants)
 
 
 def _resume_weights(trainer: Any, weights: str) -> None:

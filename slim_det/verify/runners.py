@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import numpy as np
 import paddle
 
-from slim_det.compress.distill.taps import Place, Taps
 from slim_det.compress.quantize.model import quantized_layers, signed_inputs
 from slim_det.deploy.lite.convert import RUNNER, Converter, run_quietly
 from slim_det.deploy.predictor import network_engine
 from slim_det.evaluate.detections import Detections, parse_arrays, parse_detections
+from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.operators import weight_of
 from slim_det.graph.program import DeployProgram, head_convolutions
 from slim_det.graph.trace import trace_detector
@@ -31,7 +32,8 @@ Runner = Callable[[Sequence[Batch]], "list[Found]"]
 NOISE_STEP = 2e-6
 """Typical relative difference between float32 sums computed in different orders."""
 
-_heads: weakref.WeakKeyDictionary[paddle.nn.Layer, list[Place]] = weakref.WeakKeyDictionary()
+_Calls = list[tuple[str, int]]
+_heads: weakref.WeakKeyDictionary[paddle.nn.Layer, _Calls] = weakref.WeakKeyDictionary()
 
 
 def dygraph_runner(model: paddle.nn.Layer) -> Runner:
@@ -43,14 +45,14 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
         if not batches:
             return found
         height, width = batches[0]["image"].shape[2:]
-        places = _head_places(model, (height, width))
-        taps = Taps(model, places)
-        with paddle.no_grad(), taps.attached():
+        calls = _head_calls(model, (height, width))
+        layers = dict(model.named_sublayers())
+        recorder = ActivationRecorder({path: layers[path] for path, _ in calls}, output_array)
+        with paddle.no_grad():
             for batch in batches:
-                taps.open()
-                outputs = model({name: paddle.to_tensor(value) for name, value in batch.items()})
-                kept = taps.take()
-                raw = [np.asarray(kept[place]) for place in places]
+                with recorder.recording() as kept:
+                    outputs = model({n: paddle.to_tensor(value) for n, value in batch.items()})
+                    raw = [kept[path][number] for path, number in calls]
                 found.append(Found(raw, *parse_detections(outputs)))
         return found
 
@@ -176,15 +178,26 @@ def surrogate_runner(program: DeployProgram) -> Runner:
     return lambda batches: [_found(list(engine(batch).values()), names, raw) for batch in batches]
 
 
-def _head_places(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> list[Place]:
+def _head_calls(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> _Calls:
     """The convolutions that boxes are decoded from, in the order of `raw_outputs`.
 
     Several runners share a model, which is traced once: its head is the same at every size.
+
+    Returns:
+        Module path, and which of its calls in a forward pass: a head that several scales share is
+        called for each of them.
     """
     if model not in _heads:
         trace = trace_detector(model, image_size_hw)
-        weights = [trace.parameters[weight_of(op)] for op in head_convolutions(trace.ops)]
-        _heads[model] = [Place(weight.rpartition(".")[0]) for weight in weights]
+        heads, seen, calls = head_convolutions(trace.ops), Counter[str](), []
+        for op in trace.convolutions:
+            norm = trace.normalization(op)
+            last = norm.input("Scale") if norm else weight_of(op)
+            path = trace.parameters[last].rpartition(".")[0]
+            if op in heads:
+                calls.append((path, seen[path]))
+            seen[path] += 1
+        _heads[model] = calls
     return _heads[model]
 
 

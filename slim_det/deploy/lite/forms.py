@@ -13,6 +13,7 @@ from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
 from slim_det.deploy.preprocessing import deployed_program, fused_normalization
+from slim_det.detectors.fixed_size import at_any_size
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import ENGINE_BITS
@@ -96,7 +97,8 @@ def lite_surrogate(
         image_size_hw: Height and width in pixels, from `surrogate_size`.
         normalization: What the program does to images first.
     """
-    program = lite_program(model, image_size_hw, normalization, SURROGATE_BITS)
+    with at_any_size(model):
+        program = lite_program(model, image_size_hw, normalization, SURROGATE_BITS)
     write_out_leaky_relu(program)
     write_out_hard_swish(program)
     return program

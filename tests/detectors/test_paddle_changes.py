@@ -8,13 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
-from slim_det.detectors.numbers import join_numbers
+from slim_det.detectors.paddle_changes import follow_paddle
 
 
 @pytest.fixture(autouse=True)
 def joined() -> Iterator[None]:
     before = paddle.concat
-    join_numbers()
+    follow_paddle()
     yield
     paddle.concat = before
 

@@ -1,0 +1,54 @@
+"""What ppdet 2.6 expects of Paddle and Paddle no longer does."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+from ppdet.modeling import assigners
+
+_concat_of_paddle = paddle.concat
+_ASSIGNERS = [
+    kind
+    for kind in vars(assigners).values()
+    if hasattr(kind, "forward") and "gt_labels" in inspect.signature(kind.forward).parameters
+]
+_forward_of_ppdet = {kind: kind.forward for kind in _ASSIGNERS}
+
+
+def follow_paddle() -> None:
+    """Replace functions of Paddle and ppdet, so that detectors run that otherwise fail.
+
+    - `paddle.concat` joins tensors without dimensions into a list. Two-stage detectors join
+      elements of tensors, which had the shape [1] when the code was written, and have no
+      dimension since Paddle 2.6.
+    - Assigners, such as those of PP-YOLOE, get labels of 64 bits. They add numbers of the type of
+      the labels, which has 32 bits, to indices of 64, and Paddle no longer widens the smaller ones.
+    """
+    paddle.concat = _concat
+    for kind, forward in _forward_of_ppdet.items():
+        kind.forward = _with_wide_labels(forward)
+
+
+@paddle.jit.not_to_static
+def _concat(x: Any, axis: Any = 0, name: Any = None, **kwargs: Any) -> Any:
+    if isinstance(x, (list, tuple)) and x and not any(len(tensor.shape) for tensor in x):
+        x = [tensor.reshape([1]) for tensor in x]
+    return _concat_of_paddle(x, axis, name, **kwargs)
+
+
+def _with_wide_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(forward)
+
+    @functools.wraps(forward)
+    def assign(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        labels = given.arguments.get("gt_labels")
+        if isinstance(labels, paddle.Tensor):
+            given.arguments["gt_labels"] = labels.astype("int64")
+        return forward(*given.args, **given.kwargs)
+
+    return assign

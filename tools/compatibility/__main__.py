@@ -1,0 +1,106 @@
+"""Tries PaddleDetection's own configurations, unmodified, with every command of slim_det.
+
+    python tools/compatibility PADDLEDETECTION [--work DIR] [--only TEXT ...] [--table FILE]
+
+Each family is inspected, pruned and trained for two steps, verified, trained for two steps in
+simulated int8, quantized after training, exported, and its file evaluated and compared, on a few
+drawn images. A step that passed in DIR is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from data import draw_data_sets
+from families import FAMILIES, Family
+from steps import STEPS, Step, Tried
+
+TIMEOUT = 1200
+"""Seconds after which a step has failed."""
+
+
+def main() -> int:
+    """Try every family, print what happened, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paddledetection", type=Path, help="a checkout of release/2.6")
+    parser.add_argument("--work", type=Path, default=Path("output/compatibility"))
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of names of families")
+    parser.add_argument("--table", type=Path, help="write the table of all families here")
+    args = parser.parse_args()
+    work, checkout = args.work.absolute(), args.paddledetection.absolute()
+    draw_data_sets(work)
+    for family in FAMILIES:
+        if any(text in family.name for text in args.only):
+            try_family(family, work, checkout)
+    if args.table:
+        args.table.write_text(table(work), encoding="utf-8")
+    return 0
+
+
+def try_family(family: Family, work: Path, checkout: Path) -> None:
+    """Run the steps of a family in order, except those that passed before."""
+    folder = work / family.name
+    folder.mkdir(exist_ok=True)
+    config = checkout / "configs" / family.config
+    if not config.is_file():
+        print(f"{family.name}: {family.config} is not in this checkout")
+        return
+    for step in STEPS:
+        if Tried.read(folder, step).passed:
+            continue
+        tried = run(step, family, config, folder)
+        tried.write(folder, step)
+        print(f"{family.name:12} {step.name:14} {tried}", flush=True)
+
+
+def run(step: Step, family: Family, config: Path, folder: Path) -> Tried:
+    """Run one step in the folder that holds the data sets."""
+    command = [sys.executable, *step.command(family, config, folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    start = time.monotonic()
+    with (folder / f"{step.name}.log").open("w", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        log.flush()
+        try:
+            done = subprocess.run(
+                command, cwd=folder.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                timeout=TIMEOUT, check=False,
+            )  # fmt: skip
+            code = done.returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    text = (folder / f"{step.name}.log").read_text(encoding="utf-8", errors="replace")
+    return Tried.of(step, code, text, time.monotonic() - start)
+
+
+def table(work: Path) -> str:
+    """Markdown: a row for each family, a column for each step."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("paddlepaddle", "paddledet"))
+    lines = [
+        f"Python {platform.python_version()}, {versions}, {platform.machine()}, {date.today()}",
+        "",
+        "| family | configuration | " + " | ".join(step.name for step in STEPS) + " |",
+        "|---" * (len(STEPS) + 2) + "|",
+    ]
+    notes: list[str] = []
+    for family in FAMILIES:
+        cells = []
+        for step in STEPS:
+            tried = Tried.read(work / family.name, step)
+            if tried.reason and not tried.passed:
+                notes.append(f"- {family.name}, {step.name}: {tried.reason}")
+            cells.append(tried.cell)
+        lines.append(f"| {family.name} | `{family.config}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *notes, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
