@@ -1,4 +1,4 @@
-"""`paddle.concat` joins numbers, and everything else as before."""
+"""What ppdet 2.6 expects of Paddle works again, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import paddle
 import pytest
+from ppdet.modeling.assigners import ATSSAssigner, TaskAlignedAssigner
 
 from slim_det.detectors.paddle_changes import follow_paddle
 
@@ -41,3 +42,23 @@ def test_other_tensors_are_joined_as_before() -> None:
 def test_numbers_and_lists_do_not_mix() -> None:
     with pytest.raises(ValueError):
         paddle.concat([paddle.to_tensor(3), paddle.to_tensor([5])])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_boxes_are_assigned_with_labels_of_any_width(dtype: str) -> None:
+    """Four anchors and one object, which is at the second."""
+    anchors = paddle.to_tensor([[8.0 * i, 0.0, 8.0 * i + 8.0, 8.0] for i in range(4)])
+    labels = paddle.to_tensor([[[3]]], dtype=dtype)
+    mask = paddle.ones([1, 1, 1])
+    found, _, scores, *_ = ATSSAssigner(topk=4, num_classes=5)(
+        anchors, [4], gt_labels=labels, gt_bboxes=anchors[1:2].unsqueeze(0), pad_gt_mask=mask,
+        bg_index=5,
+    )  # fmt: skip
+    assert found.tolist() == [[5, 3, 5, 5]]
+    assert scores[0].sum(axis=-1).astype("bool").tolist() == [False, True, False, False]
+
+
+def test_assigners_are_replaced_once() -> None:
+    before = TaskAlignedAssigner.forward
+    follow_paddle()
+    assert TaskAlignedAssigner.forward.__wrapped__ is before.__wrapped__

@@ -17,6 +17,7 @@ from slim_det.graph.program import (
     last_convolutions,
 )
 from slim_det.graph.trace import trace_program
+from slim_det.graph.tracing import deployment_program
 from slim_det.training import session
 from slim_det.training.config import load_config
 from tests.compress.quantize.nets import make_net, picture
@@ -248,6 +249,42 @@ def test_last_convolutions(ops: list[Known], last: list[str]) -> None:
 
 def test_raw_outputs_without_boxes(program: DeployProgram) -> None:
     assert program.raw_outputs == []
+
+
+def test_normalization_is_the_batch_norm_that_alone_reads(tmp_path: Path) -> None:
+    class Two(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = paddle.nn.Conv2D(2, 2, 1), paddle.nn.Conv2D(2, 2, 1, bias_attr=False)
+            self.bn = paddle.nn.BatchNorm2D(2)
+
+        def forward(self, x: paddle.Tensor) -> Any:
+            y = self.b(x)
+            return self.bn(self.a(x)), self.bn(y) + y
+
+    program = program_of(Two(), SHAPE, tmp_path)
+    second, first = program.convolutions
+    norm = program.normalization(first)
+    assert norm is not None and norm.input("X") == program.with_bias(first)
+    assert program.normalization(second) is None
+
+
+def test_swish_says_its_slope(tmp_path: Path) -> None:
+    """Paddle-Lite's converter ends without it, and Paddle does not write it."""
+
+    class Swish(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = paddle.nn.Conv2D(2, 2, 1)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return paddle.nn.functional.swish(self.conv(x))
+
+    program_of(Swish(), SHAPE, tmp_path).save(tmp_path / "again")
+    with deployment_program():
+        raw = paddle.static.deserialize_program((tmp_path / "again.pdmodel").read_bytes())
+    slopes = [op.attr("beta") for op in raw.global_block().ops if op.type == "swish"]
+    assert slopes == [1.0]
 
 
 def test_raw_outputs_of_a_detector(fresh_config: Any, tiny: Path) -> None:

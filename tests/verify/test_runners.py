@@ -14,9 +14,15 @@ from slim_det.deploy.lite.convert import has_paddlelite
 from slim_det.evaluate.tensor_agreement import cosine
 from slim_det.graph.integers import LayerRanges
 from slim_det.graph.lite_program import write_lite_int8, write_out_leaky_relu
-from slim_det.graph.program import DeployProgram
+from slim_det.graph.program import DeployProgram, last_convolutions
 from slim_det.graph.tracing import deployment_program
-from slim_det.verify.runners import lite_runner, program_runner, surrogate_runner
+from slim_det.verify import runners
+from slim_det.verify.runners import (
+    dygraph_runner,
+    lite_runner,
+    program_runner,
+    surrogate_runner,
+)
 from tests.detections import rows_of
 from tests.support import assert_same_sums
 
@@ -89,6 +95,36 @@ def test_executor_is_the_network(net: Net, program: DeployProgram) -> None:
         assert_same_sums(found.raw[0], raw)
         rows = raw.mean(axis=(2, 3)).reshape(2, 6)
         assert_same_sums(rows_of(found.boxes)[:, 1:], rows[:, 1:])
+
+
+class Shared(paddle.nn.Layer):
+    """A head that two scales share, with batch norm behind one of its convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.sides = (paddle.nn.Conv2D(3, 2, 1) for _ in range(2))
+        self.bn = paddle.nn.BatchNorm2D(2)
+
+    def forward(self, inputs: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
+        for scale in (1.0, 2.0):
+            image = inputs["image"] * scale
+            raw = self.scores(image), self.bn(self.sides(image))
+        boxes = (raw[0] + raw[1]).mean(axis=[2, 3]).tile([1, 3])
+        return {"bbox": boxes, "bbox_num": paddle.full([1], 1, "int32")}
+
+
+def test_a_shared_head_gives_an_output_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (batch,) = Shared(), pictures(1)
+    net.eval()
+    monkeypatch.setattr(runners, "head_convolutions", last_convolutions)
+    (found,) = dygraph_runner(net)([batch])
+    image = paddle.to_tensor(batch["image"])
+    with paddle.no_grad():
+        both = [[net.scores(image * s), net.bn(net.sides(image * s))] for s in (1.0, 2.0)]
+    expected = [tensor.numpy() for pair in both for tensor in pair]
+    assert len(found.raw) == 4
+    for left, right in zip(found.raw, expected):
+        assert np.array_equal(left, right)
 
 
 def test_program_without_boxes(program: DeployProgram) -> None:
