@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -25,7 +26,9 @@ def draw_data_sets(work: Path) -> None:
     lists = {}
     for part, numbers in IMAGES.items():
         (coco / part).mkdir(exist_ok=True)
-        images, entries, lines = [], [], []
+        images: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
+        lines = []
         for number in numbers:
             scene, name = draw_scene(0, number, SIZE_HW), f"{number:012}.jpg"
             for path in (coco / part / name, voc / "images" / name):
@@ -47,15 +50,15 @@ def draw_data_sets(work: Path) -> None:
     (voc / "label_list.txt").write_text("\n".join(map(str, names)) + "\n", encoding="utf-8")
 
 
-def _more(count: int) -> list[dict[str, object]]:
+def _more(count: int) -> list[dict[str, Any]]:
     """Categories without objects, up to a number of classes."""
     numbers = range(len(CLASS_NAMES) + 1, count + 1)
     return [{"id": number, "name": f"class {number}"} for number in numbers]
 
 
-def _with_polygons(content: dict[str, list[dict[str, object]]]) -> dict[str, object]:
+def _with_polygons(content: dict[str, Any]) -> dict[str, Any]:
     """Add a mask to every object: its box."""
     for entry in content["annotations"]:
-        x, y, w, h = entry["bbox"]  # type: ignore[misc]
+        x, y, w, h = entry["bbox"]
         entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    return content  # type: ignore[return-value]
+    return content
