@@ -9,14 +9,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PARTIAL := $(VENV)/.partial
-FITS := import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))
 WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
 
 .PHONY: help venv demo test slow lint format bench docs-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	echo "PYTHON=/path/to/python after 'make' builds .venv with that one (3.9 to 3.11)."
+	echo "PYTHON=/path/to/python after 'make' builds .venv with that one (3.9 to 3.13)."
 
 venv: $(STAMP)  ## create .venv and install slim_det in it, once
 
@@ -73,7 +73,7 @@ $(STAMP): pyproject.toml setup.py
 	@which() { "$$1" -c '$(WHICH)' 2>/dev/null </dev/null; }
 	fits() { "$$1" -c '$(FITS)' >/dev/null 2>&1 </dev/null; }
 	candidates() {
-	    for minor in 3.10 3.9 3.11; do
+	    for minor in 3.10 3.9 3.11 3.12 3.13; do
 	        ls -d "$${PYENV_ROOT:-$${HOME:-}/.pyenv}/versions/$$minor"*/bin/python 2>/dev/null |
 	            sort -rV || true
 	        type -aP "python$$minor" || true
@@ -86,7 +86,7 @@ $(STAMP): pyproject.toml setup.py
 	}
 	python="$(PYTHON)"
 	if [[ -n "$$python" ]] && ! fits "$$python"; then
-	    echo "error: PYTHON=$$python does not run, is not 3.9 to 3.11, or lacks venv" >&2
+	    echo "error: PYTHON=$$python does not run, is not 3.9 to 3.13, or lacks venv" >&2
 	    exit 1
 	fi
 	if ! usable; then
@@ -94,7 +94,7 @@ $(STAMP): pyproject.toml setup.py
 	        if fits "$$path"; then python="$$path"; fi
 	    done < <(candidates)
 	    if [[ -z "$$python" ]]; then
-	        echo "error: no Python 3.9 to 3.11 with venv found; name one: make PYTHON=/path" >&2
+	        echo "error: no Python 3.9 to 3.13 with venv found; name one: make PYTHON=/path" >&2
 	        exit 1
 	    fi
 	    echo "$(VENV): made with $$python ($$("$$python" -V))"
@@ -105,6 +105,10 @@ $(STAMP): pyproject.toml setup.py
 	rm -f $@
 	touch $(PARTIAL)
 	echo "$(VENV): installing, which takes some minutes the first time"
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq -e '.[cpu,dev,lite]'
+	export PIP_DISABLE_PIP_VERSION_CHECK=1
+	$(PY) -m pip install -qq -e '.[cpu,dev,lite]'
+	if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+	    $(PY) -m pip install -qq --no-deps paddledet==2.6.0
+	fi
 	rm $(PARTIAL)
 	echo "$(CURDIR)" > $@

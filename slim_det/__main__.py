@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 from slim_det.core.errors import ConfigError, SlimDetError, one_line
-from slim_det.core.process import import_paddle, prepare_process, report_unexpected
+from slim_det.core.process import (
+    import_paddle,
+    missing_package,
+    prepare_process,
+    report_unexpected,
+)
 from slim_det.core.safe_yaml import read_tree
 from slim_det.core.script_overrides import script_overrides
 
@@ -42,6 +47,10 @@ def main(argv: list[str]) -> int:
         runpy.run_path(str(script), run_name="__main__")
     except SlimDetError as error:
         print(f"slim_det: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        what = missing_package(error, f"{script.name} imports it")
+        print(f"slim_det: error: {one_line(what)}", file=sys.stderr)
         return 2
     except Exception as error:
         return report_unexpected(f"slim_det {script.name}", error)

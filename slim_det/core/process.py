@@ -21,6 +21,20 @@ DEBUG_VARIABLE = "SLIM_DET_DEBUG"
 
 PADDLE_VERSIONS = ">=3.0,<4"
 OLD_VERSIONS = ("1", "2")
+PADDLEDET = "paddledet==2.6.0"
+NO_PINS = (3, 12)
+"""The first Python for which paddledet cannot be installed with what it requires."""
+
+_PACKAGES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "mpl_toolkits": "matplotlib",
+    "pkg_resources": "'setuptools<81'",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Module -> package that has it, where the names differ."""
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -38,8 +52,7 @@ def prepare_process(with_paddle: bool = True) -> None:
     log_to_stdout()
     if with_paddle:
         import_paddle()
-        with silenced():
-            import ppdet  # noqa: F401
+        import_ppdet()
 
 
 def import_paddle() -> None:
@@ -63,6 +76,33 @@ def import_paddle() -> None:
     version = getattr(paddle, "__version__", "0")
     if version.split(".")[0] in OLD_VERSIONS:
         raise EngineError(f"paddle {version} is too old; {remedy}")
+
+
+def import_ppdet() -> None:
+    """Import ppdet silently.
+
+    Raises:
+        EngineError: It, or a package that it imports, is missing; the message says which.
+    """
+    try:
+        with silenced():
+            import ppdet  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "ppdet":
+            raise missing_package(error, "ppdet imports it") from error
+        flag = "--no-deps " if sys.version_info >= NO_PINS else ""
+        raise EngineError(
+            f"ppdet is not installed; run 'pip install {flag}{PADDLEDET}'"
+            + (", whose own requirements end at Python 3.11" if flag else "")
+        ) from error
+
+
+def missing_package(error: ModuleNotFoundError, reason: str) -> EngineError:
+    """The error of a package that is not installed, with the command that installs it."""
+    module = (error.name or "").partition(".")[0]
+    return EngineError(
+        f"'{module}' is not installed: {reason}; run 'pip install {_PACKAGES.get(module, module)}'"
+    )
 
 
 def set_environment() -> None:

@@ -74,6 +74,7 @@ class Backend:
         is_model: Whether it is the model itself, whose images ``TestReader`` preprocesses.
         reader: Preprocesses its images; None for the artifact's reader.
         shown: Whether it has a stage of its own; otherwise it is only the reference of another.
+        optional: Whether the artifact is right without it, if it cannot be started.
         error: Why it failed; '' if it did not.
         skipped: Why it cannot run on this machine; '' if it can.
         found: Its outputs for the compared images.
@@ -89,6 +90,7 @@ class Backend:
     is_model: bool = False
     reader: ArtifactReader | None = None
     shown: bool = True
+    optional: bool = False
     error: str = ""
     skipped: str = ""
     found: list[Found] = field(default_factory=list)
@@ -109,7 +111,10 @@ class Backend:
                 self._runner = self.start()
             return self._runner(batches)
         except SlimDetError as error:
-            self.error = str(error)
+            if self.optional and self._runner is None:
+                self.skipped = str(error)
+            else:
+                self.error = str(error)
         except (RuntimeError, ValueError, LookupError) as error:
             self.error = f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
         return []
@@ -147,6 +152,9 @@ def make_backends(
         for backend in others:
             if backend.name in (LITE_STAGE, _SURROGATE):
                 backend.skipped = "this interpreter has no paddlelite"
+    for backend in others:
+        # Paddle-Lite does not take every operator; that is a fault only of an artifact for it.
+        backend.optional = backend.name == LITE_STAGE and not (folder / LITE_DIR).is_dir()
     return [reference, *others]
 
 

@@ -89,3 +89,41 @@ def test_paddle_that_cannot_be_used(
     )  # fmt: skip
     assert run.returncode == 2, run.stderr
     assert said in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("ppdet", "ppdet is not installed; run 'pip install "),
+        (
+            "sklearn.cluster",
+            "'sklearn' is not installed: ppdet imports it; run 'pip install scikit-",
+        ),
+        ("nowhere", "'nowhere' is not installed: ppdet imports it; run 'pip install nowhere'"),
+    ],
+)
+def test_package_that_ppdet_lacks(tmp_path: Path, missing: str, said: str) -> None:
+    (tmp_path / "ppdet").mkdir()
+    content = f"raise ModuleNotFoundError(name={missing!r})"
+    (tmp_path / "ppdet" / "__init__.py").write_text(content)
+    run = subprocess.run(
+        [sys.executable, "-m", "slim_det.cli", "inspect", "-c", "x.yml"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 2, run.stderr
+    assert said in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_package_that_a_script_lacks(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import nowhere.inside\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "slim_det", "train.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 2, run.stderr
+    assert (
+        "'nowhere' is not installed: train.py imports it; run 'pip install nowhere'" in run.stderr
+    )
+    assert run.stderr.count("\n") == 1

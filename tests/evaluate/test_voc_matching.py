@@ -225,6 +225,10 @@ def test_repeated_images_equal_a_data_set_that_repeats_them(labels: Path, map_ty
     assert scorer.ap(matches) == scorer.ap(matches[::-1], range(7, -1, -1))
 
 
+@pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) >= "2.0.0",
+    reason="numpy 2 computes in ppdet's code with 32 bits what earlier ones compute with 64",
+)
 def test_overlaps_to_the_bit() -> None:
     """Objects are float32, as a reader leaves them; edges of both coincide now and then."""
     random = np.random.default_rng(9)

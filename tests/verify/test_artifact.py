@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slim_det.core.errors import ExportError
 from slim_det.deploy.lite.convert import has_paddlelite
 from slim_det.deploy.predictor import Predictor
 from slim_det.evaluate.images import image_batches
@@ -345,6 +346,22 @@ def test_paddle_lite_agrees(exported: Callable[[str], Exported], detector: Detec
     stage = verify(made, made.artifact, detector, with_eval=True, eval_images=2)[-1]
     assert stage.name == "paddle-lite x86" and stage.passed, stage
     assert stage.cosine > 0.99999 and stage.ap is not None
+
+
+def test_a_detector_that_paddle_lite_does_not_take(
+    exported: Callable[[str], Exported], detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and is no fault of a file for Paddle Inference."""
+
+    def refuse(*args: Any) -> None:
+        raise ExportError("the converter ended with signal 11")
+
+    monkeypatch.setattr(backends, "lite_runner", refuse)
+    monkeypatch.setattr(backends, "has_paddlelite", lambda: True)
+    made = exported("float")
+    stage = verify(made, made.artifact, detector)[-1]
+    assert stage.name == "paddle-lite x86" and stage.passed is None
+    assert stage.note == "skipped: the converter ended with signal 11"
 
 
 @pytest.mark.slow
