@@ -12,7 +12,7 @@ PARTIAL := $(VENV)/.partial
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))
 WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
 
-.PHONY: help venv demo test slow lint format bench docs-check clean
+.PHONY: help venv demo test slow lint format bench compat docs-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ bench: $(STAMP)  ## run every benchmarks/bm_*.py
 	        $(PY) "$$file"
 	    fi
 	done
+
+compat: $(STAMP)  ## try the detectors of PADDLEDETECTION=PATH, a checkout, with every command (hours)
+	@$(PY) tools/compatibility "$(PADDLEDETECTION)"
 
 docs-check: demo  ## run README's commands and compare what they print with what it shows
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) docs/check_docs.py README.md
