@@ -58,6 +58,7 @@ _SURROGATE_NOTE = (
     "7-bit x86 surrogate at {}x{}, compared with the same surrogate in Paddle Inference without "
     "oneDNN: Paddle-Lite's x86 kernels compute 8 bits and odd sizes incorrectly"
 )
+_ODD_MAPS = "Paddle-Lite's x86 kernels compute maps without a multiple of 16 values incorrectly"
 
 
 @dataclass
@@ -243,8 +244,8 @@ def _surrogate_backends(
     work: Path,
 ) -> list[Backend]:
     """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
-    size_hw = surrogate_size(image_size_hw)
-
+    found = surrogate_size(model, image_size_hw)
+    size_hw, skipped = (found, "") if found else (image_size_hw, _ODD_MAPS)
     surrogate = functools.cache(lambda: lite_surrogate(model, size_hw, inside))
     reader = ArtifactReader(at_size(settings, size_hw))
     return [
@@ -254,6 +255,7 @@ def _surrogate_backends(
             SURROGATE_LIMITS,
             reader=reader,
             shown=False,
+            skipped=skipped,
         ),
         Backend(
             LITE_STAGE,
@@ -263,5 +265,6 @@ def _surrogate_backends(
             _NOISY,
             _SURROGATE_NOTE.format(*size_hw),
             reader=reader,
+            skipped=skipped,
         ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +24,17 @@ from slim_det.graph.lite_program import (
     write_out_leaky_relu,
 )
 from slim_det.graph.normalization import Normalization
+from slim_det.graph.operators import result_of
 from slim_det.graph.program import DeployProgram
+from slim_det.graph.trace import trace_detector
 
 SURROGATE_BITS = 7
 """Paddle-Lite's x86 kernels add two products in 16 bits, which overflows for 8-bit weights."""
 
-SURROGATE_STEP = 128
-"""In pixels. The x86 kernels process 16 values at a time and miscompute a remainder, so every
-feature map needs a multiple of 16 values: at stride 32, sides that are multiples of 4."""
+SURROGATE_STEPS = (128, 256)
+"""In pixels, for detectors whose coarsest stride is 32 or 64: every map needs a multiple of 16
+values, because the x86 kernels process 16 at a time and miscompute a remainder."""
+_VALUES = 16
 
 
 def lite_form(
@@ -78,10 +82,27 @@ def lite_program(
     return program
 
 
-def surrogate_size(image_size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Round height and width in pixels up to a size that Paddle-Lite computes correctly on x86."""
-    height, width = (-(-side // SURROGATE_STEP) * SURROGATE_STEP for side in image_size_hw)
-    return height, width
+def surrogate_size(
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The least size, from that of the images up, that Paddle-Lite computes correctly on x86.
+
+    Args:
+        model: A detector.
+        image_size_hw: Height and width in pixels.
+
+    Returns:
+        Height and width in pixels; None if some maps have no multiple of 16 values at any of the
+        sizes that are tried.
+    """
+    for step in SURROGATE_STEPS:
+        height, width = (-(-side // step) * step for side in image_size_hw)
+        with at_any_size(model):
+            trace = trace_detector(model, (height, width))
+        maps = [trace.shapes[result_of(op)][2:] for op in trace.convolutions]
+        if not any(math.prod(sides) % _VALUES for sides in maps if sides != (1, 1)):
+            return height, width
+    return None
 
 
 def lite_surrogate(
