@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ logger = logging.getLogger("slim_det")
 SKIPPED_BY_MODEL = "the model's code keeps it in float (raw outputs of the head)"
 SKIPPED_AS_HEAD = "boxes are decoded from it (raw outputs of the head)"
 SKIPPED_BY_USER = "named in 'skip'"
+SHARED = "it runs several times in the model"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def find_quantizable_layers(
 
     Raises:
         ConfigError: A name or glob of ``skip`` matches nothing.
-        QuantError: No convolution is left, or one runs twice.
+        QuantError: No convolution is left.
     """
     paths = layer_names(model)
     skipped = _skipped(model, settings.skip)
@@ -64,6 +66,7 @@ def find_quantizable_layers(
     outputs: dict[str, str] = {}
     layers: list[QuantLayer] = []
     kept: dict[str, str] = {}
+    calls = Counter(_weight_of(op, trace) for op in trace.ops)
     for op in trace.ops:
         weight = _weight_of(op, trace)
         if not weight or weight not in paths:
@@ -71,9 +74,9 @@ def find_quantizable_layers(
         path = paths[weight]
         if path in kept:
             continue
-        if any(layer.name == path for layer in layers):
-            raise QuantError(f"'{path}' runs twice in the model; name it in 'skip'")
         reason = _reason(op, modules.get(weight.rpartition(".")[0]), weight in skipped, fixed)
+        if not reason and calls[weight] > 1:
+            reason = SHARED
         if reason:
             kept[path] = reason
             continue

@@ -11,6 +11,7 @@ import pytest
 from paddle.nn import BatchNorm2D, Conv2D, Conv2DTranspose, Linear, Sequential
 
 from slim_det.compress.quantize.quantizable_layers import (
+    SHARED,
     SKIPPED_AS_HEAD,
     SKIPPED_BY_MODEL,
     SKIPPED_BY_USER,
@@ -98,10 +99,9 @@ def test_convolution_that_runs_twice() -> None:
     net = Applied(
         lambda net, x: net.one(net.two(net.two(x))), one=Conv2D(2, 2, 1), two=Conv2D(2, 2, 1)
     )
-    with pytest.raises(QuantError, match="'two' runs twice in the model; name it in 'skip'"):
-        sites_of(net)
-    quantizable = sites_of(net, "two")
-    assert names_of(quantizable) == ["one"] and quantizable.kept_float == {"two": SKIPPED_BY_USER}
+    for skipped, reason in (("", SHARED), ("two", SKIPPED_BY_USER)):
+        quantizable = sites_of(net, *filter(None, [skipped]))
+        assert names_of(quantizable) == ["one"] and quantizable.kept_float == {"two": reason}
 
 
 def test_other_layers_stay_in_float() -> None:
