@@ -64,8 +64,10 @@ class ArtifactReader:
 
 def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[str, Any]:
     """Settings of ``infer_cfg.yml`` with another height and width in pixels."""
+    size = list(image_size_hw)
+    keys = {"Resize": "target_size", "Pad": "size"}
     steps = [
-        {**step, "target_size": list(image_size_hw)} if step.get("type") == "Resize" else step
+        {**step, keys[step["type"]]: size} if step.get("type") in keys else step
         for step in settings["Preprocess"]
     ]
     return {**settings, "Preprocess": steps}

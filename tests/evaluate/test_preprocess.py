@@ -83,6 +83,14 @@ def test_other_size(picture: str) -> None:
     assert other["arch"] == "YOLO"
 
 
+def test_other_size_of_images_that_are_padded(picture: str) -> None:
+    pad = {"type": "Pad", "size": [8, 8], "fill_value": [0.0, 0.0, 0.0]}
+    resize = {**RESIZE, "target_size": [8, 8], "keep_ratio": True}
+    other = at_size({"Preprocess": [resize, pad, PERMUTE], "arch": "YOLO"}, (12, 12))
+    assert ArtifactReader(other)(picture)["image"].shape == (1, 3, 12, 12)
+    assert pad["size"] == [8, 8]
+
+
 @pytest.mark.parametrize(
     ("step", "phrase"),
     [

@@ -53,11 +53,17 @@ def try_family(family: Family, work: Path, checkout: Path) -> None:
     if not config.is_file():
         print(f"{family.name}: {family.config} is not in this checkout")
         return
+    passed: set[str] = {""}
     for step in STEPS:
         if Tried.read(folder, step).passed:
+            passed.add(step.name)
+            continue
+        if step.needs not in passed:
+            (folder / f"{step.name}.json").unlink(missing_ok=True)
             continue
         tried = run(step, family, config, folder)
         tried.write(folder, step)
+        passed.update([step.name] if tried.passed else [])
         print(f"{family.name:12} {step.name:14} {tried}", flush=True)
 
 

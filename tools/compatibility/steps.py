@@ -23,10 +23,12 @@ class Step:
     Attributes:
         name: Column of the table.
         arguments: Family, its configuration and its folder -> arguments behind `slim-det`.
+        needs: Step that has to have passed; '' for none.
     """
 
     name: str
     arguments: Callable[[Family, Path, Path], list[str]]
+    needs: str = ""
 
     def command(self, family: Family, config: Path, folder: Path) -> list[str]:
         """Arguments behind `python`."""
@@ -109,7 +111,7 @@ def _with_weights(
 STEPS = (
     Step("inspect", lambda family, config, folder: ["inspect", *_overrides(family)]),
     Step("train", _trained("prune.yml", "cut")),
-    Step("verify", _with_weights("verify")),
+    Step("verify", _with_weights("verify"), "train"),
     Step("qat", _trained("qat.yml", "qat")),
     Step(
         "quantize",
@@ -117,15 +119,21 @@ STEPS = (
             "quantize", "--images", "4", "--no_eval", "--output_dir", "{folder}/int8",
             "--save_dir", "{folder}/int8_weights",
         ),
+        "train",
     ),
-    Step("export", _with_weights("export", "--output_dir", "{folder}/float")),
-    Step("eval", _with_weights("eval", "--artifact", "{folder}/float/{stem}")),
-    Step("compare", _with_weights("verify", "--artifact", "{folder}/float/{stem}", "--no_eval")),
+    Step("export", _with_weights("export", "--output_dir", "{folder}/float"), "train"),
+    Step("eval", _with_weights("eval", "--artifact", "{folder}/float/{stem}"), "export"),
+    Step(
+        "compare",
+        _with_weights("verify", "--artifact", "{folder}/float/{stem}", "--no_eval"),
+        "export",
+    ),
     Step(
         "compare-int8",
         _with_weights(
             "verify", "--artifact", "{folder}/int8/{stem}", "--no_eval",
             weights="int8_weights/{stem}/quantized",
         ),
+        "quantize",
     ),
 )  # fmt: skip
