@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import paddle
 from ppdet.modeling import assigners
+from ppdet.modeling.heads import TTFHead
 
-_concat_of_paddle = paddle.concat
+_concat_of_paddle, _arange_of_paddle = paddle.concat, paddle.arange
 _ASSIGNERS = [
     kind
     for kind in vars(assigners).values()
     if hasattr(kind, "forward") and "gt_labels" in inspect.signature(kind.forward).parameters
 ]
 _forward_of_ppdet = {kind: kind.forward for kind in _ASSIGNERS}
+_loss_of_ttfnet = TTFHead.get_loss
 
 
 def follow_paddle() -> None:
@@ -27,10 +30,12 @@ def follow_paddle() -> None:
       dimension since Paddle 2.6.
     - Assigners, such as those of PP-YOLOE, get labels of 64 bits. They add numbers of the type of
       the labels, which has 32 bits, to indices of 64, and Paddle no longer widens the smaller ones.
+    - TTFNet's loss counts pixels in floats. It adds integers to them, which Paddle refuses too.
     """
     paddle.concat = _concat
     for kind, forward in _forward_of_ppdet.items():
         kind.forward = _with_wide_labels(forward)
+    TTFHead.get_loss = _ttfnet_loss
 
 
 @paddle.jit.not_to_static
@@ -52,3 +57,23 @@ def _with_wide_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
         return forward(*given.args, **given.kwargs)
 
     return assign
+
+
+@functools.wraps(_loss_of_ttfnet)
+def _ttfnet_loss(*args: Any, **kwargs: Any) -> Any:
+    with _counting_in_floats():
+        return _loss_of_ttfnet(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _counting_in_floats() -> Iterator[None]:
+    """While active, `paddle.arange` gives floats where 32-bit integers are asked for."""
+
+    def arange(*args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        return _arange_of_paddle(*args, dtype="float32" if dtype == "int32" else dtype, **kwargs)
+
+    paddle.arange = arange
+    try:
+        yield
+    finally:
+        paddle.arange = _arange_of_paddle

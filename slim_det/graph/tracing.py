@@ -29,6 +29,7 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
     Args:
         layer: What is traced, if anything. In its code, an ``if`` on a parameter of its own takes
             the branch of the parameter's value, instead of becoming two branches of the program.
+            ppdet's detectors of keypoints leave out what a program cannot do.
     """
     modules = (paddle, paddle.tensor, paddle.nn.functional, Variable)
     saved = [
@@ -47,7 +48,7 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
     try:
         for module, name, original in saved:
             setattr(module, name, stand_in_for(name, original))
-        with _decided(layer), OldIrGuard():
+        with _decided(layer), _for_deployment(layer), OldIrGuard():
             yield
     finally:
         for module, name, original in saved:
@@ -81,6 +82,20 @@ def _decided(layer: paddle.nn.Layer | None) -> Iterator[None]:
         yield
     finally:
         dy2static.IfElse, convert_call_func.convert_range = original_if, original_range
+
+
+@contextlib.contextmanager
+def _for_deployment(layer: paddle.nn.Layer | None) -> Iterator[None]:
+    """Set the attribute with which ppdet's exporter leaves out a second pass in NumPy."""
+    if layer is None or not hasattr(layer, "deploy"):
+        yield
+        return
+    before = layer.deploy
+    layer.deploy = True
+    try:
+        yield
+    finally:
+        layer.deploy = before
 
 
 def _sizes(variable: Variable) -> list[int]:

@@ -8,6 +8,8 @@ import numpy as np
 import paddle
 import pytest
 from ppdet.modeling.assigners import ATSSAssigner, TaskAlignedAssigner
+from ppdet.modeling.heads import TTFHead
+from ppdet.modeling.losses import CTFocalLoss, GIoULoss
 
 from slim_det.detectors.paddle_changes import follow_paddle
 
@@ -56,6 +58,20 @@ def test_boxes_are_assigned_with_labels_of_any_width(dtype: str) -> None:
     )  # fmt: skip
     assert found.tolist() == [[5, 3, 5, 5]]
     assert scores[0].sum(axis=-1).astype("bool").tolist() == [False, True, False, False]
+
+
+def test_the_loss_of_ttfnet_counts_pixels() -> None:
+    """One object, whose box is found to the pixel: nothing is lost but by the heat map."""
+    head = TTFHead(8, num_classes=1, hm_loss=CTFocalLoss(), wh_loss=GIoULoss())
+    heat, weight = paddle.zeros([1, 1, 2, 2]), paddle.zeros([1, 1, 2, 2])
+    heat[0, 0, 1, 1], weight[0, 0, 1, 1] = 1.0, 1.0
+    box = paddle.to_tensor([0.0, 0.0, 8.0, 8.0]).reshape([1, 4, 1, 1]).expand([1, 4, 2, 2])
+    sides = paddle.full([1, 4, 2, 2], 4.0)  # of the pixel at 4, 4
+    before = paddle.arange
+    losses = head.get_loss(paddle.full([1, 1, 2, 2], 9.0), sides, heat, box, weight)
+    assert float(losses["wh_loss"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(losses["hm_loss"]) > 0.1
+    assert paddle.arange is before
 
 
 def test_assigners_are_replaced_once() -> None:

@@ -279,6 +279,18 @@ def test_a_loop_over_the_images_is_unrolled_if_their_number_is_known(batch: int 
     assert ("while" in types) == (batch is None)
 
 
+def test_a_detector_of_keypoints_is_traced_as_it_is_deployed() -> None:
+    class Flipped(paddle.nn.Layer):
+        deploy = False
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return F.relu(x) if self.deploy else paddle.to_tensor(x.numpy()[::-1].copy())
+
+    net = Flipped()
+    assert [op.type for op in trace_plain(net, 1, 3).ops] == ["relu"]
+    assert net.deploy is False
+
+
 def test_functions_are_replaced_only_inside() -> None:
     before = public_functions()
     assert {name for _, name in before} == set(FUNCTIONS)
