@@ -52,7 +52,7 @@ bench: $(STAMP)  ## run every benchmarks/bm_*.py
 	done
 
 compat: $(STAMP)  ## try the detectors of PADDLEDETECTION=PATH, a checkout, with every command (hours)
-	@$(PY) tools/compatibility "$(PADDLEDETECTION)"
+	@$(PY) tools/compatibility "$${PADDLEDETECTION:?names a checkout of PaddleDetection}"
 
 docs-check: demo  ## run README's commands and compare what they print with what it shows
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) docs/check_docs.py README.md

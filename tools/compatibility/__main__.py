@@ -36,6 +36,9 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="write the table of all families here")
     args = parser.parse_args()
     work, checkout = args.work.absolute(), args.paddledetection.absolute()
+    if not (checkout / "configs" / "datasets").is_dir():
+        print(f"error: '{args.paddledetection}' is no checkout of PaddleDetection", file=sys.stderr)
+        return 2
     draw_data_sets(work)
     for family in FAMILIES:
         if any(text in family.name for text in args.only):
