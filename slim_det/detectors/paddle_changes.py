@@ -13,12 +13,11 @@ from ppdet.modeling import assigners
 from ppdet.modeling.heads import TTFHead
 
 _concat_of_paddle, _arange_of_paddle = paddle.concat, paddle.arange
-_ASSIGNERS = [
-    kind
+_forward_of_ppdet = {
+    kind: kind.forward
     for kind in vars(assigners).values()
     if hasattr(kind, "forward") and "gt_labels" in inspect.signature(kind.forward).parameters
-]
-_forward_of_ppdet = {kind: kind.forward for kind in _ASSIGNERS}
+}
 _loss_of_ttfnet = TTFHead.get_loss
 
 

@@ -20,8 +20,9 @@ Attributes = Callable[[Mapping[str, Any], Variable], dict[str, Any]]
 """Arguments and first tensor of a call -> attributes of the operator."""
 
 
-def _no_attributes(settings: Mapping[str, Any], first: Variable) -> dict[str, Any]:
-    return {}
+def _as_given(settings: Mapping[str, Any], first: Variable) -> dict[str, Any]:
+    """Attributes with the names and values of the arguments."""
+    return dict(settings)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class StandIn:
     op_type: str
     slots: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    attributes: Attributes = _no_attributes
+    attributes: Attributes = _as_given
     result: str = "Out"
 
     def append(self, *args: Any, **kwargs: Any) -> Variable:
@@ -72,11 +73,6 @@ def stand_in_for(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
     # Otherwise Paddle would rewrite its source again at every call that it finds in a model's code.
     return paddle.jit.not_to_static(function)
-
-
-def _same_names(names: Mapping[str, str]) -> Attributes:
-    """Attributes that are arguments of a function, under other names."""
-    return lambda settings, first: {new: settings[old] for old, new in names.items()}
 
 
 def _axes(axis: Any) -> list[int]:
@@ -144,13 +140,13 @@ FUNCTIONS: dict[str, StandIn] = {
     **{name: StandIn(name, _X) for name in _UNARY},
     **{name: StandIn(f"{name}_v2", _X) for name in ("isfinite", "isinf", "isnan")},
     **{name: StandIn(kind, _XY) for name, kind in _BINARY.items()},
-    "softplus": StandIn("softplus", _X, _SOFTPLUS, lambda settings, first: dict(settings)),
-    "gelu": StandIn("gelu", _X, {"approximate": False}, lambda settings, first: dict(settings)),
+    "softplus": StandIn("softplus", _X, _SOFTPLUS),
+    "gelu": StandIn("gelu", _X, {"approximate": False}),
     "matmul": StandIn(
         "matmul_v2",
         _XY,
         {"transpose_x": False, "transpose_y": False},
-        _same_names({"transpose_x": "trans_x", "transpose_y": "trans_y"}),
+        lambda given, first: {"trans_x": given["transpose_x"], "trans_y": given["transpose_y"]},
     ),
     "sum": StandIn("reduce_sum", _X, {"axis": None, "dtype": None, "keepdim": False}, _summed),
     **{
@@ -169,7 +165,6 @@ FUNCTIONS: dict[str, StandIn] = {
         "grid_sampler",
         {"x": "X", "grid": "Grid"},
         _SAMPLING,
-        lambda settings, first: dict(settings),
         result="Output",
     ),
 }

@@ -244,7 +244,7 @@ def _surrogate_backends(
     work: Path,
 ) -> list[Backend]:
     """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
-    found = surrogate_size(model, image_size_hw)
+    found = surrogate_size(model, image_size_hw) if has_paddlelite() else None
     size_hw, skipped = (found, "") if found else (image_size_hw, _ODD_MAPS)
     surrogate = functools.cache(lambda: lite_surrogate(model, size_hw, inside))
     reader = ArtifactReader(at_size(settings, size_hw))

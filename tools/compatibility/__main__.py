@@ -87,7 +87,7 @@ def run(step: Step, family: Family, config: Path, folder: Path) -> Tried:
         except subprocess.TimeoutExpired:
             code = -1
     text = (folder / f"{step.name}.log").read_text(encoding="utf-8", errors="replace")
-    return Tried.of(step, code, text, time.monotonic() - start)
+    return Tried.of(code, text, time.monotonic() - start)
 
 
 def table(work: Path) -> str:

@@ -43,7 +43,7 @@ class Tried:
     Attributes:
         code: Exit code; None if it was not run, -1 if it took too long.
         seconds: How long it took.
-        reason: Why it failed; what it found otherwise.
+        reason: Why it failed; '' otherwise.
     """
 
     code: int | None = None
@@ -51,13 +51,11 @@ class Tried:
     reason: str = ""
 
     @classmethod
-    def of(cls, step: Step, code: int, text: str, seconds: float) -> Tried:
+    def of(cls, code: int, text: str, seconds: float) -> Tried:
         """Read the end of what a command printed."""
         lines = [line for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("slim-det ", "FAIL"))]
-        last = (errors or lines)[-1]
-        share = [line for line in lines if "of the MACs" in line and step.name == "inspect"]
-        return cls(code, round(seconds, 1), (share or [last])[-1][:300] if code or share else "")
+        return cls(code, round(seconds, 1), (errors or lines)[-1][:300] if code else "")
 
     @classmethod
     def read(cls, folder: Path, step: Step) -> Tried:

@@ -66,9 +66,9 @@ def find_quantizable_layers(
     outputs: dict[str, str] = {}
     layers: list[QuantLayer] = []
     kept: dict[str, str] = {}
-    calls = Counter(_weight_of(op, trace) for op in trace.ops)
-    for op in trace.ops:
-        weight = _weight_of(op, trace)
+    weights = [_weight_of(op, trace) for op in trace.ops]
+    calls = Counter(weights)
+    for op, weight in zip(trace.ops, weights):
         if not weight or weight not in paths:
             continue
         path = paths[weight]
