@@ -76,6 +76,9 @@ class ActivationRecorder(Generic[Key]):
             self.open()
             yield self.kept
 
+    def _recorded(self) -> None:
+        """Called when the result of a call was kept."""
+
     def _hook(self, key: Key) -> Callable[[Layer, Any, Any], None]:
         def record(layer: Layer, inputs: Any, output: Any) -> None:
             if self._is_open:
@@ -83,6 +86,7 @@ class ActivationRecorder(Generic[Key]):
                 value = self._read(key, first, output)
                 if value is not None:
                     self.kept[key].append(value)
+                    self._recorded()
 
         return record
 

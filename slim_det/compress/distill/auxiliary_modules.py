@@ -1,8 +1,8 @@
 """AuxiliaryModules: what is trained beside the student and is not part of it.
 
-Adaptors are 1x1 convolutions that bring the student's channels to the teacher's. A peer is a
-teacher that learns too. Both have an optimizer of their own, so that the student's optimizer,
-checkpoint, average and export hold the student alone.
+Adaptors are 1x1 convolutions that bring the student's channels to the teacher's. Contexts are what
+a loss learns itself. A peer is a teacher that learns too. All have an optimizer of their own, so
+that the student's optimizer, checkpoint, average and export hold the student alone.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ def make_adaptor(number: int, channels: int, wanted: int) -> Conv2D:
     return adaptor
 
 
+def make_context(number: int, make: Callable[[int], Layer], channels: int) -> Layer:
+    """What a loss learns itself, for maps of some channels; ``number`` is part of its names."""
+    with unique_name.guard():
+        context = make(channels)
+    for index, parameter in enumerate(context.parameters()):
+        parameter.name = f"distill_context_{number}_{index}.w_0"
+    return context
+
+
 def make_peer(teacher: Layer) -> Layer:
     """Unfreeze a teacher, and give its parameters names that no student has.
 
@@ -59,7 +68,7 @@ class AuxiliaryModules:
     """Extra parameters with an optimizer of their own, of the kind that trains the student.
 
     Args:
-        adaptors: Key of a term -> its adaptors.
+        modules: Name -> adaptors or contexts.
         peer: A teacher that learns too (see `make_peer`).
         make_optimizer: ``(learning_rate, layer) -> optimizer``; by default ppdet's
             ``OptimizerBuilder``, as configured.
@@ -67,13 +76,13 @@ class AuxiliaryModules:
 
     def __init__(
         self,
-        adaptors: Mapping[str, Layer],
+        modules: Mapping[str, Layer],
         peer: Layer | None = None,
         make_optimizer: Callable[[float, Layer], Any] | None = None,
     ) -> None:
         self.layer = Layer()
-        for name, adaptor in adaptors.items():
-            self.layer.add_sublayer(name, adaptor)
+        for name, module in modules.items():
+            self.layer.add_sublayer(name, module)
         if peer is not None:
             self.layer.add_sublayer("peer", peer)
         # The rate of every step is the student's; this one is never used.

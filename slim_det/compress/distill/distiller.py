@@ -7,10 +7,11 @@ no layer, so neither it nor the teacher is in the student's state, optimizer or 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
@@ -19,15 +20,19 @@ from paddle.nn import Layer
 from slim_det.compress.distill.auxiliary_modules import AuxiliaryModules, make_peer
 from slim_det.compress.distill.bound_term import BoundTerm, bind
 from slim_det.compress.distill.gradient_norms import dominating, gradient_norms, table
+from slim_det.compress.distill.heads import HEADS, Heads, labelled_mode
+from slim_det.compress.distill.objects import object_boxes
 from slim_det.compress.distill.settings import Term
-from slim_det.compress.distill.taps import Kept, Place, Taps, dry_run
+from slim_det.compress.distill.taps import Place, Taps, count_tensors, dry_run
 from slim_det.compress.finite import require_finite, watch_outputs
 from slim_det.compress.steps import Step, attach_step, detach_step, step_of
 from slim_det.core.errors import ConfigError, TrainingError
 from slim_det.detectors.image_size import USUAL_STRIDE
-from slim_det.detectors.yolov3_outputs import forward_without_boxes
 
 logger = logging.getLogger("slim_det")
+
+# Of the black image on which both models are tried.
+_SIZE_HW = (2 * USUAL_STRIDE, 2 * USUAL_STRIDE)
 
 
 class Distiller(Step):
@@ -52,6 +57,7 @@ class Distiller(Step):
         teacher_model: A detector of its own; it is frozen, unless a term is mutual.
         terms: What to add.
         num_classes: Of both.
+        total_factor: Factor of the total loss.
 
     Attributes:
         student: The student.
@@ -72,14 +78,29 @@ class Distiller(Step):
     changes_model: ClassVar[bool] = False
 
     def __init__(
-        self, student: Layer, teacher_model: Layer, terms: Sequence[Term], num_classes: int
+        self,
+        student: Layer,
+        teacher_model: Layer,
+        terms: Sequence[Term],
+        num_classes: int,
+        total_factor: float = 1.0,
     ) -> None:
         self.student, self.teacher = student, teacher_model
         self.epoch = self.step = 0
-        bound = [bind(term, student, teacher_model, num_classes) for term in terms]
-        self._student_taps = Taps(student, [p for term in bound for p in term.student])
-        self._teacher_taps = Taps(teacher_model, [p for term in bound for p in term.teacher])
+        self.total_factor = total_factor
+        self.heads: dict[str, Heads] = {
+            term.loss: HEADS[term.loss](student, teacher_model)
+            for term in terms
+            if term.loss in HEADS
+        }
+        bound = self._spread([bind(term, student, teacher_model, num_classes) for term in terms])
+        read = [place for heads in self.heads.values() for place in heads.teacher_places]
+        self._student_taps = Taps(student, _of_layers(p for term in bound for p in term.student))
+        self._teacher_taps = Taps(
+            teacher_model, _of_layers([*(p for term in bound for p in term.teacher), *read])
+        )
         self.terms = self._fitted(bound)
+        self._given: tuple[dict[Place, Any], Tensor | None] = {}, None
         self.auxiliary_modules = self._make_auxiliary_modules()
         self._reported: set[str] = set()
         self._handles: list[Any] = []
@@ -106,6 +127,8 @@ class Distiller(Step):
             *self._watch_outputs(self.student, "the student's"),
             *self._watch_outputs(self.teacher, "the peer's"),
         ]
+        for heads in self.heads.values():
+            heads.attach()
         attach_step(self.student, self)
 
     def detach(self) -> None:
@@ -115,6 +138,8 @@ class Distiller(Step):
         self._handles = []
         self._student_taps.detach()
         self._teacher_taps.detach()
+        for heads in self.heads.values():
+            heads.detach()
         detach_step(self.student, self)
 
     @property
@@ -135,7 +160,7 @@ class Distiller(Step):
     @property
     def forbids_slicing(self) -> str:
         """Terms between inner layers are bound to their width; raw outputs keep theirs."""
-        inner = [term.key for term in self.terms if not term.loss.on_yolo_outputs]
+        inner = [term.key for term in self.terms if term.loss.of_layers]
         return f"Distill compares inner layers ({inner[0]})" if inner else ""
 
     @property
@@ -143,29 +168,42 @@ class Distiller(Step):
         """The terms that act in this epoch."""
         return [term for term in self.terms if term.weight(self.epoch) > 0]
 
+    def _spread(self, bound: list[BoundTerm]) -> list[BoundTerm]:
+        """The terms with a place for each tensor that their layers give."""
+        ours = _of_layers(p for term in bound for p in term.student)
+        theirs = _of_layers(p for term in bound for p in term.teacher)
+        counts = (
+            count_tensors(self.student, ours, _SIZE_HW),
+            count_tensors(self.teacher, theirs, _SIZE_HW),
+        )
+        return [term.spread(*counts) for term in bound]
+
     def _fitted(self, bound: list[BoundTerm]) -> list[BoundTerm]:
-        """The terms with the adaptors they need, each computed once on a black image."""
-        size_hw = (2 * USUAL_STRIDE, 2 * USUAL_STRIDE)
-        ours, theirs = dry_run(self._student_taps, size_hw), dry_run(self._teacher_taps, size_hw)
+        """The terms with the modules they need, each computed once on a black image."""
+        ours, theirs = (
+            dry_run(taps, _SIZE_HW) for taps in (self._student_taps, self._teacher_taps)
+        )
         fitted: list[BoundTerm] = []
-        adaptors = 0
+        made = 0
         for term in bound:
-            term = term.with_adaptors(ours, theirs, adaptors)
-            adaptors += len(term.adaptors or ())
-            with paddle.no_grad():
-                term.value(ours, theirs)
+            if term.loss.reads != "head":
+                term = term.with_modules(ours, theirs, made)
+                made += sum(len(layers) for layers in term.modules.values())
+                no_objects = [np.zeros((0, 4))]
+                with paddle.no_grad():
+                    term.value(ours, theirs, no_objects)
             fitted.append(term)
         return fitted
 
     def _make_auxiliary_modules(self) -> AuxiliaryModules | None:
         """Freeze the teacher, or make it a peer; gather what learns beside the student."""
-        adaptors = {term.key: term.adaptors for term in self.terms if term.adaptors is not None}
+        modules = {name: made for term in self.terms for name, made in term.modules.items()}
         self.teacher.eval()
         if any(term.loss.is_mutual for term in self.terms):
-            return AuxiliaryModules(adaptors, make_peer(self.teacher))
+            return AuxiliaryModules(modules, make_peer(self.teacher))
         for parameter in self.teacher.parameters():
             parameter.stop_gradient = True
-        return AuxiliaryModules(adaptors) if adaptors else None
+        return AuxiliaryModules(modules) if modules else None
 
     def _watch_outputs(self, model: Layer, whose: str) -> list[Any]:
         def check(path: str, output: Tensor) -> None:
@@ -177,7 +215,11 @@ class Distiller(Step):
         return self.student.training and paddle.is_grad_enabled()
 
     def _before_forward(self, student: Layer, inputs: Any) -> None:
+        """Run the teacher: some heads learn from what it gave, so it comes first."""
+        for heads in self.heads.values():
+            heads.clear()
         if self._is_teaching() and self.acting:
+            self._given = self._run_teacher(inputs[0], self.acting)
             self._student_taps.open()
         else:
             self._student_taps.close()
@@ -190,13 +232,19 @@ class Distiller(Step):
                 f"{type(student).__name__} returned a {type(outputs).__name__} in training; "
                 "expected a dict of losses with 'loss'"
             )
-        detection, acting = outputs["loss"], self.acting
+        acting, detection = self.acting, outputs["loss"]
+        for heads in self.heads.values():
+            detection = heads.own_loss({**outputs, "loss": detection})
         values: dict[str, Tensor] = {}
         if acting:
-            ours = self._student_taps.take()
-            theirs, peer_loss = self._run_teacher(inputs[0], acting)
-            values = {term.key: self._weighted(term, term.value(ours, theirs)) for term in acting}
-        total = sum(values.values(), detection)
+            ours, (theirs, peer_loss) = self._student_taps.take(), self._given
+            ours.update({Place(k, "head"): heads.take(outputs) for k, heads in self.heads.items()})
+            needs_boxes = any(term.loss.needs_boxes for term in acting)
+            boxes = object_boxes(inputs[0]) if needs_boxes else ()
+            values = {
+                term.key: self._weighted(term, term.value(ours, theirs, boxes)) for term in acting
+            }
+        total = self.total_factor * sum(values.values(), detection)
         zero = paddle.zeros_like(detection.detach())
         losses = {**outputs, **{term.key: values.get(term.key, zero) for term in self.terms}}
         # The student's own losses first: if its outputs are not finite, no term is.
@@ -205,6 +253,9 @@ class Distiller(Step):
             self._report(detection, values)
             if peer_loss is not None:
                 self._teach_peer(peer_loss, ours, theirs, acting)
+        for heads in self.heads.values():
+            heads.clear()
+        self._given = {}, None
         return {**losses, "loss": total}
 
     def _weighted(self, term: BoundTerm, value: Tensor) -> Tensor:
@@ -212,24 +263,33 @@ class Distiller(Step):
 
     def _run_teacher(
         self, batch: Any, acting: list[BoundTerm]
-    ) -> tuple[dict[Place, Kept], Tensor | None]:
+    ) -> tuple[dict[Place, Any], Tensor | None]:
         """What the teacher's layers give; for a peer that learns now, its own loss too."""
-        self._teacher_taps.open()
+        given: dict[Place, Any]
         if any(term.loss.is_mutual for term in acting):
+            self._teacher_taps.open()
             self.teacher.train()
             batch = dict(batch) if isinstance(batch, dict) else batch
             loss = self.teacher(batch)["loss"]
-            return self._teacher_taps.take(), loss
+            return {**self._teacher_taps.take()}, loss
         self.teacher.eval()
         with paddle.no_grad():
-            forward_without_boxes(self.teacher, batch)
-        return self._teacher_taps.take(), None
+            if any(heads.needs_labels for heads in self.heads.values()):
+                with labelled_mode(self.teacher):
+                    self._teacher_taps.open()
+                    self.teacher(dict(batch))
+                    given = {**self._teacher_taps.take()}
+            else:
+                given = {**self._teacher_taps.run(batch)}
+        for name, heads in self.heads.items():
+            given[Place(name, "head")] = heads.give(given)
+        return given, None
 
     def _teach_peer(
         self,
         loss: Tensor,
-        ours: dict[Place, Kept],
-        theirs: dict[Place, Kept],
+        ours: Mapping[Place, Any],
+        theirs: Mapping[Place, Any],
         acting: list[BoundTerm],
     ) -> None:
         """Give the peer's parameters their gradients; the auxiliary modules' optimizer steps."""
@@ -274,6 +334,10 @@ class Distiller(Step):
                 measured[0].norm,
                 weights[term.name],
             )
+
+
+def _of_layers(places: Iterable[Place]) -> list[Place]:
+    return [place for place in places if place.reads != "head"]
 
 
 def distiller_of(model: Layer) -> Distiller | None:

@@ -17,6 +17,7 @@ from slim_det.detectors.yolov3_outputs import output_layout, yolo_head
 _NORMALIZE_DEFAULTS = _get_class_default_kwargs(NormalizeImage)
 _READERS = ("TrainReader", "EvalReader", "TestReader")
 _TRANSFORMS = ("sample_transforms", "batch_transforms")
+_OTHER_BOXES = {"NormalizeBox", "BboxXYXY2XYWH"}
 _NUM_CLASSES = 80  # ppdet's default
 
 
@@ -49,6 +50,25 @@ def check_fit(
     found += _image_differences(student_cfg, teacher.cfg)
     if found:
         raise ConfigError(f"the teacher does not fit the student: {'; '.join(found)}")
+
+
+def check_boxes(cfg: Mapping[str, Any]) -> None:
+    """Refuse a training whose batches have no boxes in pixels.
+
+    Args:
+        cfg: ppdet's configuration of the student.
+
+    Raises:
+        ConfigError: A transform of `TrainReader` turns them into something else.
+    """
+    reader = cfg.get("TrainReader") or {}
+    for key in _TRANSFORMS:
+        for step in reader.get(key) or ():
+            for name in _OTHER_BOXES.intersection(step):
+                raise ConfigError(
+                    f"Distill: loss 'fgd' reads boxes in pixels, and TrainReader.{key} has {name}; "
+                    "take a loss that reads no boxes, such as cwd"
+                )
 
 
 def num_classes(model: paddle.nn.Layer, cfg: Mapping[str, Any]) -> int:

@@ -11,52 +11,17 @@ with na anchors, each of which has x, y, w, h, and logits of objectness and K cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import paddle
 from paddle import Tensor
 from paddle.nn import functional
 
+from slim_det.compress.distill.focal_global import FocalGlobalContext, fgd
+from slim_det.compress.distill.head_losses import ld, ppyoloe
+from slim_det.compress.distill.loss import Loss, Options, checked, pair
 from slim_det.core.errors import ConfigError
 from slim_det.detectors.yolov3_outputs import BOX_VALUES, CLASSES, OBJECTNESS, WH, XY
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a loss has to know besides the two tensors.
-
-    Attributes:
-        num_classes: Classes of the detector, for losses of raw YOLO outputs.
-        temperature: T, above 0, for losses that have one.
-    """
-
-    num_classes: int = 0
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One line of the table of losses.
-
-    Attributes:
-        function: ``(student, teacher, options) -> scalar Tensor``.
-        weight: Default factor of the loss in the total.
-        temperature: Default temperature; None where the loss has none.
-        reads: ``"output"``: the output of a layer; ``"flow"``: the pair of its input and output.
-        on_yolo_outputs: Whether it compares raw YOLO outputs. The function gets one scale; the
-            caller adds up the scales.
-        adapts: Whether a 1x1 convolution may bring the student to the teacher's channels.
-        is_mutual: Whether the teacher learns too, from the same loss with the roles exchanged.
-    """
-
-    function: Callable[..., Tensor]
-    weight: float
-    temperature: float | None = None
-    reads: str = "output"
-    on_yolo_outputs: bool = False
-    adapts: bool = False
-    is_mutual: bool = False
 
 
 def l2(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
@@ -123,7 +88,7 @@ def soft_label(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
     T^2 keeps its size, so that the weight need not follow the temperature. PaddleSlim has no such
     factor: equal at T = 1. The minimum is T^2 times the entropy of the teacher's softmax.
     """
-    s, t = _pair("soft_label", student, teacher, axes="N, C, ...")
+    s, t = pair("soft_label", student, teacher, axes="N, C, ...")
     target = functional.softmax(t / options.temperature, axis=1)
     log_guess = _log_softmax(s / options.temperature, axis=1)
     return -(options.temperature**2) * (target * log_guess).sum(axis=1).mean()
@@ -146,7 +111,7 @@ def cwd(student: Tensor, teacher: Tensor, options: Options) -> Tensor:
     thus teaches where it is active and not how strongly. T^2 keeps the size of the gradient, as
     in `soft_label`. Weight 5 and T = 1 are PaddleDetection's setting for detectors.
     """
-    s, t = _pair("cwd", student, teacher, axes="N, C, H, W")
+    s, t = pair("cwd", student, teacher, axes="N, C, H, W")
     log_guess = _log_softmax(s.flatten(2) / options.temperature, axis=-1)
     log_target = _log_softmax(t.flatten(2) / options.temperature, axis=-1)
     divergence = (log_target.exp() * (log_target - log_guess)).sum(axis=-1)
@@ -181,12 +146,29 @@ LOSSES: dict[str, Loss] = {
     "feature_l2": Loss(feature_l2, weight=1.0, adapts=True),
     "cwd": Loss(cwd, weight=5.0, temperature=1.0, adapts=True),
     "dml": Loss(dml, weight=1.0, on_yolo_outputs=True, is_mutual=True),
+    "fgd": Loss(
+        fgd,
+        weight=1.0,
+        temperature=0.5,
+        adapts=True,
+        needs_boxes=True,
+        factors={"alpha": 0.001, "beta": 0.0005, "gamma": 0.001, "lambda": 0.000005},
+        make_context=FocalGlobalContext,
+    ),
+    "ppyoloe": Loss(
+        ppyoloe,
+        weight=4.0,
+        temperature=10.0,
+        reads="head",
+        factors={"class": 1.0, "iou": 2.5, "dfl": 0.5, "ld": 0.0},
+    ),
+    "ld": Loss(ld, weight=1.0, reads="head"),
 }
 """Name in a slim file -> loss."""
 
 
 def _mean_squared_difference(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
-    s, t = _pair(loss, student, teacher)
+    s, t = pair(loss, student, teacher)
     return (s - t).square().mean()
 
 
@@ -206,7 +188,7 @@ def _flow(side: str, tensors: Sequence[Tensor]) -> Tensor:
         raise ConfigError(
             f"distillation loss 'fsp': expected the input and the output of the {side}'s layer"
         )
-    taken, given = (_checked("fsp", side, tensor, "N, C, H, W") for tensor in tensors)
+    taken, given = (checked("fsp", side, tensor, "N, C, H, W") for tensor in tensors)
     places = taken.shape[2] * taken.shape[3]
     if [taken.shape[0], *taken.shape[2:]] != [given.shape[0], *given.shape[2:]]:
         raise ConfigError(
@@ -226,7 +208,7 @@ def _by_anchor(
     loss: str, student: Tensor, teacher: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """Both raw YOLO outputs as float32 [N, na, 5+K, H, W], the teacher's detached."""
-    s, t = _pair(loss, student, teacher, axes="N, na*(5+K), H, W")
+    s, t = pair(loss, student, teacher, axes="N, na*(5+K), H, W")
     batch, channels, height, width = s.shape
     per_anchor = BOX_VALUES + num_classes
     if num_classes < 1 or channels % per_anchor:
@@ -236,32 +218,3 @@ def _by_anchor(
         )
     shape = [batch, channels // per_anchor, per_anchor, height, width]
     return s.reshape(shape), t.reshape(shape)
-
-
-def _pair(loss: str, student: Tensor, teacher: Tensor, axes: str = "...") -> tuple[Tensor, Tensor]:
-    """Both as float32 and of equal shape, the teacher's detached."""
-    s = _checked(loss, "student", student, axes)
-    t = _checked(loss, "teacher", teacher, axes).detach()
-    if s.shape != t.shape:
-        raise ConfigError(
-            f"distillation loss '{loss}': student {list(s.shape)} and teacher {list(t.shape)} "
-            "must have equal shapes"
-        )
-    return s, t
-
-
-def _checked(loss: str, side: str, tensor: Tensor, axes: str) -> Tensor:
-    """One tensor as float32, if it is one, has the axes and is not empty."""
-    if not isinstance(tensor, Tensor):
-        raise ConfigError(
-            f"distillation loss '{loss}': the {side}'s layer gives a {type(tensor).__name__}; "
-            "expected one tensor"
-        )
-    named = [axis for axis in axes.split(", ") if axis != "..."]
-    fits = tensor.ndim >= len(named) if axes.endswith("...") else tensor.ndim == len(named)
-    if not fits or 0 in tensor.shape:
-        raise ConfigError(
-            f"distillation loss '{loss}': the {side}'s tensor {list(tensor.shape)} is not [{axes}] "
-            "with at least one element"
-        )
-    return tensor.astype("float32")

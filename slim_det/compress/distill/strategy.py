@@ -9,11 +9,11 @@ import paddle
 from ppdet.core.workspace import global_config
 
 from slim_det.compress.distill.distiller import Distiller
-from slim_det.compress.distill.fit import check_fit, num_classes
+from slim_det.compress.distill.fit import check_boxes, check_fit, num_classes
 from slim_det.compress.distill.losses import LOSSES
 from slim_det.compress.distill.preflight import DistillPreflight
 from slim_det.compress.distill.schedule import DistillSchedule
-from slim_det.compress.distill.settings import read_terms
+from slim_det.compress.distill.settings import read_factor, read_terms
 from slim_det.compress.distill.slim_file import read_distill
 from slim_det.compress.distill.teacher import build_teacher
 from slim_det.compress.strategy import Context, Strategy, registered_strategies
@@ -24,12 +24,15 @@ class Distill(Strategy):
 
     Args:
         teacher: ``{config: FILE, weights: FILE}`` of the teacher.
-        loss: Loss of the raw YOLO outputs: `l2`, `split` or `dml`; None for only ``pairs``.
+        loss: Loss of the outputs: `l2`, `split` or `dml` of YOLOv3, `ppyoloe`, or `ld` of GFL;
+            None for only ``pairs``.
         weight: Its weight; None for the published one.
+        factors: Factors of its parts; None for the published ones.
         pairs: More terms, each ``{student: LAYER, teacher: LAYER, loss: NAME, ...}``.
         start_epoch: First epoch in which the terms act, from 0.
         end_epoch: First epoch in which they no longer act; None where they act to the end.
         ramp_epochs: Epochs over which their weights grow linearly.
+        total_factor: Factor of the total loss, above 0.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -49,10 +52,13 @@ class Distill(Strategy):
         start_epoch: int = 0,
         end_epoch: int | None = None,
         ramp_epochs: int = 0,
+        factors: Mapping[str, float] | None = None,
+        total_factor: float = 1.0,
     ) -> None:
         self.teacher = teacher
         schedule = {"start_epoch": start_epoch, "end_epoch": end_epoch, "ramp_epochs": ramp_epochs}
-        self.terms = read_terms(loss, weight, pairs, **schedule)
+        self.terms = read_terms(loss, weight, pairs, factors, **schedule)
+        self.total_factor = read_factor("Distill: total_factor", total_factor)
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Build the teacher and attach a distiller to the student, which is not changed itself.
@@ -62,10 +68,13 @@ class Distill(Strategy):
             WeightsError: The teacher's weights are missing, or of another model.
         """
         teacher = build_teacher(self.teacher, context.load_detector)
-        on_outputs = any(LOSSES[term.loss].on_yolo_outputs for term in self.terms)
+        losses = [LOSSES[term.loss] for term in self.terms]
+        on_outputs = any(not loss.of_layers for loss in losses)
         check_fit(model, context.cfg, teacher, compare_outputs=on_outputs)
+        if any(loss.needs_boxes for loss in losses):
+            check_boxes(context.cfg)
         classes = num_classes(model, context.cfg)
-        Distiller(model, teacher.model, self.terms, classes).attach()
+        Distiller(model, teacher.model, self.terms, classes, self.total_factor).attach()
         return model
 
     @classmethod

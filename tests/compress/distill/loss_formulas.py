@@ -18,7 +18,9 @@ HEAT = 2.0
 ANCHORS = 3
 YOLO_SHAPE = (2, ANCHORS * (5 + CLASSES), 2, 3)
 OPTIONS = Options(num_classes=CLASSES, temperature=HEAT)
-OF_ONE_TENSOR = [name for name, loss in LOSSES.items() if loss.reads == "output"]
+OF_ONE_TENSOR = [
+    name for name, loss in LOSSES.items() if loss.reads == "output" and not loss.make_context
+]
 
 
 def tensor(array: Any, trains: bool = False) -> paddle.Tensor:

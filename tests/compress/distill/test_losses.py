@@ -53,12 +53,17 @@ def test_the_published_constants() -> None:
         "feature_l2": 1.0,
         "cwd": 5.0,
         "dml": 1.0,
+        "fgd": 1.0,
+        "ppyoloe": 4.0,
+        "ld": 1.0,
     }
     heats = {name: loss.temperature for name, loss in LOSSES.items() if loss.temperature}
-    assert heats == {"soft_label": 1.0, "cwd": 1.0}
-    assert [name for name in LOSSES if name not in OF_ONE_TENSOR] == ["fsp"]
+    assert heats == {"soft_label": 1.0, "cwd": 1.0, "fgd": 0.5, "ppyoloe": 10.0}
+    others = ["fsp", "fgd", "ppyoloe", "ld"]
+    assert [name for name in LOSSES if name not in OF_ONE_TENSOR] == others
+    assert [name for name, loss in LOSSES.items() if loss.reads == "head"] == ["ppyoloe", "ld"]
     assert [name for name, loss in LOSSES.items() if loss.on_yolo_outputs] == ["l2", "split", "dml"]
-    assert [name for name, loss in LOSSES.items() if loss.adapts] == ["feature_l2", "cwd"]
+    assert [name for name, loss in LOSSES.items() if loss.adapts] == ["feature_l2", "cwd", "fgd"]
     assert [name for name, loss in LOSSES.items() if loss.is_mutual] == ["dml"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_det.compress.distill.losses import LOSSES
-from slim_det.compress.distill.settings import Schedule, Term, read_terms
+from slim_det.compress.distill.settings import Schedule, Term, read_factor, read_terms
 from slim_det.core.errors import ConfigError
 
 TIP = "neck.yolo_block.0.tip"
@@ -30,8 +30,8 @@ def refused(*args: Any, **kwargs: Any) -> str:
 def test_nothing_to_do() -> None:
     for pairs in (None, []):
         line = refused(None, pairs=pairs)
-        assert line.startswith("Distill: neither a loss of the YOLO outputs nor pairs of layers")
-        assert "loss: l2, split or dml, or pairs" in line
+        assert line.startswith("Distill: neither a loss of the outputs nor pairs of layers")
+        assert "loss: l2, split, dml, ppyoloe or ld, or pairs" in line
 
 
 def test_the_default_is_the_published_l2() -> None:
@@ -61,6 +61,21 @@ def test_pairs_come_in_order_with_the_defaults_of_their_loss() -> None:
 def test_pair_may_be_of_the_yolo_outputs() -> None:
     (term,) = read_terms(None, pairs=[{"loss": "l2", "weight": 3}])
     assert (term.student, term.teacher, term.weight) == (None, None, 3.0)
+
+
+def test_factors_that_are_not_given_keep_their_defaults() -> None:
+    (term,) = read_terms(None, pairs=[pair("fgd", factors={"beta": "2e-3"}, normalize=True)])
+    assert term.factors == {"alpha": 0.001, "beta": 0.002, "gamma": 0.001, "lambda": 0.000005}
+    assert term.normalize
+    (outputs,) = read_terms("ppyoloe", factors={"ld": 20000})
+    assert outputs.factors == {"class": 1.0, "iou": 2.5, "dfl": 0.5, "ld": 20000.0}
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "much"])
+def test_a_factor_is_above_zero(value: Any) -> None:
+    with pytest.raises(ConfigError, match="^Distill: total_factor: .* expected a number above 0"):
+        read_factor("Distill: total_factor", value)
+    assert read_factor("Distill: total_factor", 0.125) == 0.125
 
 
 def test_names_are_unique() -> None:
@@ -120,10 +135,10 @@ def test_factor_grows_until_it_ends(start: int, length: int, ramp: int, epoch: i
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"loss": "l3"}, "Distill: loss: unknown loss 'l3'; did you mean 'l2'?"),
+        ({"loss": "l_2"}, "Distill: loss: unknown loss 'l_2'; did you mean 'l2'?"),
         ({"loss": 5}, "Distill: loss: unknown loss 5; valid: l2, split, fsp, "),
         ({"loss": ["l2"]}, "Distill: loss: unknown loss ['l2']"),
-        ({"loss": "fsp"}, "Distill: loss: 'fsp' compares layers, not YOLO outputs; expected l2, "),
+        ({"loss": "fsp"}, "Distill: loss: 'fsp' compares layers, not outputs; expected l2, "),
         ({"weight": -1}, "Distill: weight: -1 is not valid; expected a number above 0"),
         ({"weight": 0}, "Distill: weight: 0 is not valid; expected a number above 0"),
         ({"weight": True}, "Distill: weight: True is not valid; expected a number above 0"),
@@ -169,6 +184,11 @@ def test_mistake(settings: dict[str, Any], said: str) -> None:
         ("fsp", "expected {student: LAYER, teacher: LAYER, loss: NAME}, got 'fsp'"),
         (None, "expected {student: LAYER, teacher: LAYER, loss: NAME}, got None"),
         (pair(wieghts=1), "unknown key 'wieghts'; did you mean 'weight'?"),
+        (pair(normalize=1), "normalize: 1 is not valid; expected true or false"),
+        ({"loss": "l2", "normalize": True}, "normalize: loss 'l2' compares outputs"),
+        (pair(factors={"alpha": 1}), "factors: loss 'fsp' has one part; leave them out"),
+        (pair("fgd", factors={"alpa": 1}), "factors: unknown key 'alpa'; did you mean 'alpha'?"),
+        (pair("fgd", factors={"alpha": -1}), "factors.alpha: -1 is not valid; expected"),
         (pair(loss="fps"), "loss: unknown loss 'fps'; did you mean 'fsp'?"),
         ({"student": TIP, "teacher": TIP}, "no loss is given; expected one of l2, split, fsp"),
         (pair(weight=-1), "weight: -1 is not valid; expected a number above 0"),
@@ -176,8 +196,8 @@ def test_mistake(settings: dict[str, Any], said: str) -> None:
         ({"student": TIP, "loss": "cwd"}, "teacher: no layer is given; loss 'cwd' compares two"),
         (pair(teacher=3), "teacher: 3 is not valid; expected the name of a layer"),
         (pair(teacher=""), "teacher: '' is not valid; expected the name of a layer"),
-        (pair("split"), "student: loss 'split' reads the YOLO outputs and no layer; leave "),
-        ({"teacher": TIP, "loss": "l2"}, "teacher: loss 'l2' reads the YOLO outputs"),
+        (pair("split"), "student: loss 'split' reads the outputs and no layer; leave "),
+        ({"teacher": TIP, "loss": "l2"}, "teacher: loss 'l2' reads the outputs"),
         (
             pair("fsp", temperature=2),
             "temperature: loss 'fsp' has none; leave it out, or take a loss with one: soft_label",
@@ -201,7 +221,7 @@ def test_mistake_in_a_pair(bad: Any, said: str) -> None:
 @given(st.sampled_from(sorted(LOSSES)), st.floats(1e-6, 1e6), st.integers(0, 9), st.integers(1, 9))
 def test_what_is_valid_is_kept(loss: str, weight: float, start: int, length: int) -> None:
     given_pair = {"loss": loss, "weight": weight, "start_epoch": start, "end_epoch": start + length}
-    if not LOSSES[loss].on_yolo_outputs:
+    if LOSSES[loss].of_layers:
         given_pair.update(student=TIP, teacher=TIP)
     (term,) = read_terms(None, pairs=[given_pair])
     assert (term.loss, term.weight, term.schedule) == (

@@ -7,20 +7,21 @@ import paddle
 import pytest
 from paddle import nn
 
-from slim_det.compress.distill.taps import Place, Taps, dry_run, find_layer
+from slim_det.compress.distill.taps import Place, Taps, count_tensors, dry_run, find_layer
 from slim_det.core.errors import LayerError, TrainingError
 from tests.compress.distill.tiny_detectors import arrays, same, tiny_detector
 
 
 class Chain(nn.Layer):
-    """x -> 2x -> 2x + 10, and parts that are run twice, never, or give two tensors."""
+    """x -> 2x -> 2x + 10, and parts that are run twice, never, or give two tensors or none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times, self.add = nn.Linear(1, 1), nn.Linear(1, 1)
         self.twice, self.never = nn.Linear(1, 1), nn.Linear(1, 1)
-        self.both = Both()
+        self.both, self.words = Both(), Words()
         self.times.weight.set_value(np.array([[2.0]], "float32"))
+        self.twice.weight.set_value(np.array([[3.0]], "float32"))
         self.add.weight.set_value(np.array([[1.0]], "float32"))
         self.add.bias.set_value(np.array([10.0], "float32"))
 
@@ -28,12 +29,18 @@ class Chain(nn.Layer):
         x = self.add(self.times(x))
         self.twice(self.twice(x))
         self.both(x)
+        self.words(x)
         return x
 
 
 class Both(nn.Layer):
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        return [x, x]
+        return [x, x + 1.0]
+
+
+class Words(nn.Layer):
+    def forward(self, x: paddle.Tensor) -> str:
+        return "no tensor"
 
 
 def number(value: float) -> paddle.Tensor:
@@ -73,7 +80,7 @@ def test_taking_empties_and_closes() -> None:
         taps.model(number(1.0))
         taps.take()
         taps.model(number(1.0))
-        with pytest.raises(TrainingError, match="ran 0 times"):
+        with pytest.raises(TrainingError, match="gave 0 tensors"):
             taps.take()
 
 
@@ -84,22 +91,57 @@ def test_closed_taps_keep_nothing() -> None:
         assert not any(taps.kept.values())
 
 
-@pytest.mark.parametrize(("layer", "runs"), [("twice", 2), ("never", 0)])
-def test_a_layer_has_to_run_once(layer: str, runs: int) -> None:
+@pytest.mark.parametrize(("layer", "given"), [("twice", 2), ("never", 0), ("both", 2)])
+def test_a_layer_has_to_give_the_expected_number(layer: str, given: int) -> None:
     taps = Taps(Chain(), [Place(layer)])
     with taps.attached():
         taps.open()
         taps.model(number(1.0))
-        with pytest.raises(TrainingError, match=f"'{layer}' of Chain ran {runs} times") as error:
+        with pytest.raises(
+            TrainingError, match=f"'{layer}' of Chain gave {given} tensors"
+        ) as error:
             taps.take()
     assert "\n" not in str(error.value)
 
 
-def test_a_layer_has_to_give_one_tensor() -> None:
-    taps = Taps(Chain(), [Place("both")])
+def test_tensors_of_a_layer_are_numbered() -> None:
+    """x = 1: calls in order, of which each triples, and items in order."""
+    model = Chain()
+    twice = [Place("twice", item=item, of=2) for item in (0, 1)]
+    both = [Place("both", item=item, of=2) for item in (1, 0)]
+    taps = Taps(model, [*twice, *both])
     with taps.attached():
         taps.open()
-        with pytest.raises(LayerError, match="output of layer 'both' is a list, expected one tens"):
+        model(number(1.0))
+        kept = taps.take()
+    assert [kept[place].item() for place in twice] == [36.0, 108.0]
+    assert [kept[place].item() for place in both] == [13.0, 12.0]
+
+
+def test_counted_tensors() -> None:
+    model = tiny_detector(0)
+    places = [Place("neck", of=0), Place("neck.tips.0", "flow", of=0), Place("backbone", of=0)]
+    assert count_tensors(model, places, (64, 64)) == dict(zip(places, [2, 1, 1]))
+    assert count_tensors(model, [], (64, 64)) == {}
+    assert hooks(model) == 1  # its own counter
+
+
+def test_a_run_ends_at_the_last_place() -> None:
+    model = Chain()
+    model.both.register_forward_pre_hook(lambda *_: pytest.fail("runs further"))
+    place = Place("twice", item=0, of=2)
+    taps = Taps(model, [place])
+    with taps.attached():
+        assert taps.run(number(1.0))[place].item() == 36.0
+        with pytest.raises(pytest.fail.Exception):
+            model(number(1.0))
+
+
+def test_a_layer_has_to_give_tensors() -> None:
+    taps = Taps(Chain(), [Place("words")])
+    with taps.attached():
+        taps.open()
+        with pytest.raises(LayerError, match="output of layer 'words' is a str, expected a tensor"):
             taps.model(number(1.0))
 
 
