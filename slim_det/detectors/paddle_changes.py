@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import paddle
+from paddle import Tensor
+from paddle.nn import functional
 from ppdet.modeling import assigners
 from ppdet.modeling.heads import TTFHead
+from ppdet.modeling.losses import gfocal_loss
 
 _concat_of_paddle, _arange_of_paddle = paddle.concat, paddle.arange
 _forward_of_ppdet = {
@@ -29,12 +32,14 @@ def follow_paddle() -> None:
       dimension since Paddle 2.6.
     - Assigners, such as those of PP-YOLOE, get labels of 64 bits. They add numbers of the type of
       the labels, which has 32 bits, to indices of 64, and Paddle no longer widens the smaller ones.
+    - The quality focal loss of GFL and PicoDet multiplies floats with booleans.
     - TTFNet's loss counts pixels in floats. It adds integers to them, which Paddle refuses too.
     """
     paddle.concat = _concat
     for kind, forward in _forward_of_ppdet.items():
         kind.forward = _with_wide_labels(forward)
     TTFHead.get_loss = _ttfnet_loss
+    gfocal_loss.quality_focal_loss = quality_focal_loss
 
 
 @paddle.jit.not_to_static
@@ -76,3 +81,35 @@ def _counting_in_floats() -> Iterator[None]:
         yield
     finally:
         paddle.arange = _arange_of_paddle
+
+
+def quality_focal_loss(
+    pred: Tensor, target: tuple[Tensor, Tensor], beta: float = 2.0, use_sigmoid: bool = True
+) -> Tensor:
+    """Quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388).
+
+    ``|y - p|^beta`` times the cross entropy of p with y, summed over the classes. y is the quality
+    at the class of a position and 0 at every other class, and everywhere in the background.
+
+    Args:
+        pred: Logits [N, C], or probabilities without ``use_sigmoid``.
+        target: Class of each position, integers [N] (C and above, or below 0, is background), and
+            its quality, floats [N] in 0 to 1.
+        beta: Exponent.
+        use_sigmoid: Whether ``pred`` are logits.
+
+    Returns:
+        Floats [N].
+    """
+    label, score = target
+    classes = pred.shape[1]
+    is_object = paddle.logical_and(label >= 0, label < classes)
+    inside = paddle.where(is_object, label, paddle.zeros_like(label)).astype("int64")
+    quality = score.astype("float32") * is_object.astype("float32")
+    wanted = functional.one_hot(inside, classes) * quality.unsqueeze(-1)
+    if use_sigmoid:
+        entropy = functional.binary_cross_entropy_with_logits(pred, wanted, reduction="none")
+    else:
+        entropy = functional.binary_cross_entropy(pred, wanted, reduction="none")
+    guess = functional.sigmoid(pred) if use_sigmoid else pred
+    return ((wanted - guess).abs().pow(beta) * entropy).sum(axis=1)

@@ -27,8 +27,8 @@ TOP_LEVEL_KEYS = frozenset(
     amp amp_level architecture bias check_lr classwise custom_black_list custom_white_list
     cycle_epoch data_format distill_loss distill_loss_name ema_black_list ema_decay
     ema_decay_type ema_filter_no_grad enable_ce epoch exclude_nms exclude_post_process export
-    export_eb export_onnx filename find_unused_parameters fleet init_loss_scaling log_iter
-    map_type master_grad metric multi_scale_eval norm_type num_classes output_eval
+    export_eb export_onnx filename find_unused_parameters fleet for_distill init_loss_scaling
+    log_iter map_type master_grad metric multi_scale_eval norm_type num_classes output_eval
     pretrain_weights print_flops print_params profiler_options quant_batch_num save_dir
     save_prediction_only skip_teacher_eval slim slim_method snapshot_epoch sync_bn to_static
     use_ema use_fused_allreduce_gradients use_gpu use_mlu use_npu use_shared_memory use_vdl

@@ -146,13 +146,15 @@ class LDHeads(Heads):
         super().__init__(*heads)
         _require_equal("ld", self.student, self.teacher, ("fpn_stride", "reg_max"))
         self._given: tuple[list[Any], list[Any]] | None = None
+        paths = {id(layer): path for path, layer in teacher.named_sublayers()}
+        self._distances = [Place(paths[id(layer)]) for layer in self.teacher.scales_regs]
 
     @property
     def teacher_places(self) -> list[Place]:
         """Class logits and distances of every scale."""
-        scales = len(self.teacher.fpn_stride)
+        scales = len(self._distances)
         classes = [Place("head.gfl_head_cls", item=scale, of=scales) for scale in range(scales)]
-        return [*classes, *(Place(f"head.scales_regs.{scale}") for scale in range(scales))]
+        return [*classes, *self._distances]
 
     def attach(self) -> None:
         """Complete the arguments of the head's loss."""

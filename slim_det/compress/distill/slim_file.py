@@ -83,7 +83,7 @@ def _historical(tree: Mapping[str, Any], path: str) -> Settings:
             f"{path}: distill_loss: unknown loss {loss!r}{nearest(str(loss), _LOSSES)}"
         )
     if not method:
-        return _yolov3(tree, path) if loss or _LOSSES[0] in tree else {}
+        return _yolov3(tree, path) if loss or tree.get(_LOSSES[0]) is not None else {}
     read, wanted = _READ[method]
     if wanted and loss != wanted:
         raise ConfigError(
@@ -104,10 +104,10 @@ def _section(tree: Mapping[str, Any], name: str, path: str, defaults: Settings) 
 
 
 def _yolov3(tree: Mapping[str, Any], path: str) -> Settings:
-    if tree.get("distill_loss", _LOSSES[0]) != _LOSSES[0]:
+    loss = tree.get("distill_loss") or _LOSSES[0]
+    if loss != _LOSSES[0]:
         raise ConfigError(
-            f"{path}: distill_loss: '{tree['distill_loss']}' needs a slim_method: "
-            f"{', '.join(_METHODS)}"
+            f"{path}: distill_loss: '{loss}' needs a slim_method: {', '.join(_METHODS)}"
         )
     section = _section(tree, _LOSSES[0], path, {"weight": None})
     weight = section["weight"]
