@@ -1,4 +1,8 @@
-"""`slim-det inspect`: what can be pruned, what a slim file would prune, and what it saves."""
+"""`slim-det inspect`: what can be pruned, what a slim file would prune, and what it saves.
+
+The line below the table says how much of the model that is: the share of the MACs in layers whose
+output channels are in a group that can be pruned, and in these or the layers that read them.
+"""
 
 from __future__ import annotations
 

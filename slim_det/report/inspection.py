@@ -61,6 +61,8 @@ class Inspection:
         after: Cost of the pruned model; equal to ``before`` if nothing is pruned.
         groups: In execution order.
         macs_deformable: MACs of deformable convolutions in ``before`` and ``after``.
+        macs_reachable: MACs in ``before`` of all layers that pruning can make smaller: their
+            output or their input channels, or a part of these, are in a group that can be pruned.
     """
 
     image_size_hw: tuple[int, int]
@@ -68,6 +70,16 @@ class Inspection:
     after: Cost
     groups: tuple[GroupReport, ...]
     macs_deformable: tuple[int, int] = (0, 0)
+    macs_reachable: int = 0
+
+    @property
+    def macs_prunable(self) -> int:
+        """MACs in ``before`` of the layers of all groups that can be pruned.
+
+        A layer belongs to the group of its output channels, so these are the MACs of the rows
+        that give no reason. The layers that only read such channels are not among them.
+        """
+        return sum(group.macs_before for group in self.groups if group.prunable)
 
     def as_dict(self) -> dict[str, Any]:
         """The result with its JSON keys."""
@@ -76,6 +88,8 @@ class Inspection:
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
             "macs_deformable": dict(zip(("before", "after"), self.macs_deformable)),
+            "macs_prunable": self.macs_prunable,
+            "macs_reachable": self.macs_reachable,
             "groups": [asdict(group) for group in self.groups],
         }
 
@@ -85,7 +99,12 @@ class Inspection:
         costs = (self.before, self.after)
         gflops = [(c.macs - d) / GIBI for c, d in zip(costs, self.macs_deformable)]
         mib = [cost.params * 4 / MEBI for cost in costs]
+        shares = [
+            macs / max(self.before.macs, 1) for macs in (self.macs_prunable, self.macs_reachable)
+        ]
         lines = [
+            f"groups that can be pruned: {shares[0]:.1%} of the MACs; with the layers that read "
+            f"them: {shares[1]:.1%}",
             f"at {height}x{width}, batch 1 (FLOPs = 2 x MACs)",
             _row("MACs", self.before.macs, self.after.macs),
             _row("parameters", self.before.params, self.after.params),
@@ -96,7 +115,7 @@ class Inspection:
             f"convolutions), {mib[0]:.2f} -> {mib[1]:.2f} MiB of float32",
         ]
         if self.macs_deformable[0]:
-            lines.insert(2, _row("  of which deformable", *self.macs_deformable))
+            lines.insert(3, _row("  of which deformable", *self.macs_deformable))
         return "\n".join(lines)
 
 
@@ -128,7 +147,15 @@ def inspect_model(
             for group in groups.groups.values()
         ),
         macs_deformable=(_sum(macs[0], deformable), _sum(macs[1], deformable)),
+        macs_reachable=_sum(macs[0], _reachable(groups)),
     )
+
+
+def _reachable(groups: ModelGroups) -> set[str]:
+    """Parameters that make or read channels of a group that can be pruned."""
+    prunable = [group.units for group in groups.groups.values() if group.prunable]
+    units = np.concatenate([np.empty(0, np.int64), *prunable])
+    return {axis.parameter for axis in groups.axes if np.isin(axis.ids, units).any()}
 
 
 def _report(

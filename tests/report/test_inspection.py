@@ -96,6 +96,58 @@ def test_text_and_json(halved: Inspection, looked: Inspection) -> None:
     assert {"name", "channels", "kept", "ratio", "prunable", "reason"} <= report["groups"][0].keys()
 
 
+class Partly(paddle.nn.Layer):
+    """1x1 convolutions; `split` cannot be pruned, as the code below holds the numbers 2 and 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.split = paddle.nn.Conv2D(3, 4, 1), paddle.nn.Conv2D(4, 6, 1)
+        self.reader, self.head = paddle.nn.Conv2D(2, 5, 1), paddle.nn.Conv2D(5, 2, 1)
+        self.alone = paddle.nn.Conv2D(3, 2, 1)
+        self.depthwise = paddle.nn.Conv2D(4, 4, 1, groups=4)
+
+    def forward(self, inputs: dict[str, paddle.Tensor]) -> Any:
+        """Give three outputs."""
+        left, right = paddle.split(self.split(self.first(inputs["image"])), [2, 4], axis=1)
+        return self.head(self.reader(left)), self.alone(inputs["image"]), self.depthwise(right)
+
+
+def test_share_of_multiplications_that_can_be_pruned() -> None:
+    """By hand at 4x4 pixels: `first` and `reader` can be; `split` and `head` read what can be."""
+    looked = inspect_model(Partly(), (4, 4))
+    first, split, reader, head = 16 * 3 * 4, 16 * 4 * 6, 16 * 2 * 5, 16 * 5 * 2
+    assert looked.before.macs == first + split + reader + head + 16 * 3 * 2 + 16 * 4 == 1056
+    assert looked.macs_prunable == first + reader == 352
+    assert looked.macs_reachable == first + split + reader + head == 896
+    assert looked.as_dict()["macs_prunable"] == 352 and looked.as_dict()["macs_reachable"] == 896
+    (line,) = [line for line in str(looked).splitlines() if "can be pruned" in line]
+    assert line == (
+        "groups that can be pruned: 33.3% of the MACs; with the layers that read them: 84.8%"
+    )
+
+
+def test_share_of_a_whole_detector_and_of_none(looked: Inspection, halved: Inspection) -> None:
+    """Of YOLOv3 all but its outputs: 27 channels on 3x3, 6x6 and 12x12 pixels."""
+    outputs = 27 * (256 * 3 * 3 + 128 * 6 * 6 + 64 * 12 * 12)
+    for inspection in (looked, halved):  # what a pruner would do changes nothing
+        assert inspection.macs_prunable == inspection.before.macs - outputs
+        assert inspection.macs_reachable == inspection.before.macs
+    none = inspect_model(OneLayer(), (4, 4))
+    assert none.macs_prunable == none.macs_reachable == 0 and "can be pruned: 0.0%" in str(none)
+
+
+class OneLayer(paddle.nn.Layer):
+    """Its only convolution makes the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = paddle.nn.Conv2D(3, 2, 1)
+
+    def forward(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """Run it."""
+        return self.only(inputs["image"])
+
+
 def test_deformable_macs_follow_the_table(
     monkeypatch: pytest.MonkeyPatch, ppdet_registered: None
 ) -> None:

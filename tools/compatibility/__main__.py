@@ -96,18 +96,20 @@ def table(work: Path) -> str:
     lines = [
         f"Python {platform.python_version()}, {versions}, {platform.machine()}, {date.today()}",
         "",
-        "| family | configuration | " + " | ".join(step.name for step in STEPS) + " |",
-        "|---" * (len(STEPS) + 2) + "|",
+        "| family | configuration | cuttable | " + " | ".join(step.name for step in STEPS) + " |",
+        "|---" * (len(STEPS) + 3) + "|",
     ]
     notes: list[str] = []
     for family in FAMILIES:
-        cells = []
+        cells, cuttable = [], ""
         for step in STEPS:
             tried = Tried.read(work / family.name, step)
+            cuttable = tried.cuttable or cuttable
             if tried.reason and not tried.passed:
                 notes.append(f"- {family.name}, {step.name}: {tried.reason}")
             cells.append(tried.cell)
-        lines.append(f"| {family.name} | `{family.config}` | {' | '.join(cells)} |")
+        row = [family.name, f"`{family.config}`", cuttable, *cells]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, "", *notes, ""])
 
 

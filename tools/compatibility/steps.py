@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ SHORT = (
     "use_gpu=false", "worker_num=0", "epoch=1", "TrainReader.batch_size=2", "pretrain_weights=",
     "LearningRate.base_lr=0.0001",
 )  # fmt: skip
+CUTTABLE = re.compile(r"groups that can be pruned: (.+?)% of .*read them: (.+?)%")
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,27 @@ class Tried:
         code: Exit code; None if it was not run, -1 if it took too long.
         seconds: How long it took.
         reason: Why it failed; '' otherwise.
+        cuttable: Percent of the MACs in groups that can be pruned, and with the layers that read
+            them, if the command said so.
     """
 
     code: int | None = None
     seconds: float = 0.0
     reason: str = ""
+    cuttable: str = ""
 
     @classmethod
     def of(cls, code: int, text: str, seconds: float) -> Tried:
         """Read the end of what a command printed."""
         lines = [line for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("slim-det ", "FAIL"))]
-        return cls(code, round(seconds, 1), (errors or lines)[-1][:300] if code else "")
+        shares = CUTTABLE.search(text)
+        return cls(
+            code,
+            round(seconds, 1),
+            (errors or lines)[-1][:300] if code else "",
+            " / ".join(shares.groups()) if shares and not code else "",
+        )
 
     @classmethod
     def read(cls, folder: Path, step: Step) -> Tried:
