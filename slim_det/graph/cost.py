@@ -84,7 +84,10 @@ def count_macs(trace: Trace, parameter_shapes: Mapping[str, tuple[int, ...]] | N
 def macs_by_parameter(
     trace: Trace, parameter_shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, int]:
-    """MACs of each weight by its state-dict name, or by its variable's name if it has none."""
+    """MACs of each weight by its state-dict name, or by its variable's name if it has none.
+
+    Layers on tensors whose size is not known before the program runs are not counted.
+    """
     replaced = parameter_shapes or {}
     counts: dict[str, int] = {}
     for op in trace.ops:
@@ -93,6 +96,8 @@ def macs_by_parameter(
             continue
         weight = weight_of(op)
         shapes = [trace.shapes[name] for name in (data_of(op), weight, result_of(op))]
+        if any(side < 0 for shape in shapes for side in shape):
+            continue
         name = trace.parameters.get(weight, weight)
         shape = replaced.get(name, trace.shapes[weight])
         counts[name] = counts.get(name, 0) + uses(op, *shapes) * math.prod(shape)

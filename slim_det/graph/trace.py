@@ -16,6 +16,7 @@ from slim_det.core.errors import ConfigError
 from slim_det.graph.concat_relu import move_relu_before_concat
 from slim_det.graph.dygraph import evaluation_mode
 from slim_det.graph.op import Op
+from slim_det.graph.open_sides import close_sides
 from slim_det.graph.program import DeployProgram, Program
 from slim_det.graph.proposals import with_box_counts
 from slim_det.graph.tracing import deployment_program, detector_spec
@@ -83,6 +84,7 @@ def trace_layer(
     with evaluation_mode(layer), deployment_program(layer):
         function = paddle.jit.to_static(layer.forward, input_spec=input_spec, full_graph=True)
         concrete = function.concrete_program
+        close_sides(concrete.main_program.global_block())
         ops, shapes = _read(concrete.main_program.global_block())
         outputs = [var.name for var in _outputs(concrete)]
     read = {name for op in ops for name in op.input_arg_names}.union(outputs)

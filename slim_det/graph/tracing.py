@@ -72,7 +72,7 @@ def _decided(layer: paddle.nn.Layer | None) -> Iterator[None]:
         return original_if(condition if known is None else bool(known.numpy()), *branches, **names)
 
     def counted(*limits: Any) -> Any:
-        known = [_sizes(limit) if isinstance(limit, Variable) else [limit] for limit in limits]
+        known = [known_sizes(one) if isinstance(one, Variable) else [one] for one in limits]
         if all(len(sizes) == 1 for sizes in known):
             return range(*(size for sizes in known for size in sizes))
         return original_range(*limits)
@@ -98,7 +98,7 @@ def _for_deployment(layer: paddle.nn.Layer | None) -> Iterator[None]:
         layer.deploy = before
 
 
-def _sizes(variable: Variable) -> list[int]:
+def known_sizes(variable: Variable) -> list[int]:
     """What a variable holds if it is, or was cut from, the shape of another; [] if not known."""
     writers = [op for op in variable.block.ops if variable.name in op.output_arg_names]
     if not writers or writers[-1].type not in ("shape", "slice"):
@@ -108,7 +108,8 @@ def _sizes(variable: Variable) -> list[int]:
     if op.type == "shape":
         sizes = list(source.shape)
     else:
-        sizes = [] if op.input("StartsTensorList") or op.input("EndsTensorList") else _sizes(source)
+        given = op.input("StartsTensorList") or op.input("EndsTensorList")
+        sizes = [] if given else known_sizes(source)
         if sizes:  # of a shape, so there is one axis
             sizes = sizes[op.attr("starts")[0] : op.attr("ends")[0]]
     return sizes if min(sizes, default=-1) >= 0 else []
