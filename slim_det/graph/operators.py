@@ -149,7 +149,7 @@ OPERATORS: dict[str, Operator] = {
     "tanh": replace(_SAME, fused=True),
     "mish": replace(_SAME, fused=True),
     **dict.fromkeys("elu selu gelu silu softsign hard_shrink softshrink".split(), _SAME),
-    **dict.fromkeys("abs square sqrt sign assign cast dropout".split(), _SAME),
+    **dict.fromkeys("abs square sqrt sign floor assign cast dropout".split(), _SAME),
     **dict.fromkeys(("softplus", "exp"), Operator(channels.gate)),
     "scale": Operator(channels.scale),
     "clip": Operator(channels.clip),
