@@ -148,11 +148,15 @@ def _without_weights(walk: _Walk, kind: str, given: list[Any], settings: dict[st
     if kind == "concat":
         labels = [label for side in given for label in side.labels]
         return Channels(labels, [clean for side in given for clean in side.clean])
-    if kind in ("output", "softmax", "cumsum", "channels"):
+    if kind in ("output", "softmax", "cumsum", "channels", "shuffle"):
         walk.stuck.update(first.labels)
     if kind == "channels":
         start, stop = settings["start"], settings["stop"]
         return Channels(first.labels[start:stop], first.clean[start:stop])
+    if kind == "shuffle":
+        size = len(first.labels) // settings["parts"]
+        order = [place for i in range(size) for place in range(i, len(first.labels), size)]
+        return Channels([first.labels[i] for i in order], [first.clean[i] for i in order])
     if kind == "flatten":
         # Every channel becomes as many numbers as it has pixels.
         times = settings["pixels"]

@@ -6,104 +6,11 @@ a tensor that is still open; what is open at the end gets a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tests.compress.prune.random_nets import Op
-
-KEEPS_ZERO = ("relu", "relu6", "leaky_relu", "hard_swish", "swish", "tanh")
-MIN_SIZE, MAX_SIZE = 3, 14
-"""Height and width of a tensor stay between these."""
-
-
-@dataclass
-class Graph:
-    """A network, and what it is made of.
-
-    Attributes:
-        seed: It was made from.
-        ops: Its operations.
-        features: Names of its motifs.
-        any_size: Whether it runs on images of other sizes too.
-    """
-
-    seed: int
-    ops: list[Op] = field(default_factory=list)
-    features: set[str] = field(default_factory=set)
-    any_size: bool = True
-
-    def __str__(self) -> str:
-        """All that is needed to build it again."""
-        lines = "\n".join(f"    {op!r}," for op in self.ops)
-        return f"seed {self.seed}, motifs {sorted(self.features)}\nops = [\n{lines}\n]"
-
-
-class Builder:
-    """Adds operations and keeps their shapes, [C, H, W] or [C].
-
-    Args:
-        seed: Everything random follows from it.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.graph = Graph(seed)
-        self.shapes: list[tuple[int, ...]] = []
-        shape = (self.pick([1, 3, 3, 4]), self.integer(6, 12), self.integer(6, 12))
-        self.image = self.add("image", shape=shape, size=shape)
-
-    def integer(self, low: int, high: int) -> int:
-        """A random integer, both ends included."""
-        return int(self.rng.integers(low, high + 1))
-
-    def pick(self, choices: Any) -> Any:
-        """One of several values."""
-        return choices[int(self.rng.integers(len(choices)))]
-
-    def add(self, kind: str, *inputs: int, shape: tuple[int, ...], **settings: Any) -> int:
-        """Append an operation; returns its number."""
-        self.graph.ops.append((kind, inputs, settings))
-        self.shapes.append(shape)
-        return len(self.shapes) - 1
-
-    def same(self, kind: str, *inputs: int, **settings: Any) -> int:
-        """Append an operation whose result has the shape of its first input."""
-        return self.add(kind, *inputs, shape=self.shapes[inputs[0]], **settings)
-
-    def act(self, x: int, name: str = "") -> int:
-        """An activation of its own; a random one that maps zero to zero by default."""
-        return self.same("act", x, name=name or self.pick(KEEPS_ZERO))
-
-    def conv(self, x: int, out: int = 0, **settings: Any) -> int:
-        """Convolution, mostly with batch norm and activation."""
-        inside, height, width = self.shapes[x]
-        out = out or self.integer(2, 12)
-        stride = settings.setdefault("stride", 1)
-        settings.setdefault("kernel", self.pick([1, 3]))
-        settings.setdefault("groups", 1)
-        settings.setdefault("bn", bool(self.rng.random() < 0.6))
-        settings.setdefault("bias", bool(self.rng.random() < 0.4))
-        settings.setdefault("act", self.pick(["", *KEEPS_ZERO]))
-        shape = (out, -(-height // stride), -(-width // stride))
-        return self.add("conv", x, shape=shape, inside=inside, out=out, **settings)
-
-    def linear(self, x: int, out: int, act: str = "") -> int:
-        """Matrix product on the channels of a vector."""
-        (inside,) = self.shapes[x]
-        bias = bool(self.rng.random() < 0.5)
-        return self.add("linear", x, shape=(out,), inside=inside, out=out, bias=bias, act=act)
-
-    def concat(self, *parts: int) -> int:
-        """Concatenation along the channels."""
-        channels = sum(self.shapes[part][0] for part in parts)
-        return self.add("concat", *parts, shape=(channels, *self.shapes[parts[0]][1:]))
-
-    def shrinks(self, x: int) -> bool:
-        """Whether a tensor is large enough to be halved."""
-        return min(self.shapes[x][1:]) >= 2 * MIN_SIZE
+from tests.compress.prune.graph_builder import KEEPS_ZERO, MAX_SIZE, MIN_SIZE, Builder, Graph
 
 
 def conv(b: Builder, x: int) -> list[int]:
@@ -342,13 +249,66 @@ def linear_on_pixels(b: Builder, x: int) -> list[int]:
     return [b.same("channels_first", y)]
 
 
-MOTIFS: tuple[Callable[[Builder, int], list[int]], ...] = (
+def squeeze_excitation_with_swish(b: Builder, x: int) -> list[int]:
+    channels = b.shapes[x][0]
+    y = b.add("global_pool", x, shape=(channels, 1, 1))
+    y = b.conv(
+        y, b.integer(2, 6), kernel=1, bn=False, bias=True, act=b.pick(["swish", "hard_swish"])
+    )
+    y = b.conv(y, channels, kernel=1, bn=False, bias=True, act="")
+    return [b.same("mul", x, b.act(y, "sigmoid"))]
+
+
+def effective_squeeze_excitation(b: Builder, x: int) -> list[int]:
+    """One layer instead of two, as in PP-YOLOE; its gate may be on a branch of a residual."""
+    channels = b.shapes[x][0]
+    branch = b.conv(x, channels) if b.rng.random() < 0.5 else x
+    y = b.add("mean_kept", branch, shape=(channels, 1, 1))
+    y = b.conv(y, channels, kernel=1, bn=b.rng.random() < 0.3, bias=True, act="")
+    y = b.same("mul", branch, b.act(y, b.pick(["sigmoid", "hard_sigmoid"])))
+    return [y if branch == x else b.same("add", x, y)]
+
+
+def written_activation(b: Builder, x: int) -> list[int]:
+    """Swish and hard-swish as a product, as in models that do without the operators."""
+    if b.rng.random() < 0.5:
+        y = b.act(x, "sigmoid")
+    else:
+        y = b.act(b.same("affine", x, scale=1.0, shift=3.0), "relu6")
+        y = b.same("affine", y, scale=1.0 / 6.0, shift=0.0)
+    y = b.same("mul", *b.pick([(x, y), (y, x)]))
+    return [b.conv(y) if b.rng.random() < 0.5 else y]
+
+
+def channel_shuffle(b: Builder, x: int) -> list[int]:
+    """A block of ShuffleNet or ESNet: its reshapes hold channel numbers, so nothing can be cut."""
+    parts = b.pick([2, 2, 3])
+    if b.shapes[x][0] % parts or b.rng.random() < 0.5:
+        x = b.conv(x, parts * b.integer(2, 4))
+    if b.rng.random() < 0.5:
+        width = b.shapes[x][0] // parts
+        pieces = b.add("split", x, shape=(), parts=parts)
+        shape = (width, *b.shapes[x][1:])
+        first, *others = [b.add("part", pieces, shape=shape, index=i) for i in range(parts)]
+        x = b.concat(first, *(b.conv(other, width) for other in others))
+    return [b.same("shuffle", x, parts=parts)]
+
+
+Motif = Callable[[Builder, int], list[int]]
+
+MOTIFS: tuple[Motif, ...] = (
     conv, depthwise, grouped_conv, shared_conv, transposed_conv,
     depthwise_transposed_conv, batch_norm, group_norm, activation,
     squeeze_excitation, sigmoid_before_conv, gate, sigmoid_times_one_channel, residual,
     concat_several, concat_repeated, concat_added, concat_image, split_equal, split_sections,
     slice_rows, upsample, pool, padding, scaled_and_shifted, unknown_operator, linear_on_pixels,
 )  # fmt: skip
+NEWER_MOTIFS: tuple[Motif, ...] = (
+    squeeze_excitation_with_swish, effective_squeeze_excitation, written_activation,
+    channel_shuffle,
+)  # fmt: skip
+"""Not among `MOTIFS`, because other tests name networks by seeds that were chosen for them."""
+
 HEADS = ("head_conv", "head_bare", "head_flatten", "head_pooled")
 
 
@@ -368,13 +328,13 @@ def _head(b: Builder, x: int) -> None:
     b.same("output", x)
 
 
-def random_graph(seed: int) -> Graph:
-    """Make the network that belongs to a seed."""
+def random_graph(seed: int, motifs: Sequence[Motif] = MOTIFS) -> Graph:
+    """Make the network that belongs to a seed; of these motifs, each as likely as the others."""
     b = Builder(seed)
     open_tensors = [b.conv(b.image, b.integer(3, 10))]
     for _ in range(b.integer(3, 6)):
         x = open_tensors.pop(int(b.rng.integers(len(open_tensors))))
-        motif = b.pick(MOTIFS)
+        motif = b.pick(motifs)
         open_tensors += motif(b, x)
         b.graph.features.add(motif.__name__)
     for x in open_tensors:

@@ -48,6 +48,8 @@ WITHOUT_WEIGHTS = {
     "pad": lambda x, s: F.pad(x[0], s["sides"], mode=s["mode"], value=s["value"]),
     "flatten": lambda x, s: x[0].flatten(1),
     "mean": lambda x, s: x[0].mean([2, 3]),
+    "mean_kept": lambda x, s: x[0].mean([2, 3], keepdim=True),
+    "shuffle": lambda x, s: _shuffled(x[0], s["parts"]),
     "channels_last": lambda x, s: x[0].transpose([0, 2, 3, 1]),
     "channels_first": lambda x, s: x[0].transpose([0, 3, 1, 2]),
     "softmax": lambda x, s: F.softmax(x[0], axis=1),
@@ -117,6 +119,13 @@ def _masked(value: paddle.Tensor, mask: np.ndarray | None, kind: str) -> paddle.
     shape = [1] * value.ndim
     shape[-1 if kind == "linear" else 1] = len(mask)
     return value * paddle.to_tensor(mask.reshape(shape).astype("float64"))
+
+
+def _shuffled(x: paddle.Tensor, parts: int) -> paddle.Tensor:
+    """As in ppdet: the first channels of all parts, then the second ones, ..."""
+    batch, channels, height, width = x.shape
+    x = paddle.reshape(x, [batch, parts, channels // parts, height, width])
+    return paddle.reshape(x.transpose([0, 2, 1, 3, 4]), [batch, channels, height, width])
 
 
 def _layer(kind: str, s: dict[str, Any]) -> paddle.nn.Layer:

@@ -21,12 +21,20 @@ from slim_det.graph.cost import model_cost
 from slim_det.graph.trace import Trace, trace_layer
 from tests.compress.prune.known_truth import Truth, known_truth
 from tests.compress.prune.oracle import Both
-from tests.compress.prune.random_graphs import HEADS, MOTIFS, Graph, random_graph
+from tests.compress.prune.random_graphs import (
+    HEADS,
+    MOTIFS,
+    NEWER_MOTIFS,
+    Graph,
+    random_graph,
+)
 from tests.compress.prune.random_nets import RandomNet, fill
 
 FAST_SEEDS = range(200)
 SLOW_SEEDS = range(200, 2200)
+NEWER_SEEDS, NEWER_SLOW_SEEDS = range(40), range(40, 640)
 SEEDS_IN_A_TEST = 20
+MOSTLY_NEWER = (*MOTIFS, *NEWER_MOTIFS * 7)
 BATCH = 2
 
 
@@ -45,6 +53,28 @@ def test_pruned_equals_masked(seeds: range, float64: None) -> None:
 def test_pruned_equals_masked_on_many(seeds: range, float64: None) -> None:
     for seed in seeds:
         check(seed)
+
+
+@pytest.mark.parametrize("seeds", _chunks(NEWER_SEEDS), ids=str)
+def test_pruned_equals_masked_with_newer_motifs(seeds: range, float64: None) -> None:
+    for seed in seeds:
+        check(seed, newer=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", _chunks(NEWER_SLOW_SEEDS), ids=str)
+def test_pruned_equals_masked_with_newer_motifs_on_many(seeds: range, float64: None) -> None:
+    for seed in seeds:
+        check(seed, newer=True)
+
+
+def test_newer_motifs_are_cut_unless_they_shuffle() -> None:
+    graphs = [random_graph(seed, MOSTLY_NEWER) for seed in NEWER_SEEDS]
+    seen = Counter(feature for graph in graphs for feature in graph.features)
+    for motif in NEWER_MOTIFS:
+        assert seen[motif.__name__] >= len(graphs) // 5, motif
+    calm = [graph for graph in graphs if "channel_shuffle" not in graph.features]
+    assert np.mean([sum(t.prunable for t in known_truth(graph.ops)) for graph in calm]) > 2.0
 
 
 def test_the_networks_are_worth_the_run() -> None:
@@ -68,9 +98,9 @@ def test_a_seed_names_one_network() -> None:
     assert str(random_graph(7)) != str(random_graph(8))
 
 
-def check(seed: int) -> None:
+def check(seed: int, newer: bool = False) -> None:
     """Make the network of a seed, prune it, compare; a failure shows how to make it again."""
-    graph = random_graph(seed)
+    graph = random_graph(seed, MOSTLY_NEWER if newer else MOTIFS)
     try:
         _check(graph)
     except BaseException:
