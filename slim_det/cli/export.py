@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.compress.quantize.record import record_of
     from slim_det.core.files import output_folders
     from slim_det.deploy.artifact import export_model
+    from slim_det.deploy.lite.forms import require_one_size
     from slim_det.evaluate.data.image_files import find_images
     from slim_det.training import session
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if args.infer_img or args.infer_dir:
         images = find_images(args.infer_img, args.infer_dir)
     model = session.model_with_weights(cfg, cfg.get("weights"), slim)
+    if args.lite:
+        require_one_size(cfg)
     check_lite_arguments(args, "float32" if record_of(model) is None else "int8")
     max_gap = None if args.no_eval else args.max_gap
     with output_folders(args.output_dir):

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from slim_det.core.files import output_folders
     from slim_det.deploy.export_keys import check_export_keys
     from slim_det.deploy.preprocessing import check_test_reader
-    from slim_det.detectors.image_size import image_size_hw
+    from slim_det.detectors.image_size import target_size_hw
     from slim_det.evaluate.data.check import check_dataset
 
     _check_flags(args)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     check_export_keys(cfg)
     model, settings, options = _prepare(args, cfg, slim)
     stem = Path(args.save_dir or cfg.save_dir) / cfg.filename / CHECKPOINT
-    check_test_reader(cfg, image_size_hw(cfg))
+    check_test_reader(cfg, target_size_hw(cfg))
     _check_names(model, settings, options)
     with output_folders(stem.parent, args.output_dir):
         figures = _quantize(args, cfg, model, settings, options, stem)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from slim_det.core.errors import DataError, reason_of
 from slim_det.core.schema import whole_number
 from slim_det.core.silence import quiet_stdout
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import target_size_hw
 from slim_det.evaluate.data.check import check_dataset
 from slim_det.evaluate.data.image_files import find_images, require_images
 from slim_det.evaluate.images import image_batches
@@ -107,7 +107,7 @@ def run_images(
         The outputs for each image, after it has run. The model is in evaluation mode meanwhile.
     """
     with evaluation_mode(model), paddle.no_grad():
-        batches = image_batches(cfg, images, image_size_hw(cfg))
+        batches = image_batches(cfg, images, target_size_hw(cfg))
         for _, batch in tqdm(batches, label, len(images), unit="image", disable=None, leave=False):
             yield model(batch)
 

@@ -21,7 +21,7 @@ from slim_det.deploy.preprocessing import (
     deployed_program,
     fused_normalization,
 )
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import program_size_hw, target_size_hw
 from slim_det.evaluate.detections import Detections, parse_arrays
 from slim_det.evaluate.evaluation import EvalResult, evaluate, evaluate_model
 from slim_det.evaluate.images import eval_at, image_batches
@@ -186,7 +186,7 @@ def output_errors(
             return [list(calls) for calls in kept.values()]
 
     with evaluation_mode(model), paddle.no_grad():
-        batches = [batch for _, batch in image_batches(cfg, images, image_size_hw(cfg))]
+        batches = [batch for _, batch in image_batches(cfg, images, target_size_hw(cfg))]
         exact = run(batches, ())
         layers = tqdm(quantized_layers(model), "ranking", unit="layer", disable=None, leave=False)
         return {name: _relative_error(exact, run(batches, [name])) for name in layers}
@@ -206,8 +206,8 @@ class DeployedMetric:
     def __init__(self, model: paddle.nn.Layer, cfg: Any) -> None:
         self.model = model
         self.cfg = cfg
-        size_hw = image_size_hw(cfg)
-        self._reader = ArtifactReader(deploy_settings(cfg, size_hw))
+        self._reader = ArtifactReader(deploy_settings(cfg, target_size_hw(cfg)))
+        size_hw = program_size_hw(cfg)
         self._program = deployed_program(model, size_hw, fused_normalization(cfg))
 
     def in_float(self) -> EvalResult:
@@ -229,7 +229,7 @@ class DeployedMetric:
     def _simulate(self, back: Sequence[str]) -> EvalResult:
         """The metric in dygraph: int8 kernels overflow on a CPU without int8 instructions."""
         int8 = set(quantized_layers(self.model)).difference(back)
-        with only_quantized(self.model, int8), eval_at(self.cfg, image_size_hw(self.cfg)):
+        with only_quantized(self.model, int8), eval_at(self.cfg, target_size_hw(self.cfg)):
             return evaluate_model(self.cfg, self.model)
 
     def _measure(self, back: Sequence[str] | None) -> EvalResult:

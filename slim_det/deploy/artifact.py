@@ -34,7 +34,7 @@ from slim_det.deploy.preprocessing import (
     fused_normalization,
     write_settings,
 )
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import image_size_hw, program_size_hw, target_size_hw
 from slim_det.evaluate.evaluation import class_names, median_latency_ms
 from slim_det.evaluate.images import eval_images
 from slim_det.graph.cost import detector_cost
@@ -62,7 +62,7 @@ class ExportResult:
         size_mb: Size of model and parameters on disk, in megabytes (10^6 bytes).
         macs: Multiply-accumulates at the artifact's image size.
         params: Number of parameters, including batch norm's running statistics.
-        image_size_hw: Height and width in pixels.
+        image_size_hw: Height and width in pixels; the largest, if images keep their ratio.
         latency_ms: Median of single-image runs on all cores, including decoding and NMS.
         ap: AP of the artifact on ``EvalDataset``, fraction 0 to 1; None if not measured.
         per_class: Class or WIDER FACE setting -> AP; None likewise.
@@ -151,11 +151,12 @@ def export_model(
     _require_replaceable(target)
     size_hw = image_size_hw(cfg)
     model.eval()
-    check_test_reader(cfg, size_hw)
+    resized_hw = target_size_hw(cfg)
+    check_test_reader(cfg, resized_hw)
     with staged_folder(target) as staging:
-        _write(model, cfg, staging, size_hw, ranges)
+        _write(model, cfg, staging, resized_hw, ranges)
         inside = read_normalization(DeployProgram.load(staging / Path(MODEL_FILE).stem))
-        check_preprocessing(cfg, infer_settings(staging), inside, size_hw)
+        check_preprocessing(cfg, infer_settings(staging), inside, resized_hw)
         if ranges is None:
             found, metric = _checked_float(model, cfg, staging, images), None
         else:
@@ -208,7 +209,7 @@ def _checked_int8(
     if max_gap is None:
         logger.info("AP of the int8 model was not measured (--no_eval)")
         return None
-    metric = check_metric(model, cfg, folder, image_size_hw(cfg), max_gap, in_float)
+    metric = check_metric(model, cfg, folder, target_size_hw(cfg), max_gap, in_float)
     logger.info("%s", metric)
     return metric
 
@@ -217,16 +218,16 @@ def _write(
     model: paddle.nn.Layer,
     cfg: Any,
     folder: Path,
-    size_hw: tuple[int, int],
+    resized_hw: tuple[int, int],
     ranges: Mapping[str, LayerRanges] | None,
 ) -> None:
-    program = deployed_program(model, size_hw, fused_normalization(cfg))
+    program = deployed_program(model, program_size_hw(cfg), fused_normalization(cfg))
     if ranges is not None or fuses_batch_norm(cfg):
         fold_batch_norm(program)
     if ranges is not None:
         write_int8(program, ranges)
     program.save(folder / "model")
-    write_settings(cfg, size_hw, folder)
+    write_settings(cfg, resized_hw, folder)
 
 
 def _require_replaceable(target: Path) -> None:

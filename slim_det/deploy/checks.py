@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import contextlib
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import paddle
 
 from slim_det.core.errors import ExportError
@@ -106,7 +109,9 @@ def check_outputs(
 ) -> tuple[BoxAgreement, int]:
     """Compare raw outputs and boxes of a float model and its artifact on real images.
 
-    ``TestReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact.
+    ``TestReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact. If
+    images keep their ratio, the first one is also compared turned by a right angle, so that the
+    program has run at two sizes.
 
     Returns:
         The agreement of the boxes over all images, and the number of images.
@@ -120,21 +125,35 @@ def check_outputs(
     modules = dict(model.named_sublayers())
     recorder = ActivationRecorder({path: modules[path] for path in heads}, output_array)
     agreements = []
-    for path, batch in image_batches(cfg, images, deployed.image_size_hw):
-        own = deployed.reader(path)
-        with recorder.recording() as kept:
-            boxes = trained(dict(batch))
-            calls = {head: iter(outputs) for head, outputs in kept.items()}
-            expected = [next(calls[head]) for head in heads]
-        raw = compare_tensors(list(network(own).values()) if network else [], expected)
-        if raw.fault or raw.cosine < FLOAT_COSINE:
-            reason = raw.fault or f"cosine {raw.cosine:.6f}, expected at least {FLOAT_COSINE}"
-            raise ExportError(f"the exported model has other raw outputs on '{path}': {reason}")
-        agreement = compare_boxes(*deployed(own), *boxes)
-        if not agreement.passed:
-            raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
-        agreements.append(agreement)
+    with _turned(images[:1] if deployed.reader.keeps_ratio else []) as more:
+        for path, batch in image_batches(cfg, [*images, *more], deployed.image_size_hw):
+            own = deployed.reader(path)
+            with recorder.recording() as kept:
+                boxes = trained(dict(batch))
+                calls = {head: iter(outputs) for head, outputs in kept.items()}
+                expected = [next(calls[head]) for head in heads]
+            raw = compare_tensors(list(network(own).values()) if network else [], expected)
+            if raw.fault or raw.cosine < FLOAT_COSINE:
+                reason = raw.fault or f"cosine {raw.cosine:.6f}, expected at least {FLOAT_COSINE}"
+                raise ExportError(f"the exported model has other raw outputs on '{path}': {reason}")
+            agreement = compare_boxes(*deployed(own), *boxes)
+            if not agreement.passed:
+                raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
+            agreements.append(agreement)
     return BoxAgreement.of_images(agreements), len(agreements)
+
+
+@contextlib.contextmanager
+def _turned(images: list[str]) -> Iterator[list[str]]:
+    """Files with copies of images that are turned by a right angle."""
+    with tempfile.TemporaryDirectory(prefix="slim_det_turned_") as folder:
+        files = []
+        for number, path in enumerate(images):
+            pixels = cv2.imread(path)
+            if pixels is not None:  # otherwise whoever reads the images says so
+                files.append(str(Path(folder) / f"{number}.png"))
+                cv2.imwrite(files[-1], cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE))
+        yield files
 
 
 def _head_paths(model: paddle.nn.Layer, program: DeployProgram) -> list[str]:

@@ -12,7 +12,7 @@ import paddle
 from slim_det.compress.quantize.quantizable_layers import convolution_of
 from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import ExportError
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import target_size_hw
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.preprocess import ArtifactReader
 from slim_det.evaluate.tensor_agreement import ErrorEnergy
@@ -80,7 +80,7 @@ def first_divergence(
     Raises:
         ExportError: No convolution of the model is in the program.
     """
-    prepared = image_batches(cfg, images, image_size_hw(cfg))
+    prepared = image_batches(cfg, images, target_size_hw(cfg))
     errors = layer_errors(model, p, ((batch, reader(path)) for path, batch in prepared))
     if not errors:
         raise ExportError("the model and the program have no convolution in common")

@@ -65,7 +65,7 @@ def compare_latency(
     """
     predictors = [Predictor(folder, threads) for folder in artifacts]
     calls = [_network(one, threads) if network_only else one for one in predictors]
-    batches = [random_batch(predictor.image_size_hw, seed) for predictor in predictors]
+    batches = [random_batch(predictor.largest_size_hw, seed) for predictor in predictors]
     times = np.zeros((WARM_UP_RUNS + runs, len(predictors)))
     for row in times:
         for i, (call, batch) in enumerate(zip(calls, batches)):

@@ -110,12 +110,25 @@ class Predictor:
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels that images are resized to, from ``infer_cfg.yml``."""
+        """Height and width in pixels that images are resized to, from ``infer_cfg.yml``.
+
+        Images that keep their ratio are resized to fit into it.
+        """
         for step in self.settings["Preprocess"]:
             if step["type"] == "Resize":
                 height, width = step["target_size"]
                 return int(height), int(width)
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
+
+    @property
+    def largest_size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels of the largest image that the reader gives, with padding."""
+        height, width = self.image_size_hw
+        for step in self.settings["Preprocess"]:
+            stride = step.get("stride", 0) if step["type"] == "PadStride" else 0
+            if stride > 0:
+                height, width = (-(-side // stride) * stride for side in (height, width))
+        return height, width
 
     def __call__(self, batch: dict[str, Any]) -> list[Detections]:
         """Detections of each image of a batch.

@@ -6,6 +6,7 @@ program.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import tempfile
@@ -22,6 +23,9 @@ from ppdet.engine import export_utils
 from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.predictor import INFER_CFG, infer_settings
+from slim_det.detectors.fixed_size import at_any_size
+from slim_det.detectors.image_size import OPEN_HW, keeps_ratio
+from slim_det.detectors.two_stage import images_at_once
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.preprocess import INPUTS, STEPS, ArtifactReader
 from slim_det.evaluate.tensor_agreement import TensorAgreement, compare_tensors
@@ -38,8 +42,14 @@ _TEST_IMAGE_HW = (157, 211)
 """Odd, so that every step shows."""
 
 
-def write_settings(cfg: Any, image_size_hw: tuple[int, int], folder: Path) -> None:
+def write_settings(cfg: Any, target_hw: tuple[int, int], folder: Path) -> None:
     """Write ``infer_cfg.yml`` of a detector, as ppdet does; its configuration is left unchanged.
+
+    Args:
+        cfg: ppdet's configuration.
+        target_hw: Height and width in pixels that images are resized to, or into if they keep their
+            ratio.
+        folder: An existing folder.
 
     Raises:
         ConfigError: ppdet's deploy code does not know the architecture.
@@ -47,28 +57,38 @@ def write_settings(cfg: Any, image_size_hw: tuple[int, int], folder: Path) -> No
     if not any(arch in cfg.architecture for arch in export_utils.TRT_MIN_SUBGRAPH):
         raise ConfigError(f"architecture '{cfg.architecture}' has no deploy code in ppdet")
     settings = cfg.copy()
-    reader = {"sample_transforms": [], **cfg["TestReader"]}
-    settings["TestReader"] = copy.deepcopy(reader)  # ppdet writes the size to it
+    reader = copy.deepcopy({"sample_transforms": [], **cfg["TestReader"]})
+    reader["fuse_normalize"] = fused_normalization(cfg) is not None
+    settings["TestReader"] = reader  # ppdet writes the size to it
+    shape = [None, 3, *target_hw]
+    if keeps_ratio(cfg):
+        shape[-2:] = OPEN_HW
+        for step in reader["sample_transforms"]:
+            if step.get("Resize"):
+                step["Resize"]["target_size"] = list(target_hw)
     settings["TestDataset"] = create("TestDataset")()
     level = export_utils.logger.level
     try:
         export_utils.logger.setLevel(logging.WARNING)  # its messages name a temporary folder
         with quiet_stdout():
             path = str(folder / INFER_CFG)
-            export_utils._dump_infer_config(settings, path, [None, 3, *image_size_hw], None)
+            export_utils._dump_infer_config(settings, path, shape, None)
     finally:
         export_utils.logger.setLevel(level)
 
 
-def deploy_settings(cfg: Any, image_size_hw: tuple[int, int]) -> dict[str, Any]:
-    """The content that ``infer_cfg.yml`` of a detector will have."""
+def deploy_settings(cfg: Any, target_hw: tuple[int, int]) -> dict[str, Any]:
+    """The content that ``infer_cfg.yml`` of a detector will have; arguments as `write_settings`."""
     with tempfile.TemporaryDirectory(prefix="slim_det_settings_") as folder:
-        write_settings(cfg, image_size_hw, Path(folder))
+        write_settings(cfg, target_hw, Path(folder))
         return infer_settings(folder)
 
 
 def fused_normalization(cfg: Any) -> Normalization | None:
     """The normalisation that is part of the program; None without ``TestReader.fuse_normalize``.
+
+    It also stays outside if ``TestReader`` pads the normalised image: a program would normalise the
+    zeros of the padding too, which the detector was not trained with.
 
     Raises:
         ConfigError: It is no truth value, or ``TestReader`` does not normalise.
@@ -85,7 +105,14 @@ def fused_normalization(cfg: Any) -> Normalization | None:
             "TestReader.fuse_normalize: true, and its sample_transforms have no NormalizeImage; "
             "expected one, or fuse_normalize: false"
         )
-    return Normalization.of_steps(steps)
+    return None if _pads_last(_steps(reader)) else Normalization.of_steps(steps)
+
+
+def _pads_last(steps: list[dict[str, Any]]) -> bool:
+    """Whether a reader pads the normalised image."""
+    names = [name for step in steps for name in step]
+    after = names[names.index("NormalizeImage") :]
+    return "Pad" in after or "PadBatch" in after
 
 
 def deployed_program(
@@ -95,17 +122,23 @@ def deployed_program(
 
     Args:
         model: The detector.
-        image_size_hw: Height and width in pixels.
+        image_size_hw: Height and width in pixels; `OPEN_HW` for images of any size.
         normalization: What the program does to images first, see `fused_normalization`.
     """
-    program = trace_program(model, image_size_hw)
+    any_size = at_any_size(model) if image_size_hw == OPEN_HW else contextlib.nullcontext()
+    with any_size:
+        program = trace_program(model, image_size_hw, images_at_once(model))
     if normalization is not None:
         write_normalization(program, normalization)
     return program
 
 
-def check_test_reader(cfg: Any, image_size_hw: tuple[int, int]) -> None:
+def check_test_reader(cfg: Any, target_hw: tuple[int, int]) -> None:
     """Check that a detector will read the same images when deployed as when evaluated.
+
+    Args:
+        cfg: ppdet's configuration.
+        target_hw: As of `write_settings`.
 
     Raises:
         ConfigError: ``TestReader`` does not normalise as ``EvalReader`` does, if there is one, or
@@ -113,13 +146,13 @@ def check_test_reader(cfg: Any, image_size_hw: tuple[int, int]) -> None:
         ExportError: ``infer_cfg.yml`` cannot say what ``TestReader`` does.
     """
     _check_readers(cfg)
-    settings = deploy_settings(cfg, image_size_hw)
+    settings = deploy_settings(cfg, target_hw)
     if not any(step["type"] == "Resize" for step in settings["Preprocess"]):
         raise ConfigError(
             "TestReader has no Resize; expected one in its sample_transforms: a program takes "
-            f"images of one size, here {image_size_hw[0]}x{image_size_hw[1]}"
+            f"images of one size, here {target_hw[0]}x{target_hw[1]}"
         )
-    check_preprocessing(cfg, settings, fused_normalization(cfg), image_size_hw)
+    check_preprocessing(cfg, settings, fused_normalization(cfg), target_hw)
 
 
 def _check_readers(cfg: Any) -> None:
@@ -150,7 +183,7 @@ def check_preprocessing(
     cfg: Any,
     settings: dict[str, Any],
     inside: Normalization | None,
-    image_size_hw: tuple[int, int],
+    target_hw: tuple[int, int],
 ) -> None:
     """Check on an image of noise that an artifact's reader and program do what ``TestReader`` does.
 
@@ -158,7 +191,7 @@ def check_preprocessing(
         cfg: ppdet's configuration.
         settings: Content of ``infer_cfg.yml``.
         inside: The normalisation that the program begins with.
-        image_size_hw: Exported height and width in pixels.
+        target_hw: As of `write_settings`.
 
     Raises:
         ExportError: They do not.
@@ -168,7 +201,7 @@ def check_preprocessing(
         path = str(Path(folder) / "noise.png")
         noise = np.random.default_rng(0).integers(0, 256, (*_TEST_IMAGE_HW, 3), np.uint8)
         cv2.imwrite(path, noise)
-        [(_, expected)] = image_batches(cfg, [path], image_size_hw)
+        [(_, expected)] = image_batches(cfg, [path], target_hw)
         found = compare_images(expected, reader(path), inside)
     if found.fault:
         raise ExportError(

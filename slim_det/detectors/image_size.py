@@ -17,6 +17,9 @@ Elsewhere a size is valid if the model runs at it.
 ANY_SIZE_ARCHITECTURES = ("BlazeFace",)
 """Detectors that accept images of any size."""
 
+OPEN_HW = (-1, -1)
+"""Height and width of a program for images of any size."""
+
 
 def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
     """Height and width in pixels at which a detector is evaluated and deployed.
@@ -25,25 +28,54 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
         cfg: ppdet's configuration.
         requested: ``--image_size``, a side of a square that overrides the configuration.
 
-    Images that keep their ratio and are padded, as in two-stage detectors, have the largest size
-    that this gives.
+    Where images keep their ratio (see `keeps_ratio`), it is the largest size that they can have on
+    their side, padded: costs and latencies are those of this size.
 
     Raises:
         ConfigError: The size is not positive, or not one that the architecture can take.
     """
+    size: list[int] | None
     if requested is not None:
         size = [requested, requested]
     else:
-        shape = cfg.get("TestReader", {}).get("inputs_def", {}).get("image_shape") or []
-        size = list(shape[-2:])
-        if len(size) != 2 or min(size) < 1:
-            size = _padded_target(cfg.get("EvalReader") or {}) or [608, 608]
-    height, width = (int(side) for side in size)
+        test, evaluated = (cfg.get(name) or {} for name in ("TestReader", "EvalReader"))
+        if keeps_ratio(cfg):
+            size = _padded(_given_size(test) or _resize_target(test), test)
+        else:
+            size = _given_size(test) or _padded(_resize_target(evaluated), evaluated)
+    height, width = (int(side) for side in size or [608, 608])
     stride = STRIDES.get(cfg.get("architecture"), 1)
     if min(height, width) < stride or height % stride or width % stride:
         expected = "at least 1x1" if stride == 1 else _nearest_multiples((height, width), stride)
         raise ConfigError(f"image size {height}x{width} is not valid; expected {expected}")
     return height, width
+
+
+def keeps_ratio(cfg: Any) -> bool:
+    """Whether ``TestReader`` keeps the ratio of images, so that each can have another size.
+
+    A program for them leaves the size open. Images that are padded to one size have one.
+    """
+    steps = (cfg.get("TestReader") or {}).get("sample_transforms") or []
+    resized = any((step.get("Resize") or {}).get("keep_ratio") for step in steps)
+    return resized and not any("Pad" in step for step in steps)
+
+
+def target_size_hw(cfg: Any) -> tuple[int, int]:
+    """Height and width that ``TestReader`` resizes to when a detector is deployed.
+
+    It is the size of the image, unless images keep their ratio: then they are resized to fit into
+    it, and padded.
+    """
+    test = cfg.get("TestReader") or {}
+    size = (_given_size(test) or _resize_target(test)) if keeps_ratio(cfg) else None
+    height, width = size or image_size_hw(cfg)
+    return int(height), int(width)
+
+
+def program_size_hw(cfg: Any) -> tuple[int, int]:
+    """Height and width of images that a deployed program takes; `OPEN_HW` for any."""
+    return OPEN_HW if keeps_ratio(cfg) else image_size_hw(cfg)
 
 
 def _nearest_multiples(size_hw: tuple[int, int], stride: int) -> str:
@@ -52,9 +84,14 @@ def _nearest_multiples(size_hw: tuple[int, int], stride: int) -> str:
     return f"multiples of {stride} pixels, such as {nearest}"
 
 
-def _padded_target(reader: Mapping[str, Any]) -> list[int] | None:
-    """The size that a reader resizes to, rounded up as its ``PadBatch`` does."""
-    size = _resize_target(reader)
+def _given_size(reader: Mapping[str, Any]) -> list[int] | None:
+    """Height and width of ``inputs_def.image_shape``, if both are given."""
+    size = list((reader.get("inputs_def") or {}).get("image_shape") or [])[-2:]
+    return size if len(size) == 2 and min(size) > 0 else None
+
+
+def _padded(size: list[int] | None, reader: Mapping[str, Any]) -> list[int] | None:
+    """A size, rounded up as a reader's ``PadBatch`` does."""
     for transform in reader.get("batch_transforms") or []:
         stride = (transform.get("PadBatch") or {}).get("pad_to_stride", 0)
         if size and stride > 0:
@@ -64,7 +101,7 @@ def _padded_target(reader: Mapping[str, Any]) -> list[int] | None:
 
 def _resize_target(reader: Mapping[str, Any]) -> list[int] | None:
     for transform in reader.get("sample_transforms") or []:
-        if "Resize" in transform:
+        if transform.get("Resize"):
             target = transform["Resize"].get("target_size")
             return [target, target] if isinstance(target, int) else list(target)
     return None

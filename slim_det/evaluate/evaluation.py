@@ -177,7 +177,9 @@ def eval_reader(cfg: Any, prepare: ArtifactReader | None = None) -> tuple[Any, A
     dataset = create("EvalDataset")()
     if cfg.metric == "VOC":
         cfg["EvalReader"]["collate_batch"] = False
-    sampler = paddle.io.BatchSampler(dataset, batch_size=cfg["EvalReader"]["batch_size"])
+    alone = prepare is not None and prepare.keeps_ratio
+    batch_size = 1 if alone else cfg["EvalReader"]["batch_size"]
+    sampler = paddle.io.BatchSampler(dataset, batch_size=batch_size)
     reader = create("EvalReader")
     if prepare is not None:
         reader._sample_transforms = prepare.prepare

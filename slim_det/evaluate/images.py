@@ -66,9 +66,11 @@ def eval_images(remedy: str) -> list[str]:
 def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     """Make ``EvalReader`` resize to the input size of an exported model inside the context.
 
-    A reader without ``Resize`` gets that of ``TestReader``.
+    A reader without ``Resize`` gets that of ``TestReader``. Images that keep their ratio are read
+    one at a time, as larger ones in a batch would change their padding.
     """
-    steps = cfg["EvalReader"].get("sample_transforms") or []
+    reader = cfg["EvalReader"]
+    steps = reader.get("sample_transforms") or []
     sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
     if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
         logger.info(
@@ -76,8 +78,21 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
             f"resizes to {sizes[0]}" if sizes else "does not resize",
             *image_size_hw,
         )
-    with _resizing(cfg, "EvalReader", image_size_hw):
+    alone = any((step.get("Resize") or {}).get("keep_ratio") for step in steps)
+    size = {"batch_size": 1} if alone else {}
+    with _resizing(cfg, "EvalReader", image_size_hw), _changed(reader, size):
         yield
+
+
+@contextlib.contextmanager
+def _changed(settings: Any, changes: dict[str, Any]) -> Iterator[None]:
+    """Change settings inside the context."""
+    before = {key: settings[key] for key in changes}
+    settings.update(changes)
+    try:
+        yield
+    finally:
+        settings.update(before)
 
 
 @contextlib.contextmanager

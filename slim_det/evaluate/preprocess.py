@@ -25,6 +25,9 @@ class ArtifactReader:
     Args:
         settings: Content of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
 
+    Attributes:
+        keeps_ratio: Whether images keep their ratio, so that each can have another size.
+
     Raises:
         ExportError: A step is unknown or has invalid settings.
     """
@@ -32,6 +35,7 @@ class ArtifactReader:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._steps = [("Decode", operators.Decode().apply)]
         self._steps += [(str(entry.get("type")), _step(entry)) for entry in settings["Preprocess"]]
+        self.keeps_ratio = any(entry.get("keep_ratio") for entry in settings["Preprocess"])
 
     def __call__(self, path: str) -> dict[str, np.ndarray]:
         """Read one image.

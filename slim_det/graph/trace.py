@@ -124,9 +124,17 @@ def save_detector(model: paddle.nn.Layer, image_size_hw: tuple[int, int], stem: 
     _save(model, [detector_spec(image_size_hw)], stem)
 
 
-def trace_program(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> DeployProgram:
-    """A detector from image to boxes as a program with a copy of its parameters."""
-    return layer_program(model, [detector_spec(image_size_hw)])
+def trace_program(
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int], batch: int | None = None
+) -> DeployProgram:
+    """A detector from image to boxes as a program with a copy of its parameters.
+
+    Args:
+        model: A ppdet architecture.
+        image_size_hw: Height and width in pixels; -1 for any.
+        batch: Number of images; None for any.
+    """
+    return layer_program(model, [detector_spec(image_size_hw, batch)])
 
 
 def layer_program(layer: paddle.nn.Layer, input_spec: list[Any]) -> DeployProgram:

@@ -23,6 +23,7 @@ from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.paddle_changes import follow_paddle
 from slim_det.detectors.pillow_changes import follow_pillow
+from slim_det.detectors.two_stage import follow_one_image
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 from slim_det.evaluate.data.replacements import read_as_checked
@@ -50,6 +51,7 @@ def register_components() -> None:
     ppdet_slim.build_slim_model = build_slim_model
     ppdet_transform.CropWithDataAchorSampling = CropWithDataAchorSampling
     follow_paddle()
+    follow_one_image()
     follow_pillow()
     read_as_checked()
     report_errors()

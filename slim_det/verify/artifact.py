@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from slim_det.deploy.predictor import MODEL_FILE, Predictor
 from slim_det.deploy.preprocessing import compare_images
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import target_size_hw
 from slim_det.evaluate.evaluation import eval_reader
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.matching import make_scorer
@@ -67,7 +67,7 @@ def verify_artifact(
         prepared = _run_images(backends, cfg, images[:MAX_IMAGES], predictor)
         aps: dict[str, float] = {}
         if with_eval:
-            with eval_at(cfg, image_size_hw(cfg)):
+            with eval_at(cfg, target_size_hw(cfg)):
                 aps = _evaluate(backends, cfg, predictor.reader, eval_images)
     return [_preprocess_stage(read_normalization(program), prepared), *_stages(backends, aps)]
 

@@ -15,9 +15,9 @@ from slim_det.compress.quantize.record import record_of
 from slim_det.core.errors import SlimDetError
 from slim_det.deploy.checks import FLOAT_COSINE
 from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
-from slim_det.deploy.lite.forms import lite_surrogate, surrogate_size
+from slim_det.deploy.lite.forms import ONE_SIZE, lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import image_size_hw, keeps_ratio
 from slim_det.evaluate.preprocess import ArtifactReader, at_size
 from slim_det.graph.engine import NO_INT8
 from slim_det.graph.int8_program import for_kernels, int8_layers
@@ -142,18 +142,22 @@ def make_backends(
     reference = Backend(
         REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
     )
+    skipped = ONE_SIZE if keeps_ratio(cfg) else ""
+    if not has_paddlelite():
+        skipped = "this interpreter has no paddlelite"
     if record_of(model) is None:
         others = _float_backends(program, folder, predictor, work)
     else:
         others = _int8_backends(model, program, folder, predictor)
-        others += _surrogate_backends(
-            model, image_size_hw(cfg), predictor.settings, read_normalization(program), work
-        )
-    if not has_paddlelite():
-        for backend in others:
-            if backend.name in (LITE_STAGE, _SURROGATE):
-                backend.skipped = "this interpreter has no paddlelite"
+        inside, settings = read_normalization(program), predictor.settings
+        size_hw, odd = image_size_hw(cfg), ""
+        if not skipped:
+            found = surrogate_size(model, size_hw)
+            size_hw, odd = (found, "") if found else (size_hw, _ODD_MAPS)
+        others += _surrogate_backends(model, size_hw, settings, inside, work, skipped or odd)
     for backend in others:
+        if skipped and backend.name in (LITE_STAGE, _SURROGATE):
+            backend.skipped = skipped
         # Paddle-Lite does not take every operator; that is a fault only of an artifact for it.
         backend.optional = backend.name == LITE_STAGE and not (folder / LITE_DIR).is_dir()
     return [reference, *others]
@@ -238,14 +242,13 @@ def _other_layers(model: paddle.nn.Layer, program: DeployProgram) -> str:
 
 def _surrogate_backends(
     model: paddle.nn.Layer,
-    image_size_hw: tuple[int, int],
+    size_hw: tuple[int, int],
     settings: dict[str, Any],
     inside: Normalization | None,
     work: Path,
+    skipped: str,
 ) -> list[Backend]:
     """Backends for a quantized model in Paddle-Lite on x86, and its reference."""
-    found = surrogate_size(model, image_size_hw) if has_paddlelite() else None
-    size_hw, skipped = (found, "") if found else (image_size_hw, _ODD_MAPS)
     surrogate = functools.cache(lambda: lite_surrogate(model, size_hw, inside))
     reader = ArtifactReader(at_size(settings, size_hw))
     return [

@@ -83,14 +83,6 @@ def test_usual_readers_agree(tiny_cfg: Any, fused: bool) -> None:
             },
             "and the program do not prepare images as TestReader does (values differ by up to",
         ),
-        (
-            {
-                "sample_transforms": steps(*USUAL),
-                "batch_transforms": [{"PadBatch": {"pad_to_stride": 128}}],
-                "fuse_normalize": True,
-            },
-            "and the program do not prepare",
-        ),
         ({"sample_transforms": steps("Decode", "Permute"), "fuse_normalize": True}, "not normali"),
         ({"sample_transforms": steps("Decode", "NormalizeImage", "Permute")}, "has no Resize; exp"),
         ({"fuse_normalize": "on request"}, "TestReader.fuse_normalize: 'on request'; expected tr"),
@@ -115,10 +107,48 @@ def test_sizes_that_are_made_in_other_ways(
     assert len(caplog.records) == len(said) and all(line in caplog.text for line in said)
 
 
-def test_padding_that_is_not_fused(tiny_cfg: Any) -> None:
-    """Zeros behind the normalisation are zeros in a deployment too."""
-    tiny_cfg["TestReader"]["batch_transforms"] = [{"PadBatch": {"pad_to_stride": 128}}]
+@pytest.mark.parametrize("fuse", [False, True])
+def test_zeros_around_the_normalised_image(tiny_cfg: Any, fuse: bool) -> None:
+    """They are zeros in a deployment too, so the program does not normalise."""
+    padding = {"batch_transforms": [{"PadBatch": {"pad_to_stride": 128}}], "fuse_normalize": fuse}
+    tiny_cfg["TestReader"].update(padding)
     check_test_reader(tiny_cfg, SIZE_HW)
+    kinds = [step["type"] for step in deploy_settings(tiny_cfg, SIZE_HW)["Preprocess"]]
+    assert kinds == ["Resize", "NormalizeImage", "Permute", "PadStride"]
+    assert fused_normalization(tiny_cfg) is None
+
+
+def test_zeros_that_are_normalised(tiny_cfg: Any) -> None:
+    """Padding first is no obstacle."""
+    padded = steps("Decode", "Resize", "Pad", "NormalizeImage", "Permute", Pad={"size": [128, 128]})
+    tiny_cfg["TestReader"].update({"sample_transforms": padded, "fuse_normalize": True})
+    check_test_reader(tiny_cfg, SIZE_HW)
+    assert fused_normalization(tiny_cfg) is not None
+
+
+@pytest.mark.parametrize("size_wh", [(100, 50), (50, 100), (64, 64), (30, 60)])
+def test_images_that_keep_their_ratio(
+    tiny_cfg: Any, tmp_path: Path, size_wh: tuple[int, int]
+) -> None:
+    """The shorter side becomes 48 pixels, or the longer one 80, whichever is reached first."""
+    transforms = steps(*USUAL, Resize={"keep_ratio": True, "target_size": [48, 80]})
+    padding = [{"PadBatch": {"pad_to_stride": 32}}]
+    tiny_cfg["TestReader"].update({"sample_transforms": transforms, "batch_transforms": padding})
+    check_test_reader(tiny_cfg, (48, 80))
+    settings = deploy_settings(tiny_cfg, (48, 80))
+    assert settings["use_dynamic_shape"] is True
+    assert settings["Preprocess"][0]["target_size"] == [48, 80]
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, np.full((*size_wh[::-1], 3), 255, np.uint8))
+    found = ArtifactReader(settings)(path)
+    scale = min(48 / min(size_wh), 80 / max(size_wh))
+    height, width = (round(side * scale) for side in size_wh[::-1])
+    np.testing.assert_allclose(found["im_shape"], [[height, width]])
+    np.testing.assert_allclose(found["scale_factor"], [[scale, scale]], rtol=1e-6)
+    image = found["image"]
+    assert image.shape == (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+    assert (image[..., :height, :width] > 1).all()
+    assert not image[..., height:, :].any() and not image[..., width:].any()
 
 
 def test_nothing_to_fuse(tiny_cfg: Any) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from slim_det.core.errors import ConfigError
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import (
+    OPEN_HW,
+    image_size_hw,
+    keeps_ratio,
+    program_size_hw,
+    target_size_hw,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,48 @@ def test_padded_image_size(target: list[int], stride: int, size: tuple[int, int]
         "batch_transforms": [{"PadBatch": {"pad_to_stride": stride}}, {"Gt2YoloTarget": None}],
     }
     assert image_size_hw({"EvalReader": reader}) == size
+
+
+def ratio_kept(**more: Any) -> dict[str, Any]:
+    """Readers as of two-stage detectors; the evaluation has another size."""
+    resize = {"Resize": {"target_size": [800, 1333], "keep_ratio": True}}
+    pad = {"PadBatch": {"pad_to_stride": 32}}
+    test = {"sample_transforms": [{"Decode": {}}, resize], "batch_transforms": [pad], **more}
+    return {
+        "TestReader": test,
+        "EvalReader": {"sample_transforms": [{"Resize": {"target_size": [64, 96]}}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "target", "largest"),
+    [
+        ({}, (800, 1333), (800, 1344)),
+        ({"batch_transforms": []}, (800, 1333), (800, 1333)),
+        ({"inputs_def": {"image_shape": [3, -1, -1]}}, (800, 1333), (800, 1344)),
+        ({"inputs_def": {"image_shape": [None, 3, 300, 400]}}, (300, 400), (320, 416)),
+    ],
+)
+def test_images_that_keep_their_ratio(
+    more: dict[str, Any], target: tuple[int, int], largest: tuple[int, int]
+) -> None:
+    """They have many sizes, none of which is larger, and a program takes them all."""
+    cfg = ratio_kept(**more)
+    assert keeps_ratio(cfg)
+    assert (target_size_hw(cfg), image_size_hw(cfg)) == (target, largest)
+    assert program_size_hw(cfg) == OPEN_HW
+
+
+@pytest.mark.parametrize("change", [{"keep_ratio": False}, {"Pad": {"size": [1344, 1344]}}])
+def test_images_of_one_size(change: dict[str, Any]) -> None:
+    cfg = ratio_kept(inputs_def={"image_shape": [3, 64, 64]})
+    steps = cfg["TestReader"]["sample_transforms"]
+    if "Pad" in change:
+        steps.append(change)
+    else:
+        steps[1]["Resize"].update(change)
+    assert not keeps_ratio(cfg)
+    assert image_size_hw(cfg) == target_size_hw(cfg) == program_size_hw(cfg) == (64, 64)
 
 
 @pytest.mark.parametrize("side", [31, 100, 0, -32])

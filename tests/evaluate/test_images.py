@@ -79,6 +79,19 @@ def test_one_number_for_both_sides(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
+def test_images_that_keep_their_ratio_are_read_alone() -> None:
+    cfg = reader([32, 64])
+    cfg["EvalReader"]["sample_transforms"][1]["Resize"]["keep_ratio"] = True
+    cfg["EvalReader"]["batch_size"] = 8
+    before = copy.deepcopy(cfg)
+    with eval_at(cfg, (32, 64)):
+        assert cfg["EvalReader"]["batch_size"] == 1
+    assert cfg == before
+    cfg["EvalReader"]["sample_transforms"][1]["Resize"]["keep_ratio"] = False
+    with eval_at(cfg, (32, 64)):
+        assert cfg["EvalReader"]["batch_size"] == 8
+
+
 def test_size_is_given_back_after_an_error() -> None:
     cfg = reader([32, 32], 64)
     with pytest.raises(ValueError), eval_at(cfg, (96, 96)):

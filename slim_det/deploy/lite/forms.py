@@ -12,10 +12,11 @@ import paddle
 
 from slim_det.compress.quantize.model import program_ranges
 from slim_det.compress.quantize.record import record_of
+from slim_det.core.errors import ConfigError
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
 from slim_det.deploy.preprocessing import deployed_program, fused_normalization
 from slim_det.detectors.fixed_size import at_any_size
-from slim_det.detectors.image_size import image_size_hw
+from slim_det.detectors.image_size import image_size_hw, keeps_ratio
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import ENGINE_BITS
 from slim_det.graph.lite_program import (
@@ -27,6 +28,9 @@ from slim_det.graph.normalization import Normalization
 from slim_det.graph.operators import result_of
 from slim_det.graph.program import DeployProgram
 from slim_det.graph.trace import trace_detector
+
+ONE_SIZE = "a file for Paddle-Lite is for images of one size, and TestReader keeps their ratio"
+"""Why there is none for some detectors."""
 
 SURROGATE_BITS = 7
 """Paddle-Lite's x86 kernels add two products in 16 bits, which overflows for 8-bit weights."""
@@ -50,7 +54,11 @@ def lite_form(
     Returns:
         ``float32`` or ``int8_in_float32``, and a function that writes the program to a path
         without suffix; a float program is copied from the artifact.
+
+    Raises:
+        ConfigError: Images have many sizes (see `require_one_size`).
     """
+    require_one_size(cfg)
     if record_of(model) is not None:
         size_hw, inside = image_size_hw(cfg), fused_normalization(cfg)
         return "int8_in_float32", lambda stem: lite_program(model, size_hw, inside).save(stem)
@@ -60,6 +68,12 @@ def lite_form(
             shutil.copyfile(Path(artifact_dir) / name, stem.with_suffix(Path(name).suffix))
 
     return "float32", copy
+
+
+def require_one_size(cfg: Any) -> None:
+    """Raise ConfigError if images keep their ratio: a file for Paddle-Lite is for one size."""
+    if keeps_ratio(cfg):
+        raise ConfigError(f"{ONE_SIZE}; expected keep_ratio: false in TestReader's Resize")
 
 
 def lite_program(
