@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -19,8 +20,10 @@ from slim_det.core.files import sha256_of
 from slim_det.deploy import artifact, checks
 from slim_det.deploy.artifact import export_model
 from slim_det.deploy.predictor import Predictor
+from slim_det.evaluate.box_agreement import compare_boxes
 from slim_det.evaluate.detections import Detections
-from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.evaluation import dygraph_predictor, evaluate, evaluate_model
+from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.graph.program import DeployProgram
 from slim_det.training import session
 from slim_det.training.config import apply_overrides, load_config
@@ -90,6 +93,38 @@ def test_earlier_artifact_is_replaced(
     ):
         export_model(model, cfg, folder, one)
     assert files_below(folder) == before
+
+
+def test_images_that_keep_their_ratio(
+    cfg: Any, model: paddle.nn.Layer, shapes: Path, tmp_path: Path
+) -> None:
+    """Of any size: each as the model finds it alone, and AP too, whatever the reader's batches."""
+    resize = {"Resize": {"target_size": [64, 100], "keep_ratio": True, "interp": 1}}
+    for name in ("EvalReader", "TestReader"):
+        steps = cfg[name]["sample_transforms"]
+        cfg[name]["sample_transforms"] = [resize if "Resize" in step else step for step in steps]
+        cfg[name]["batch_transforms"] = [{"PadBatch": {"pad_to_stride": 32}}]
+    del cfg["TestReader"]["inputs_def"]
+    cfg["EvalReader"]["batch_size"] = 3
+    paths = []
+    for number, crop in enumerate([(96, 96), (50, 96), (96, 40)]):
+        pixels = cv2.imread(str(sorted((shapes / "images").iterdir())[number]))
+        paths.append(str(tmp_path / f"{number}.png"))
+        cv2.imwrite(paths[-1], pixels[: crop[0], : crop[1]])
+    result = export_model(model, cfg, tmp_path, paths)
+    assert result.images_checked == 4 and result.image_size_hw == (64, 128)
+    predictor = Predictor(tmp_path / "tiny", threads=1)
+    assert predictor.largest_size_hw == (64, 128)
+    sizes = set()
+    for path, batch in image_batches(cfg, paths, (64, 100)):
+        sizes.add(tuple(batch["image"].shape[2:]))
+        (expected,) = dygraph_predictor(model)(batch)
+        agreement = compare_boxes(*predictor(predictor.reader(path)), expected)
+        assert agreement.passed and agreement.boxes
+    assert sizes == {(64, 64), (64, 128), (128, 64)}
+    shipped = evaluate(cfg, predictor, "paddle_inference", latency_runs=1, reader=predictor.reader)
+    with eval_at(cfg, (64, 100)):
+        assert shipped.ap == pytest.approx(evaluate_model(cfg, model).ap, abs=1e-6)
 
 
 def test_nothing_is_published_that_differs(
