@@ -16,13 +16,14 @@ from slim_det.compress.quantize.model import keep_float, program_ranges, quantiz
 from slim_det.compress.quantize.ptq import PtqResult
 from slim_det.compress.quantize.quantization_error import QuantizationError, only_quantized
 from slim_det.core.errors import QuantError
+from slim_det.deploy.predictor import boxes_of
 from slim_det.deploy.preprocessing import (
     deploy_settings,
     deployed_program,
     fused_normalization,
 )
 from slim_det.detectors.image_size import program_size_hw, target_size_hw
-from slim_det.evaluate.detections import Detections, parse_arrays
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import EvalResult, evaluate, evaluate_model
 from slim_det.evaluate.images import eval_at, image_batches
 from slim_det.evaluate.preprocess import ArtifactReader
@@ -247,7 +248,7 @@ class DeployedMetric:
         engine = program.engine(int8=back is not None)
 
         def predict(batch: dict[str, Any]) -> list[Detections]:
-            return parse_arrays(engine(batch).values(), "the program")
+            return boxes_of(engine, batch, "the program")
 
         return evaluate(self.cfg, predict, "paddle_inference", latency_runs=1, reader=self._reader)
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import yaml
 from pydantic import AfterValidator, Field, StrictStr
 from typing_extensions import TypeGuard
@@ -140,7 +141,26 @@ class Predictor:
         Raises:
             ExportError: The model outputs no boxes.
         """
-        return parse_arrays(self._engine(batch).values(), f"artifact '{self.folder}'")
+        return boxes_of(self._engine, batch, f"artifact '{self.folder}'")
+
+
+def boxes_of(engine: Engine, batch: dict[str, Any], source: str) -> list[Detections]:
+    """Detections of each image of a batch; a program for one image runs once for each.
+
+    Args:
+        engine: A detector from image to boxes.
+        batch: As of `Predictor`.
+        source: Where it is from, for the error message.
+    """
+    images = len(batch["image"])
+    if engine.batch != 1 or images == 1:
+        return parse_arrays(engine(batch).values(), source)
+    arrays = {name: np.asarray(batch[name]) for name in engine.inputs}
+    parts = (
+        {name: array[place : place + 1] for name, array in arrays.items()}
+        for place in range(images)
+    )
+    return [found for part in parts for found in parse_arrays(engine(part).values(), source)]
 
 
 def network_engine(program: DeployProgram, int8: bool, threads: int | None = None) -> Engine | None:

@@ -25,7 +25,7 @@ from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.predictor import INFER_CFG, infer_settings
 from slim_det.detectors.fixed_size import at_any_size
 from slim_det.detectors.image_size import OPEN_HW, keeps_ratio
-from slim_det.detectors.two_stage import images_at_once
+from slim_det.detectors.single_images import images_at_once
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.preprocess import INPUTS, STEPS, ArtifactReader
 from slim_det.evaluate.tensor_agreement import TensorAgreement, compare_tensors
@@ -128,6 +128,10 @@ def deployed_program(
     any_size = at_any_size(model) if image_size_hw == OPEN_HW else contextlib.nullcontext()
     with any_size:
         program = trace_program(model, image_size_hw, images_at_once(model))
+        if any(op.type == "while" for op in program.ops):
+            # A loop over images. An engine cannot join its results, if they are of different kinds
+            # or empty.
+            program = trace_program(model, image_size_hw, batch=1)
     if normalization is not None:
         write_normalization(program, normalization)
     return program

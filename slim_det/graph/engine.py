@@ -46,6 +46,7 @@ class Engine:
     Attributes:
         inputs: Names of the inputs.
         outputs: Names of the outputs, in the order of the program.
+        batch: Number of images that the program was made for; None for any.
 
     Raises:
         ExportError: The files cannot be loaded.
@@ -70,10 +71,12 @@ class Engine:
             ) from error
         self.inputs: list[str] = list(self._predictor.get_input_names())
         self.outputs: list[str] = list(self._predictor.get_output_names())
-        block = program.block(0)
-        self._types = {
-            name: convert_dtype(block.find_var(name.encode()).dtype()) for name in self.inputs
-        }
+        variables = {name: program.block(0).find_var(name.encode()) for name in self.inputs}
+        self._types = {name: convert_dtype(one.dtype()) for name, one in variables.items()}
+        shapes = [list(one.shape()) for one in variables.values()]
+        self.batch: int | None = next(
+            (shape[0] for shape in shapes if shape and shape[0] > 0), None
+        )
 
     @classmethod
     def of(

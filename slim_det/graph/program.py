@@ -40,9 +40,15 @@ def last_convolutions(ops: Sequence[Op]) -> list[Op]:
 def head_convolutions(ops: Sequence[Op]) -> list[Op]:
     """The convolutions whose outputs are decoded to boxes, in order.
 
-    In a detector that ends in non-maximum suppression, the last convolutions; otherwise none.
+    In a detector that ends in non-maximum suppression, or in a comparison of a heatmap with its
+    maximum around each place, the last convolutions; otherwise none.
     """
-    return last_convolutions(ops) if any("nms" in op.type for op in ops) else []
+    pooled = {name for op in ops if op.type == "pool2d" for name in op.output_arg_names}
+    finds_boxes = any(
+        "nms" in op.type or (op.type == "equal" and not pooled.isdisjoint(op.input_arg_names))
+        for op in ops
+    )
+    return last_convolutions(ops) if finds_boxes else []
 
 
 def needed_for(ops: Sequence[Op], names: Iterable[str]) -> set[str]:

@@ -23,7 +23,7 @@ from slim_det.detectors.blazeface.head import FaceHead
 from slim_det.detectors.blazeface.loss import SSDLoss
 from slim_det.detectors.paddle_changes import follow_paddle
 from slim_det.detectors.pillow_changes import follow_pillow
-from slim_det.detectors.two_stage import follow_one_image
+from slim_det.detectors.single_images import follow_one_image
 from slim_det.detectors.yolov3.plain_backbone import PlainBackbone
 from slim_det.detectors.yolov3.scaled_fpn import ScaledYOLOv3FPN
 from slim_det.evaluate.data.replacements import read_as_checked

@@ -51,7 +51,8 @@ SURROGATE_LIMITS = Limits(cosine=0.999, ap=None)
 OTHER_ROUNDING_LIMITS = Limits(cosine=0.9)
 
 _SIGNED = "dygraph, signed"
-_NOISY = "dygraph, signed, rounding noise"
+_NOISY_SIGNED = "dygraph, signed, rounding noise"
+_NOISY = "dygraph, rounding noise"
 _SIGNED_NOTE = "compared with the model with signed inputs, as Paddle and Paddle-Lite round"
 _SURROGATE = "surrogate"
 _SURROGATE_NOTE = (
@@ -186,28 +187,34 @@ def _int8_backends(
     record = record_of(model)
     unsigned = record is not None and record.settings.unsigned_inputs
     int8 = predictor.precision == "int8"
+    same_steps = unsigned and int8
     engine = functools.partial(engine_runner, predictor, for_kernels(program, int8), int8=int8)
+
+    def noisy(name: str, runner: Callable[[paddle.nn.Layer], Runner], reference: str) -> Backend:
+        start = functools.partial(noisy_runner, model, runner(model))
+        return Backend(name, start, Limits(1.0), reference, is_model=True, shown=False)
+
     return [
         Backend(_SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False),
-        Backend(
-            _NOISY, lambda: noisy_runner(model), Limits(1.0), _SIGNED, is_model=True, shown=False
-        ),
+        noisy(_NOISY_SIGNED, signed_runner, _SIGNED),
+        *([noisy(_NOISY, dygraph_runner, REFERENCE)] if same_steps else []),
         Backend(
             "exported program",
             lambda: program_runner(program),
             INT8_PROGRAM_LIMITS,
             _SIGNED,
-            _NOISY,
+            _NOISY_SIGNED,
             _SIGNED_NOTE,
             error=_other_layers(model, program),
         ),
         Backend(
             "paddle inference",
             engine,
-            INT8_ENGINE_LIMITS if unsigned and int8 else OTHER_ROUNDING_LIMITS,
+            INT8_ENGINE_LIMITS if same_steps else OTHER_ROUNDING_LIMITS,
+            noise=_NOISY if same_steps else "",
             note="int8, oneDNN" if int8 else f"float: {NO_INT8}",
         ),
-        *_lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY, _SIGNED_NOTE),
+        *_lite_program(folder, LITE_PROGRAM_LIMITS, _SIGNED, _NOISY_SIGNED, _SIGNED_NOTE),
     ]
 
 
@@ -265,7 +272,7 @@ def _surrogate_backends(
             lambda: lite_runner(surrogate(), work / "lite"),
             SURROGATE_LIMITS,
             _SURROGATE,
-            _NOISY,
+            _NOISY_SIGNED,
             _SURROGATE_NOTE.format(*size_hw),
             reader=reader,
             skipped=skipped,

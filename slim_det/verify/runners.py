@@ -70,14 +70,17 @@ def signed_runner(model: paddle.nn.Layer) -> Runner:
     return run
 
 
-def noisy_runner(model: paddle.nn.Layer) -> Runner:
-    """`signed_runner` with random relative noise of `NOISE_STEP` on every quantized layer's input.
+def noisy_runner(model: paddle.nn.Layer, runner: Runner) -> Runner:
+    """A runner of a quantized model, with random noise on every quantized layer's input.
 
-    Values close to a rounding boundary then round the other way, and the difference propagates
-    through the following layers. The change of the outputs is the model's rounding noise, which
-    any two engines may differ by.
+    The noise is `NOISE_STEP` of the value. Values close to a rounding boundary then round the other
+    way, and the difference propagates through the following layers. The change of the outputs is
+    the model's rounding noise, which any two engines may differ by.
+
+    Args:
+        model: The model.
+        runner: What is run: `dygraph_runner` or `signed_runner` of it.
     """
-    runner = signed_runner(model)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         generator = np.random.default_rng(0)
@@ -201,8 +204,15 @@ def _head_calls(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> _Call
     return _heads[model]
 
 
-def _found(values: Sequence[object], names: list[str], raw: list[str]) -> Found:
+def _array(value: Any) -> np.ndarray:
+    """An array, or a tensor of Paddle's executor, which has no memory to copy if it is empty."""
+    if not isinstance(value, np.ndarray) and 0 in value.shape():
+        return np.zeros(value.shape(), np.float32)
+    return np.asarray(value)
+
+
+def _found(values: Sequence[Any], names: list[str], raw: list[str]) -> Found:
     """Group the outputs for one image into raw outputs and detections."""
-    arrays = dict(zip(names, (np.asarray(value) for value in values)))
+    arrays = dict(zip(names, map(_array, values)))
     others = [array for name, array in arrays.items() if name not in raw]
     return Found([arrays[name] for name in raw], *parse_arrays(others, "the program"))

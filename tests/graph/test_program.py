@@ -244,6 +244,9 @@ def test_last_convolutions(ops: list[Known], last: list[str]) -> None:
     assert head_convolutions(ops) == []
     suppressed = [*ops, Known("multiclass_nms3", ["boxes", "chances", "anchors"], ["found"])]
     assert head_convolutions(suppressed) == last_convolutions(ops)
+    peaks = [Known("pool2d", ["scores"], ["most"]), Known("equal", ["most", "scores"], ["peaks"])]
+    assert head_convolutions([*ops, *peaks]) == last_convolutions(ops)
+    assert head_convolutions([*ops, peaks[0], Known("equal", ["scores"], ["same"])]) == []
 
 
 def test_raw_outputs_without_boxes(program: DeployProgram) -> None:

@@ -183,7 +183,7 @@ def test_last_digits_move_a_quantized_model(
     cfg, model = exported("int8").load()
     batches = [batch for _, batch in image_batches(cfg, images_of(detector))]
     batches = [{key: np.asarray(batch[key]) for key in INPUTS} for batch in batches]
-    plain, noisy = signed_runner(model), noisy_runner(model)
+    plain, noisy = signed_runner(model), noisy_runner(model, signed_runner(model))
     before, first, again, after = (run(batches) for run in (plain, noisy, noisy, plain))
     assert distances(first, again) == distances(before, after) == [0.0] * len(before[0].raw)
     assert all(0.0 < one < 0.05 for one in distances(first, before))

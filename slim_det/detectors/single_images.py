@@ -1,11 +1,11 @@
-"""Detectors that find boxes in two stages, deployed for one image at a time."""
+"""Detectors that find the boxes of one image at a time, and are deployed for one image."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import paddle
-from ppdet.modeling.post_process import BBoxPostProcess
+from ppdet.modeling.post_process import BBoxPostProcess, CenterNetPostProcess
 
 _get_pred_of_ppdet = BBoxPostProcess.get_pred
 
@@ -13,10 +13,11 @@ _get_pred_of_ppdet = BBoxPostProcess.get_pred
 def images_at_once(model: paddle.nn.Layer) -> int | None:
     """Number of images that a program of a detector takes; None for any.
 
-    The proposals of several images can only be told apart by loops, which change what is computed
-    with the number of images.
+    What CenterNet does behind its head is for one image, and would mix several. The proposals of
+    two-stage detectors are found by a loop over images, which takes long to trace.
     """
-    return 1 if hasattr(model, "rpn_head") else None
+    mixes = isinstance(getattr(model, "post_process", None), CenterNetPostProcess)
+    return 1 if mixes or hasattr(model, "rpn_head") else None
 
 
 def follow_one_image() -> None:

@@ -11,7 +11,7 @@ import pytest
 from paddle.static import InputSpec
 from ppdet.modeling.post_process import BBoxPostProcess
 
-from slim_det.detectors.two_stage import follow_one_image, images_at_once
+from slim_det.detectors.single_images import follow_one_image, images_at_once
 from slim_det.graph.trace import layer_program
 
 ROWS = [
