@@ -36,6 +36,12 @@ TOP_LEVEL_KEYS = frozenset(
     """.split()
 )
 
+# Strategies of PaddleDetection that slim_det does not have, and why.
+_NOT_BUILT = {
+    "OFA": "PaddleSlim's once-for-all training, which it does not have",
+    "UnstructuredPruner": "single weights set to zero, which no engine here runs faster",
+}
+
 
 @dataclass(frozen=True)
 class SlimConfig:
@@ -102,7 +108,10 @@ def load_slim_config(path: str | Path) -> SlimConfig:
         raise ConfigError(f"{path}: no 'slim' is given; expected slim: {available[0]}")
     for name in strategies:
         if name not in available:
-            raise ConfigError(f"{path}: slim: unknown strategy {name!r}{nearest(name, available)}")
+            reason = _NOT_BUILT.get(str(name))
+            known = f" ({reason})" if reason else ""
+            expected = f"; valid: {', '.join(available)}" if reason else nearest(name, available)
+            raise ConfigError(f"{path}: slim: unknown strategy {name!r}{known}{expected}")
     chain = expand_strategies(strategies, str(path))
     write_out_sections(tree, str(path))
     _check_components(tree, str(path))

@@ -237,6 +237,8 @@ def test_teacher_may_be_named_by_an_override(tmp_path: Path, fresh_config: Any) 
         ({"distill_loss": "CWDFeatureLoss"}, "distill_loss: 'CWDFeatureLoss' needs a slim_method"),
         ({"slim_method": "MGD"}, "slim_method: unknown method 'MGD'"),
         ({"slim": "DistillPrune", "pruner": "UnstructuredPruner"}, "pruner: 'UnstructuredPruner'"),
+        ({"slim": "OFA"}, "unknown strategy 'OFA' (PaddleSlim's once-for-all training, which it"),
+        ({"slim": "UnstructuredPruner"}, "(single weights set to zero, which no engine here runs"),
         ({"slim": "DistilPrune"}, "unknown strategy 'DistilPrune'; did you mean 'DistillPrune'?"),
         ({"slim": ["Distill", "Pruner"]}, "expected slim: [Pruner, Distill]"),
         ({"slim": ["Distill", "DistillPrune"]}, "slim: 'Distill' is named twice"),

@@ -4,7 +4,8 @@
 
 Each family is inspected, pruned and trained for two steps, verified, trained for two steps in
 simulated int8, quantized after training, exported, and its file evaluated and compared, on a few
-drawn images. A step that passed in DIR is not run again.
+drawn images. Each slim file is given to PaddleDetection's script for two steps. What passed in DIR
+is not run again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from pathlib import Path
 
 from data import draw_data_sets
 from families import FAMILIES, Family
-from steps import STEPS, Step, Tried
+from slim_files import SLIM_FILES, SlimFile
+from steps import STEPS, Tried
+
+SLIM_STEP = "train"
 
 TIMEOUT = 1200
 """Seconds after which a step has failed."""
@@ -32,8 +36,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paddledetection", type=Path, help="a checkout of release/2.6")
     parser.add_argument("--work", type=Path, default=Path("output/compatibility"))
-    parser.add_argument("--only", nargs="+", default=[""], help="parts of names of families")
-    parser.add_argument("--table", type=Path, help="write the table of all families here")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of names")
+    parser.add_argument("--table", type=Path, help="write the tables here")
     args = parser.parse_args()
     work, checkout = args.work.absolute(), args.paddledetection.absolute()
     if not (checkout / "configs" / "datasets").is_dir():
@@ -43,8 +47,11 @@ def main() -> int:
     for family in FAMILIES:
         if any(text in family.name for text in args.only):
             try_family(family, work, checkout)
+    for slim_file in SLIM_FILES:
+        if any(text in slim_file.name for text in args.only):
+            try_slim_file(slim_file, work, checkout)
     if args.table:
-        args.table.write_text(table(work), encoding="utf-8")
+        args.table.write_text(table(work) + slim_table(work), encoding="utf-8")
     return 0
 
 
@@ -58,24 +65,51 @@ def try_family(family: Family, work: Path, checkout: Path) -> None:
         return
     passed: set[str] = {""}
     for step in STEPS:
-        if Tried.read(folder, step).passed:
+        if Tried.read(folder, step.name).passed:
             passed.add(step.name)
             continue
         if step.needs not in passed:
             (folder / f"{step.name}.json").unlink(missing_ok=True)
             continue
-        tried = run(step, family, config, folder)
-        tried.write(folder, step)
+        tried = run(step.command(family, config, folder), folder, step.name)
+        tried.write(folder, step.name)
         passed.update([step.name] if tried.passed else [])
         print(f"{family.name:12} {step.name:14} {tried}", flush=True)
 
 
-def run(step: Step, family: Family, config: Path, folder: Path) -> Tried:
-    """Run one step in the folder that holds the data sets."""
-    command = [sys.executable, *step.command(family, config, folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+def try_slim_file(slim_file: SlimFile, work: Path, checkout: Path) -> None:
+    """Give a slim file to its script, unless that passed before.
+
+    The weights that it names are random ones, under the name of the download.
+    """
+    folder = work / slim_file.name
+    folder.mkdir(exist_ok=True)
+    config = checkout / "configs" / slim_file.config
+    if not slim_file.file(checkout).is_file() or not config.is_file():
+        print(f"{slim_file.name}: it, or {slim_file.config}, is not in this checkout")
+        return
+    if Tried.read(folder, SLIM_STEP).passed:
+        return
+    start = slim_file.make_weights(checkout, folder, run)
+    tried = run(slim_file.command(checkout, folder, start), folder, SLIM_STEP, HOME=str(folder))
+    tried.write(folder, SLIM_STEP)
+    print(f"{slim_file.name:50} {tried}", flush=True)
+
+
+def run(arguments: list[str], folder: Path, name: str, **variables: str) -> Tried:
+    """Run one step in the folder that holds the data sets.
+
+    Args:
+        arguments: Behind `python`.
+        folder: Of its log, `NAME.log`.
+        name: Of the step.
+        variables: Of its environment.
+    """
+    command = [sys.executable, *arguments]
+    threads = os.environ.get("OMP_NUM_THREADS", "2")
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, **variables}
     start = time.monotonic()
-    with (folder / f"{step.name}.log").open("w", encoding="utf-8") as log:
+    with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
         try:
@@ -86,7 +120,7 @@ def run(step: Step, family: Family, config: Path, folder: Path) -> Tried:
             code = done.returncode
         except subprocess.TimeoutExpired:
             code = -1
-    text = (folder / f"{step.name}.log").read_text(encoding="utf-8", errors="replace")
+    text = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
     return Tried.of(code, text, time.monotonic() - start)
 
 
@@ -103,7 +137,7 @@ def table(work: Path) -> str:
     for family in FAMILIES:
         cells, cuttable = [], ""
         for step in STEPS:
-            tried = Tried.read(work / family.name, step)
+            tried = Tried.read(work / family.name, step.name)
             cuttable = tried.cuttable or cuttable
             if tried.reason and not tried.passed:
                 notes.append(f"- {family.name}, {step.name}: {tried.reason}")
@@ -111,6 +145,17 @@ def table(work: Path) -> str:
         row = [family.name, f"`{family.config}`", cuttable, *cells]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, "", *notes, ""])
+
+
+def slim_table(work: Path) -> str:
+    """Markdown: a row for each slim file."""
+    lines = ["", "| slim file | configuration | two steps | |", "|---|---|---|---|"]
+    for slim_file in SLIM_FILES:
+        tried = Tried.read(work / slim_file.name, SLIM_STEP)
+        reason = "" if tried.passed else tried.reason
+        row = [f"`{slim_file.path}.yml`", f"`{slim_file.config}`", tried.cell, reason]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class Tried:
     def of(cls, code: int, text: str, seconds: float) -> Tried:
         """Read the end of what a command printed."""
         lines = [line for line in text.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("slim-det ", "FAIL"))]
+        errors = [
+            line for line in lines if line.startswith(("slim-det ", "slim_det: error", "FAIL"))
+        ]
         shares = CUTTABLE.search(text)
         return cls(
             code,
@@ -69,14 +71,14 @@ class Tried:
         )
 
     @classmethod
-    def read(cls, folder: Path, step: Step) -> Tried:
+    def read(cls, folder: Path, step: str) -> Tried:
         """What became of it in an earlier run."""
-        path = folder / f"{step.name}.json"
+        path = folder / f"{step}.json"
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
-    def write(self, folder: Path, step: Step) -> None:
+    def write(self, folder: Path, step: str) -> None:
         """Keep it for `read`."""
-        (folder / f"{step.name}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+        (folder / f"{step}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @property
     def passed(self) -> bool:

@@ -17,7 +17,7 @@ _LOSSES = ("DistillYOLOv3Loss", "CWDFeatureLoss", "FGDFeatureLoss", "DistillPPYO
 _METHODS = ("CWD", "FGD", "LD", "PPYOLOEDistill")
 
 # Everything else in a historical file, other strategies aside, is the teacher's configuration.
-_SLIM_KEYS = {
+SLIM_KEYS = {
     *("slim", "slim_method", "distill_loss", "distill_loss_name", "pruner", "Distill"),
     *_LOSSES,
 }
@@ -53,7 +53,7 @@ def read_distill(
                 f"{path}: Distill.{key} and {_named(tree)} are both given; leave one out"
             )
     distill = {**historical, **distill}
-    own = _SLIM_KEYS.union(others)
+    own = SLIM_KEYS.union(others)
     rest = {key: value for key, value in tree.items() if key not in own}
     settings = {key: tree[key] for key in others if key in tree}
     if not distill.get("teacher") and "architecture" in rest:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ppdet.data.source.category as ppdet_category
+import ppdet.data.source.dataset as ppdet_dataset
 from ppdet.data.reader import EvalReader
 from ppdet.data.source.coco import COCODataSet
 from ppdet.data.source.voc import VOCDataSet
 from ppdet.data.source.widerface import WIDERFaceDataSet
 from pycocotools.coco import COCO
 
+from slim_det.core.errors import DataError, one_line
 from slim_det.evaluate.data import coco, voc
 from slim_det.evaluate.data.records import (
     fill_in_sizes,
@@ -22,6 +24,7 @@ from slim_det.evaluate.data.records import (
 
 _parse_coco_of_ppdet = COCODataSet.parse_dataset
 _parse_faces_of_ppdet = WIDERFaceDataSet.parse_dataset
+_download_of_ppdet = ppdet_dataset.get_dataset_path
 _create_index_of_pycocotools = COCO.createIndex
 
 
@@ -33,6 +36,7 @@ def read_as_checked() -> None:
     COCO.createIndex = _create_index
     EvalReader.__call__ = _read_all
     ppdet_category.open = _open_labels
+    ppdet_dataset.get_dataset_path = _download
 
 
 def _parse_faces(dataset: Any) -> None:
@@ -61,6 +65,21 @@ def _read_all(reader: EvalReader, dataset: Any, *arguments: Any, **named: Any) -
     if hasattr(dataset, "allow_empty"):
         dataset.allow_empty, dataset.empty_ratio = True, 1.0
     return super(EvalReader, reader).__call__(dataset, *arguments, **named)
+
+
+def _download(path: str, annotation: str, images: str) -> Any:
+    """`get_dataset_path`: ppdet's, which downloads a data set that is not complete.
+
+    Raises:
+        DataError: It cannot be downloaded.
+    """
+    try:
+        return _download_of_ppdet(path, annotation, images)
+    except Exception as error:  # of any library that a download uses
+        missing = annotation or images or "its files"
+        raise DataError(
+            f"the data set '{path}' has no '{missing}', and cannot be downloaded: {one_line(error)}"
+        ) from error
 
 
 def _open_labels(path: str) -> io.StringIO:
