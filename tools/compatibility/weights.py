@@ -19,6 +19,7 @@ from paddle.nn.layer.norm import _BatchNormBase
 import slim_det  # noqa: F401  (before ppdet)
 from slim_det.compress.distill.slim_file import SLIM_KEYS
 from slim_det.core.safe_yaml import read_tree
+from slim_det.detectors.fixed_size import at_any_size
 from slim_det.training.config import load_tree
 from slim_det.training.session import build_model
 
@@ -32,7 +33,7 @@ def main(config: str, out: str) -> None:
     model = build_model(load_tree(tree, config, ["use_gpu=false"]))
     layers = [layer for layer in model.sublayers() if isinstance(layer, _BatchNormBase)]
     hooks = [layer.register_forward_pre_hook(take_statistics) for layer in layers]
-    with paddle.no_grad():
+    with paddle.no_grad(), at_any_size(model):
         model(noise())
     for hook in hooks:
         hook.remove()
