@@ -125,7 +125,7 @@ def check_outputs(
     modules = dict(model.named_sublayers())
     recorder = ActivationRecorder({path: modules[path] for path in heads}, output_array)
     agreements = []
-    with _turned(images[:1] if deployed.reader.keeps_ratio else []) as more:
+    with _turned(images[:1] if deployed.reader.sizes_vary else []) as more:
         for path, batch in image_batches(cfg, [*images, *more], deployed.image_size_hw):
             own = deployed.reader(path)
             with recorder.recording() as kept:

@@ -113,12 +113,14 @@ class Predictor:
     def image_size_hw(self) -> tuple[int, int]:
         """Height and width in pixels that images are resized to, from ``infer_cfg.yml``.
 
-        Images that keep their ratio are resized to fit into it.
+        Images that keep their ratio are resized to fit into it; those that keep their size are not.
         """
         for step in self.settings["Preprocess"]:
             if step["type"] == "Resize":
                 height, width = step["target_size"]
                 return int(height), int(width)
+            if step["type"] == "WarpAffine":
+                return int(step.get("input_h", 512)), int(step.get("input_w", 512))
         raise ExportError(f"artifact '{self.folder}': {INFER_CFG} has no Resize")
 
     @property

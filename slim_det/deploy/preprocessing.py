@@ -24,7 +24,7 @@ from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.silence import quiet_stdout
 from slim_det.deploy.predictor import INFER_CFG, infer_settings
 from slim_det.detectors.fixed_size import at_any_size
-from slim_det.detectors.image_size import OPEN_HW, keeps_ratio
+from slim_det.detectors.image_size import OPEN_HW, has_open_size, with_size
 from slim_det.detectors.single_images import images_at_once
 from slim_det.evaluate.images import image_batches
 from slim_det.evaluate.preprocess import INPUTS, STEPS, ArtifactReader
@@ -60,12 +60,8 @@ def write_settings(cfg: Any, target_hw: tuple[int, int], folder: Path) -> None:
     reader = copy.deepcopy({"sample_transforms": [], **cfg["TestReader"]})
     reader["fuse_normalize"] = fused_normalization(cfg) is not None
     settings["TestReader"] = reader  # ppdet writes the size to it
-    shape = [None, 3, *target_hw]
-    if keeps_ratio(cfg):
-        shape[-2:] = OPEN_HW
-        for step in reader["sample_transforms"]:
-            if step.get("Resize"):
-                step["Resize"]["target_size"] = list(target_hw)
+    reader["sample_transforms"] = with_size(reader["sample_transforms"], target_hw)
+    shape = [None, 3, *(OPEN_HW if has_open_size(cfg) else target_hw)]
     settings["TestDataset"] = create("TestDataset")()
     level = export_utils.logger.level
     try:
@@ -151,10 +147,10 @@ def check_test_reader(cfg: Any, target_hw: tuple[int, int]) -> None:
     """
     _check_readers(cfg)
     settings = deploy_settings(cfg, target_hw)
-    if not any(step["type"] == "Resize" for step in settings["Preprocess"]):
+    if not any(step["type"] in ("Resize", "WarpAffine") for step in settings["Preprocess"]):
         raise ConfigError(
-            "TestReader has no Resize; expected one in its sample_transforms: a program takes "
-            f"images of one size, here {target_hw[0]}x{target_hw[1]}"
+            "TestReader has no Resize or WarpAffine; expected one in its sample_transforms: a "
+            f"program takes images of one size, here {target_hw[0]}x{target_hw[1]}"
         )
     check_preprocessing(cfg, settings, fused_normalization(cfg), target_hw)
 

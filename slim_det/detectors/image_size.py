@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slim_det.core.errors import ConfigError
@@ -28,8 +28,8 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
         cfg: ppdet's configuration.
         requested: ``--image_size``, a side of a square that overrides the configuration.
 
-    Where images keep their ratio (see `keeps_ratio`), it is the largest size that they can have on
-    their side, padded: costs and latencies are those of this size.
+    Where images keep their ratio (see `has_open_size`), it is the largest size that they can have,
+    padded: costs and latencies are those of this size.
 
     Raises:
         ConfigError: The size is not positive, or not one that the architecture can take.
@@ -39,7 +39,7 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
         size = [requested, requested]
     else:
         test, evaluated = (cfg.get(name) or {} for name in ("TestReader", "EvalReader"))
-        if keeps_ratio(cfg):
+        if has_open_size(cfg):
             size = _padded(_given_size(test) or _resize_target(test), test)
         else:
             size = _given_size(test) or _padded(_resize_target(evaluated), evaluated)
@@ -51,31 +51,52 @@ def image_size_hw(cfg: Any, requested: int | None = None) -> tuple[int, int]:
     return height, width
 
 
-def keeps_ratio(cfg: Any) -> bool:
-    """Whether ``TestReader`` keeps the ratio of images, so that each can have another size.
+def sizes_vary(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether images keep their ratio or size in a reader's steps, so that each can have another.
 
-    A program for them leaves the size open. Images that are padded to one size have one.
+    Images that are padded to one size have one.
     """
-    steps = (cfg.get("TestReader") or {}).get("sample_transforms") or []
-    resized = any((step.get("Resize") or {}).get("keep_ratio") for step in steps)
-    return resized and not any("Pad" in step for step in steps)
+    kept = (("Resize", "keep_ratio"), ("WarpAffine", "keep_res"))
+    varied = any((step.get(name) or {}).get(key) for step in steps for name, key in kept)
+    return varied and not any("Pad" in step for step in steps)
+
+
+def with_size(steps: Sequence[Any], size_hw: tuple[int, int]) -> list[Any]:
+    """A reader's steps with another size in every ``Resize`` and ``WarpAffine``."""
+    height, width = size_hw
+    sizes: dict[str, dict[str, Any]] = {
+        "Resize": {"target_size": [height, width]},
+        "WarpAffine": {"input_h": height, "input_w": width},
+    }
+    return [
+        {
+            name: {**(settings or {}), **sizes[name]} if name in sizes else settings
+            for name, settings in step.items()
+        }
+        for step in steps
+    ]
+
+
+def has_open_size(cfg: Any) -> bool:
+    """Whether ``TestReader`` gives images of many sizes; a program for them leaves it open."""
+    return sizes_vary((cfg.get("TestReader") or {}).get("sample_transforms") or [])
 
 
 def target_size_hw(cfg: Any) -> tuple[int, int]:
     """Height and width that ``TestReader`` resizes to when a detector is deployed.
 
     It is the size of the image, unless images keep their ratio: then they are resized to fit into
-    it, and padded.
+    it, and padded. It says nothing of images that are not resized.
     """
     test = cfg.get("TestReader") or {}
-    size = (_given_size(test) or _resize_target(test)) if keeps_ratio(cfg) else None
+    size = (_given_size(test) or _resize_target(test)) if has_open_size(cfg) else None
     height, width = size or image_size_hw(cfg)
     return int(height), int(width)
 
 
 def program_size_hw(cfg: Any) -> tuple[int, int]:
     """Height and width of images that a deployed program takes; `OPEN_HW` for any."""
-    return OPEN_HW if keeps_ratio(cfg) else image_size_hw(cfg)
+    return OPEN_HW if has_open_size(cfg) else image_size_hw(cfg)
 
 
 def _nearest_multiples(size_hw: tuple[int, int], stride: int) -> str:

@@ -177,7 +177,7 @@ def eval_reader(cfg: Any, prepare: ArtifactReader | None = None) -> tuple[Any, A
     dataset = create("EvalDataset")()
     if cfg.metric == "VOC":
         cfg["EvalReader"]["collate_batch"] = False
-    alone = prepare is not None and prepare.keeps_ratio
+    alone = prepare is not None and prepare.sizes_vary
     batch_size = 1 if alone else cfg["EvalReader"]["batch_size"]
     sampler = paddle.io.BatchSampler(dataset, batch_size=batch_size)
     reader = create("EvalReader")

@@ -11,6 +11,7 @@ import numpy as np
 
 from slim_det.core.errors import ExportError
 from slim_det.core.silence import quiet_stdout
+from slim_det.detectors.image_size import sizes_vary, with_size
 
 logger = logging.getLogger("slim_det")
 
@@ -72,14 +73,15 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     reader = cfg["EvalReader"]
     steps = reader.get("sample_transforms") or []
     sizes = [step["Resize"].get("target_size") for step in steps if step.get("Resize")]
-    if any(size not in (list(image_size_hw), image_size_hw[0]) for size in sizes or [None]):
+    warped = any("WarpAffine" in step for step in steps)
+    expected = (list(image_size_hw), image_size_hw[0])
+    if not warped and any(size not in expected for size in sizes or [None]):
         logger.info(
             "EvalReader %s; the model was exported for %dx%d and is evaluated at that size",
             f"resizes to {sizes[0]}" if sizes else "does not resize",
             *image_size_hw,
         )
-    alone = any((step.get("Resize") or {}).get("keep_ratio") for step in steps)
-    size = {"batch_size": 1} if alone else {}
+    size = {"batch_size": 1} if sizes_vary(steps) else {}
     with _resizing(cfg, "EvalReader", image_size_hw), _changed(reader, size):
         yield
 
@@ -110,12 +112,10 @@ def _resizing(cfg: Any, name: str, image_size_hw: tuple[int, int]) -> Iterator[N
 
 
 def _resized(steps: list[Any], image_size_hw: tuple[int, int], cfg: Any) -> list[Any]:
-    """The transforms with this size in every ``Resize``, or in a new one after ``Decode``."""
+    """The transforms with this size wherever one is given, or in a new one after ``Decode``."""
     size = {"target_size": list(image_size_hw)}
-    if any(step.get("Resize") for step in steps):
-        return [
-            {"Resize": {**step["Resize"], **size}} if step.get("Resize") else step for step in steps
-        ]
+    if any(name in step for step in steps for name in ("Resize", "WarpAffine")):
+        return with_size(steps, image_size_hw)
     tested = (cfg.get("TestReader") or {}).get("sample_transforms") or []
     like = next((step["Resize"] for step in tested if step.get("Resize")), {"keep_ratio": False})
     place = next((i + 1 for i, step in enumerate(steps) if "Decode" in step), 0)

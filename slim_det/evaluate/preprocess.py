@@ -9,10 +9,11 @@ import numpy as np
 from ppdet.data.transform import operators
 
 from slim_det.core.errors import DataError, ExportError, nearest, reason_of
+from slim_det.detectors.image_size import sizes_vary
 
 INPUTS = ("image", "im_shape", "scale_factor")
 
-STEPS = ("Resize", "NormalizeImage", "Permute", "Pad")
+STEPS = ("Resize", "WarpAffine", "NormalizeImage", "Permute", "Pad")
 """Steps that are ppdet's operators of the same name."""
 
 
@@ -26,7 +27,7 @@ class ArtifactReader:
         settings: Content of ``infer_cfg.yml`` (see `slim_det.deploy.predictor.infer_settings`).
 
     Attributes:
-        keeps_ratio: Whether images keep their ratio, so that each can have another size.
+        sizes_vary: Whether each image can have another size.
 
     Raises:
         ExportError: A step is unknown or has invalid settings.
@@ -35,7 +36,8 @@ class ArtifactReader:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._steps = [("Decode", operators.Decode().apply)]
         self._steps += [(str(entry.get("type")), _step(entry)) for entry in settings["Preprocess"]]
-        self.keeps_ratio = any(entry.get("keep_ratio") for entry in settings["Preprocess"])
+        steps = [{str(entry.get("type")): entry} for entry in settings["Preprocess"]]
+        self.sizes_vary = sizes_vary(steps)
 
     def __call__(self, path: str) -> dict[str, np.ndarray]:
         """Read one image.
@@ -68,12 +70,13 @@ class ArtifactReader:
 
 def at_size(settings: dict[str, Any], image_size_hw: tuple[int, int]) -> dict[str, Any]:
     """Settings of ``infer_cfg.yml`` with another height and width in pixels."""
-    size = list(image_size_hw)
-    keys = {"Resize": "target_size", "Pad": "size"}
-    steps = [
-        {**step, keys[step["type"]]: size} if step.get("type") in keys else step
-        for step in settings["Preprocess"]
-    ]
+    height, width = image_size_hw
+    sizes: dict[Any, dict[str, Any]] = {
+        "Resize": {"target_size": [height, width]},
+        "Pad": {"size": [height, width]},
+        "WarpAffine": {"input_h": height, "input_w": width},
+    }
+    steps = [{**step, **sizes.get(step.get("type"), {})} for step in settings["Preprocess"]]
     return {**settings, "Preprocess": steps}
 
 

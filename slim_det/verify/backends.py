@@ -17,7 +17,7 @@ from slim_det.deploy.checks import FLOAT_COSINE
 from slim_det.deploy.lite.convert import LITE_DIR, has_paddlelite
 from slim_det.deploy.lite.forms import ONE_SIZE, lite_surrogate, surrogate_size
 from slim_det.deploy.predictor import Predictor
-from slim_det.detectors.image_size import image_size_hw, keeps_ratio
+from slim_det.detectors.image_size import has_open_size, image_size_hw
 from slim_det.evaluate.preprocess import ArtifactReader, at_size
 from slim_det.graph.engine import NO_INT8
 from slim_det.graph.int8_program import for_kernels, int8_layers
@@ -143,7 +143,7 @@ def make_backends(
     reference = Backend(
         REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
     )
-    skipped = ONE_SIZE if keeps_ratio(cfg) else ""
+    skipped = ONE_SIZE if has_open_size(cfg) else ""
     if not has_paddlelite():
         skipped = "this interpreter has no paddlelite"
     if record_of(model) is None:

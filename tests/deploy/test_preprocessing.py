@@ -84,7 +84,10 @@ def test_usual_readers_agree(tiny_cfg: Any, fused: bool) -> None:
             "and the program do not prepare images as TestReader does (values differ by up to",
         ),
         ({"sample_transforms": steps("Decode", "Permute"), "fuse_normalize": True}, "not normali"),
-        ({"sample_transforms": steps("Decode", "NormalizeImage", "Permute")}, "has no Resize; exp"),
+        (
+            {"sample_transforms": steps("Decode", "NormalizeImage", "Permute")},
+            "has no Resize or",
+        ),
         ({"fuse_normalize": "on request"}, "TestReader.fuse_normalize: 'on request'; expected tr"),
     ],
 )
@@ -149,6 +152,27 @@ def test_images_that_keep_their_ratio(
     assert image.shape == (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
     assert (image[..., :height, :width] > 1).all()
     assert not image[..., height:, :].any() and not image[..., width:].any()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_images_that_are_warped(tiny_cfg: Any, tmp_path: Path, keep: bool) -> None:
+    """CenterNet pads images at their own size, on all sides; or it warps them to one size."""
+    warp = {"keep_res": keep, "input_h": 96, "input_w": 96}
+    transforms = steps("Decode", "WarpAffine", "NormalizeImage", "Permute", WarpAffine=warp)
+    tiny_cfg["TestReader"]["sample_transforms"] = transforms
+    check_test_reader(tiny_cfg, (64, 128))
+    settings = deploy_settings(tiny_cfg, (64, 128))
+    assert settings["use_dynamic_shape"] is keep
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, np.full((50, 100, 3), 255, np.uint8))
+    found = ArtifactReader(settings)(path)
+    assert found["image"].shape[2:] == (64, 128)
+    np.testing.assert_array_equal(found["im_shape"], [[50, 100]])
+    if keep:  # 14 rows and 28 columns are divided between both sides
+        image = found["image"][0, 0]
+        inside = image[7:57, 14:114]
+        assert (inside > 1).all() and np.isclose(inside, image.max()).all()
+        assert (image[:6] < -1).all() and (image[:, :13] < -1).all() and (image[58:] < -1).all()
 
 
 def test_nothing_to_fuse(tiny_cfg: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 from slim_det.core.errors import ConfigError
 from slim_det.detectors.image_size import (
     OPEN_HW,
+    has_open_size,
     image_size_hw,
-    keeps_ratio,
     program_size_hw,
     target_size_hw,
 )
@@ -70,7 +70,7 @@ def test_images_that_keep_their_ratio(
 ) -> None:
     """They have many sizes, none of which is larger, and a program takes them all."""
     cfg = ratio_kept(**more)
-    assert keeps_ratio(cfg)
+    assert has_open_size(cfg)
     assert (target_size_hw(cfg), image_size_hw(cfg)) == (target, largest)
     assert program_size_hw(cfg) == OPEN_HW
 
@@ -83,7 +83,7 @@ def test_images_of_one_size(change: dict[str, Any]) -> None:
         steps.append(change)
     else:
         steps[1]["Resize"].update(change)
-    assert not keeps_ratio(cfg)
+    assert not has_open_size(cfg)
     assert image_size_hw(cfg) == target_size_hw(cfg) == program_size_hw(cfg) == (64, 64)
 
 

@@ -16,7 +16,7 @@ from slim_det.core.errors import ConfigError
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE
 from slim_det.deploy.preprocessing import deployed_program, fused_normalization
 from slim_det.detectors.fixed_size import at_any_size
-from slim_det.detectors.image_size import image_size_hw, keeps_ratio
+from slim_det.detectors.image_size import has_open_size, image_size_hw
 from slim_det.graph.folding import fold_batch_norm
 from slim_det.graph.int8_program import ENGINE_BITS
 from slim_det.graph.lite_program import (
@@ -72,7 +72,7 @@ def lite_form(
 
 def require_one_size(cfg: Any) -> None:
     """Raise ConfigError if images keep their ratio: a file for Paddle-Lite is for one size."""
-    if keeps_ratio(cfg):
+    if has_open_size(cfg):
         raise ConfigError(f"{ONE_SIZE}; expected keep_ratio: false in TestReader's Resize")
 
 
