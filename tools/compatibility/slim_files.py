@@ -85,6 +85,8 @@ class SlimFile:
             *("LearningRate.base_lr=0.0001", "quant_batch_num=2", "log_iter=1"),
             *("skip_teacher_eval=true", f"save_dir={folder}", *self.overrides),
         ]
+        if self.path.endswith(("_qat", "_quant", "_qat_pact")):
+            settings.append("QAT.calibration_images=4")
         if start:
             settings.append(f"pretrain_weights={start}")
         return [
