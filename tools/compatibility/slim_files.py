@@ -82,11 +82,13 @@ class SlimFile:
         """
         settings = [
             *("use_gpu=false", "worker_num=0", "epoch=1", "TrainReader.batch_size=2"),
-            *("LearningRate.base_lr=0.0001", "quant_batch_num=2", "log_iter=1"),
+            *("LearningRate.base_lr=0.0001", "log_iter=1"),
             *("skip_teacher_eval=true", f"save_dir={folder}", *self.overrides),
         ]
         if self.path.endswith(("_qat", "_quant", "_qat_pact")):
             settings.append("QAT.calibration_images=4")
+        if self.script == "post_quant":
+            settings += ["PTQ.quant_batch_num=2", "EvalReader.batch_size=2"]
         if start:
             settings.append(f"pretrain_weights={start}")
         return [
