@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import paddle
 
 from slim_det.core.errors import ExportError
 from slim_det.deploy.predictor import MODEL_FILE, PARAMS_FILE, Predictor, network_engine
 from slim_det.evaluate.box_agreement import BoxAgreement, compare_boxes
+from slim_det.evaluate.detections import Detections
 from slim_det.evaluate.evaluation import dygraph_predictor
 from slim_det.evaluate.images import image_batches
+from slim_det.evaluate.mask_agreement import MASK_TOLERANCE, mask_difference
 from slim_det.evaluate.tensor_agreement import compare_tensors
 from slim_det.graph.activations import ActivationRecorder, output_array
 from slim_det.graph.int8_program import float_layers, int8_layers
@@ -107,7 +110,7 @@ def _check_tensors(program: DeployProgram, expected: Iterable[Any], folder: Path
 def check_outputs(
     model: paddle.nn.Layer, cfg: Any, folder: Path, images: list[str]
 ) -> tuple[BoxAgreement, int]:
-    """Compare raw outputs and boxes of a float model and its artifact on real images.
+    """Compare raw outputs, boxes and masks of a float model and its artifact on real images.
 
     ``TestReader`` prepares the images of the model, and ``infer_cfg.yml`` those of the artifact. If
     images keep their ratio, the first one is also compared turned by a right angle, so that the
@@ -117,7 +120,7 @@ def check_outputs(
         The agreement of the boxes over all images, and the number of images.
 
     Raises:
-        ExportError: Raw outputs differ, or a box has no partner.
+        ExportError: Raw outputs or masks differ, or a box has no partner.
     """
     deployed, trained = Predictor(folder), dygraph_predictor(model)
     program = DeployProgram.load(folder / _STEM)
@@ -125,7 +128,11 @@ def check_outputs(
     modules = dict(model.named_sublayers())
     recorder = ActivationRecorder({path: modules[path] for path in heads}, output_array)
     agreements = []
-    with _turned(images[:1] if deployed.reader.sizes_vary else []) as more:
+    results: list[Any] = []
+    with (
+        _last_result(model, results),
+        _turned(images[:1] if deployed.reader.sizes_vary else []) as more,
+    ):
         for path, batch in image_batches(cfg, [*images, *more], deployed.image_size_hw):
             own = deployed.reader(path)
             with recorder.recording() as kept:
@@ -139,8 +146,40 @@ def check_outputs(
             agreement = compare_boxes(*deployed(own), *boxes)
             if not agreement.passed:
                 raise ExportError(f"the exported model finds other boxes on '{path}': {agreement}")
+            _check_masks(deployed, own, boxes[0], results[-1], path)
             agreements.append(agreement)
     return BoxAgreement.of_images(agreements), len(agreements)
+
+
+@contextlib.contextmanager
+def _last_result(model: paddle.nn.Layer, kept: list[Any]) -> Iterator[None]:
+    """Keep what a model returns last."""
+
+    def keep(layer: paddle.nn.Layer, inputs: Any, found: Any) -> None:
+        kept[:] = [found]
+
+    handle = model.register_forward_post_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_masks(
+    deployed: Predictor, own: dict[str, Any], boxes: Detections, outputs: Any, path: str
+) -> None:
+    """Compare the masks of a detector that has them; its boxes agree."""
+    masks, expected = deployed.masks(own), outputs.get("mask")
+    if masks is None and expected is None:
+        return
+    if masks is None or expected is None:
+        raise ExportError("only one of the model and the exported model has masks")
+    apart = mask_difference(deployed(own)[0], masks, boxes, np.asarray(expected))
+    if apart > MASK_TOLERANCE:
+        raise ExportError(
+            f"the exported model finds other masks on '{path}': {apart:.1%} of their pixels "
+            f"differ, expected at most {MASK_TOLERANCE:.0%}"
+        )
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ MODEL_FILE = "model.pdmodel"
 PARAMS_FILE = "model.pdiparams"
 INFER_CFG = "infer_cfg.yml"
 MANIFEST_FILE = "slim_det.json"
+_BOX_OUTPUTS = 2
+_MASK_AXES = 3
 PREDICTOR_FILES = (MODEL_FILE, PARAMS_FILE, INFER_CFG)
 
 
@@ -144,6 +146,12 @@ class Predictor:
             ExportError: The model outputs no boxes.
         """
         return boxes_of(self._engine, batch, f"artifact '{self.folder}'")
+
+    def masks(self, batch: dict[str, Any]) -> np.ndarray | None:
+        """Masks of the boxes of one image, int32 [n, height, width]; None if it has no masks."""
+        if len(self._engine.outputs) <= _BOX_OUTPUTS:
+            return None
+        return next((one for one in self._engine(batch).values() if one.ndim == _MASK_AXES), None)
 
 
 def boxes_of(engine: Engine, batch: dict[str, Any], source: str) -> list[Detections]:
