@@ -50,6 +50,7 @@ def _boxes_of_one_image(
         found, number = nothing, number_of_nothing
     else:
         found, number = bboxes, bbox_num
+    number = paddle.reshape(number, [1])  # so that loops over images are known to run once
     size_hw = paddle.floor(im_shape / scale_factor + 0.5)
     post_process.origin_shape_list = paddle.expand(size_hw, [number, 2])
     size_wh = paddle.flip(size_hw, axis=[1])

@@ -141,7 +141,11 @@ def make_backends(
         work: Existing folder for temporary files.
     """
     reference = Backend(
-        REFERENCE, lambda: dygraph_runner(model), Limits(1.0), note="the reference", is_model=True
+        REFERENCE,
+        lambda: dygraph_runner(model, program),
+        Limits(1.0),
+        note="the reference",
+        is_model=True,
     )
     skipped = ONE_SIZE if has_open_size(cfg) else ""
     if not has_paddlelite():
@@ -190,12 +194,14 @@ def _int8_backends(
     same_steps = unsigned and int8
     engine = functools.partial(engine_runner, predictor, for_kernels(program, int8), int8=int8)
 
-    def noisy(name: str, runner: Callable[[paddle.nn.Layer], Runner], reference: str) -> Backend:
-        start = functools.partial(noisy_runner, model, runner(model))
+    def noisy(name: str, runner: Callable[..., Runner], reference: str) -> Backend:
+        start = functools.partial(noisy_runner, model, runner(model, program))
         return Backend(name, start, Limits(1.0), reference, is_model=True, shown=False)
 
     return [
-        Backend(_SIGNED, lambda: signed_runner(model), Limits(1.0), is_model=True, shown=False),
+        Backend(
+            _SIGNED, lambda: signed_runner(model, program), Limits(1.0), is_model=True, shown=False
+        ),
         noisy(_NOISY_SIGNED, signed_runner, _SIGNED),
         *([noisy(_NOISY, dygraph_runner, REFERENCE)] if same_steps else []),
         Backend(

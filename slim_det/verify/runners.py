@@ -36,8 +36,14 @@ _Calls = list[tuple[str, int]]
 _heads: weakref.WeakKeyDictionary[paddle.nn.Layer, _Calls] = weakref.WeakKeyDictionary()
 
 
-def dygraph_runner(model: paddle.nn.Layer) -> Runner:
-    """The model itself, in evaluation mode."""
+def dygraph_runner(model: paddle.nn.Layer, program: DeployProgram | None = None) -> Runner:
+    """The model itself, in evaluation mode.
+
+    Args:
+        model: The model.
+        program: Its program, whose raw outputs are compared; by default those of a trace, which
+            also lists what a program only runs under a condition, such as heads of masks.
+    """
     model.eval()
 
     def run(batches: Sequence[Batch]) -> list[Found]:
@@ -45,7 +51,7 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
         if not batches:
             return found
         height, width = batches[0]["image"].shape[2:]
-        calls = _head_calls(model, (height, width))
+        calls = _head_calls(model, (height, width), program)
         layers = dict(model.named_sublayers())
         recorder = ActivationRecorder({path: layers[path] for path, _ in calls}, output_array)
         with paddle.no_grad():
@@ -59,9 +65,9 @@ def dygraph_runner(model: paddle.nn.Layer) -> Runner:
     return run
 
 
-def signed_runner(model: paddle.nn.Layer) -> Runner:
-    """A quantized model that rounds every input to signed integers."""
-    runner = dygraph_runner(model)
+def signed_runner(model: paddle.nn.Layer, program: DeployProgram | None = None) -> Runner:
+    """A quantized model that rounds every input to signed integers; else as `dygraph_runner`."""
+    runner = dygraph_runner(model, program)
 
     def run(batches: Sequence[Batch]) -> list[Found]:
         with signed_inputs(model):
@@ -181,7 +187,9 @@ def surrogate_runner(program: DeployProgram) -> Runner:
     return lambda batches: [_found(list(engine(batch).values()), names, raw) for batch in batches]
 
 
-def _head_calls(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> _Calls:
+def _head_calls(
+    model: paddle.nn.Layer, image_size_hw: tuple[int, int], program: DeployProgram | None
+) -> _Calls:
     """The convolutions that boxes are decoded from, in the order of `raw_outputs`.
 
     Several runners share a model, which is traced once: its head is the same at every size.
@@ -193,6 +201,9 @@ def _head_calls(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> _Call
     if model not in _heads:
         trace = trace_detector(model, image_size_hw)
         heads, seen, calls = head_convolutions(trace.ops), Counter[str](), []
+        if program is not None:
+            known = {program.stored_weight(op) for op in head_convolutions(program.ops)}
+            heads = [op for op in trace.convolutions if weight_of(op) in known]
         for op in trace.convolutions:
             norm = trace.normalization(op)
             last = norm.input("Scale") if norm else weight_of(op)
