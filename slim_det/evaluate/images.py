@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slim_det.core.errors import ExportError
+from slim_det.core.errors import ConfigError, ExportError
 from slim_det.core.silence import quiet_stdout
 from slim_det.detectors.image_size import sizes_vary, with_size
 
@@ -84,6 +84,23 @@ def eval_at(cfg: Any, image_size_hw: tuple[int, int]) -> Iterator[None]:
     size = {"batch_size": 1} if sizes_vary(steps) else {}
     with _resizing(cfg, "EvalReader", image_size_hw), _changed(reader, size):
         yield
+
+
+def require_one_size(cfg: Any, what: str) -> None:
+    """Check that ``EvalReader`` gives images of one size.
+
+    Args:
+        cfg: ppdet's configuration.
+        what: What needs it, for the error message.
+
+    Raises:
+        ConfigError: Images keep their ratio or their size.
+    """
+    if sizes_vary(cfg["EvalReader"].get("sample_transforms") or []):
+        raise ConfigError(
+            f"{what} needs images of one size, and EvalReader gives each another one; expected "
+            "keep_ratio: false in its Resize"
+        )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_det.evaluate.images import eval_at, image_batches
+from slim_det.core.errors import ConfigError
+from slim_det.evaluate.images import eval_at, image_batches, require_one_size
 
 
 @pytest.mark.parametrize("more", [{}, {"batch_size": 4}, {"batch_size": 9, "drop_last": True}])
@@ -90,6 +91,17 @@ def test_images_that_keep_their_ratio_are_read_alone() -> None:
     cfg["EvalReader"]["sample_transforms"][1]["Resize"]["keep_ratio"] = False
     with eval_at(cfg, (32, 64)):
         assert cfg["EvalReader"]["batch_size"] == 8
+
+
+def test_commands_that_need_one_size() -> None:
+    cfg = reader([32, 64])
+    require_one_size(cfg, "this")
+    cfg["EvalReader"]["sample_transforms"][1]["Resize"]["keep_ratio"] = True
+    with pytest.raises(ConfigError, match="^this needs images of one size, .* keep_ratio: false"):
+        require_one_size(cfg, "this")
+    cfg["EvalReader"]["sample_transforms"].append({"Pad": {"size": [64, 64]}})
+    require_one_size(cfg, "this")
+    require_one_size({"EvalReader": {}}, "this")
 
 
 def test_size_is_given_back_after_an_error() -> None:

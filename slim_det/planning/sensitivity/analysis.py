@@ -20,7 +20,7 @@ from slim_det.compress.prune.pruner import Pruner
 from slim_det.core.errors import SensitivityError, SlimDetError
 from slim_det.detectors.image_size import image_size_hw
 from slim_det.evaluate.image_matches import ImageMatches
-from slim_det.evaluate.images import eval_at
+from slim_det.evaluate.images import eval_at, require_one_size
 from slim_det.graph.trace import trace_detector
 from slim_det.planning.sensitivity.bootstrap import bootstrap_losses, relative_loss
 from slim_det.planning.sensitivity.candidates import choose_groups, make_targets
@@ -125,6 +125,7 @@ def open_analysis(
         SlimDetError: As `analyse`, or of ``check``.
     """
     start = time.monotonic()
+    require_one_size(cfg, "sensitivity")
     with _workers(settings.workers) as workers:
         pruner = Pruner(settings.criterion, pruned_ratios=0.5)
         size_hw = image_size_hw(cfg)
