@@ -11,7 +11,7 @@ from paddle.nn import Layer
 from slim_det.compress.distill.distiller import distiller_of
 from slim_det.compress.finite import require_finite, watch_outputs
 from slim_det.compress.hook import Hook
-from slim_det.core.errors import TrainingError
+from slim_det.core.errors import SlimDetError, TrainingError
 
 REMEDY = "a smaller learning rate"
 
@@ -19,7 +19,8 @@ REMEDY = "a smaller learning rate"
 class FiniteTraining(Hook):
     """Checks losses before the optimizer uses them, and weights before they are saved.
 
-    A distiller checks the losses itself, with its own terms.
+    A distiller checks the losses itself, with its own terms. Some kernels of losses refuse NaN, and
+    say nothing of weights: such an error is one about the weights.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -31,6 +32,7 @@ class FiniteTraining(Hook):
     def before_training(self, status: dict[str, Any]) -> None:
         """Attach the checks of losses to the model."""
         self._status = status
+        self._guard_forward()
         if distiller_of(self._model) is not None:
             return
         self._handles = [self._model.register_forward_post_hook(self._check_losses)]
@@ -45,18 +47,43 @@ class FiniteTraining(Hook):
         Raises:
             TrainingError: A tensor of the model holds values that are not finite.
         """
-        for name, value in self._model.state_dict().items():
-            if not bool(paddle.isfinite(value).all()):
-                raise TrainingError(
-                    f"epoch {status['epoch_id']}: '{name}' is not finite after the last step; the "
-                    f"last checkpoint stays as it was; try {REMEDY}"
-                )
+        self._require_weights(f"epoch {status['epoch_id']}")
 
     def on_train_end(self, status: dict[str, Any]) -> None:
         """Called by ppdet; leaves the model as it was."""
+        vars(self._model).pop("forward", None)
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def _guard_forward(self) -> None:
+        forward = self._model.forward
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return forward(*args, **kwargs)
+            except SlimDetError:
+                raise
+            except Exception as error:
+                try:
+                    self._require_weights(self._where)
+                except TrainingError as cause:
+                    raise cause from error
+                raise
+
+        self._model.forward = guarded
+
+    def _require_weights(self, where: str) -> None:
+        for name, value in self._model.state_dict().items():
+            if not bool(paddle.isfinite(value).all()):
+                raise TrainingError(
+                    f"{where}: '{name}' is not finite after the last step; the last checkpoint "
+                    f"stays as it was; try {REMEDY}"
+                )
+
+    @property
+    def _where(self) -> str:
+        return f"epoch {self._status['epoch_id']}, step {self._status['step_id']}"
 
     def _check_losses(self, model: Layer, inputs: Any, outputs: Any) -> None:
         if model.training and isinstance(outputs, dict) and "loss" in outputs:
@@ -66,5 +93,4 @@ class FiniteTraining(Hook):
         self._require(output, {f"'{path}'": output})
 
     def _require(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        where = f"epoch {self._status['epoch_id']}, step {self._status['step_id']}"
-        require_finite(total, parts, where, REMEDY)
+        require_finite(total, parts, self._where, REMEDY)

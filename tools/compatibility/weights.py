@@ -45,7 +45,8 @@ def take_statistics(layer: Any, inputs: Any) -> None:
     """Give a batch norm the statistics of what it is about to normalise."""
     feature = inputs[0].transpose([1, 0, 2, 3]).flatten(1)
     layer._mean.set_value(feature.mean(axis=1))
-    layer._variance.set_value(feature.var(axis=1, unbiased=False))
+    # A channel that is nearly constant in noise would be amplified, and gradients with it.
+    layer._variance.set_value(feature.var(axis=1, unbiased=False).clip(min=0.1))
 
 
 def noise() -> dict[str, paddle.Tensor]:
