@@ -73,7 +73,7 @@ def compare_with_masked(
         seed: Seed of the image.
 
     Returns:
-        One stage per head output.
+        One stage per output layer of the head, which may run once for each scale.
     """
     trace = trace_detector(unpruned, image_size_hw)
     groups = find_groups(unpruned, trace)
@@ -89,9 +89,9 @@ def compare_with_masked(
     image = np.random.default_rng(seed).normal(size=(1, 3, *image_size_hw)).astype("float32")
     proposals = Proposals()
     with proposals.recorded():
-        left = _outputs(pruned, heads, image)
+        left = head_outputs(pruned, heads, image)
     with proposals.replayed():
-        right = _outputs(unpruned, heads, image)
+        right = head_outputs(unpruned, heads, image)
     return [_stage(name, left[name], right[name]) for name in heads if name in left]
 
 
@@ -109,20 +109,28 @@ def what_is_compared(plan: Plan) -> str:
     )
 
 
-def _outputs(model: paddle.nn.Layer, paths: list[str], image: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs for one image of the given layers, without those that do not run."""
+def head_outputs(
+    model: paddle.nn.Layer, paths: list[str], image: np.ndarray
+) -> dict[str, list[np.ndarray]]:
+    """All outputs of the given layers for one image, without those layers that do not run.
+
+    Args:
+        model: A ppdet architecture; it is in evaluation mode afterwards.
+        paths: Module paths of layers. Scales that share a layer call it one after the other.
+        image: Shape [1, 3, height, width].
+    """
     modules = dict(model.named_sublayers())
     recorder = ActivationRecorder({path: modules[path] for path in paths}, output_array)
     batch = {**blank_batch((image.shape[2], image.shape[3])), "image": paddle.to_tensor(image)}
     model.eval()
     with paddle.no_grad(), recorder.recording() as kept:
         model(batch)
-        return {path: calls[-1] for path, calls in kept.items() if calls}
+        return {path: [*calls] for path, calls in kept.items() if calls}
 
 
-def _stage(name: str, pruned: np.ndarray, unpruned: np.ndarray) -> Stage:
-    agreement = compare_tensors([pruned], [unpruned])
-    note = f"pruned against masked, {list(pruned.shape)}"
+def _stage(name: str, pruned: list[np.ndarray], unpruned: list[np.ndarray]) -> Stage:
+    agreement = compare_tensors(pruned, unpruned)
+    note = f"pruned against masked, {', '.join(str([*output.shape]) for output in pruned)}"
     return Stage(
         name=name,
         max_abs=agreement.max_abs,

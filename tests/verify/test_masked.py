@@ -19,10 +19,10 @@ from slim_det.graph.trace import trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config
 from slim_det.verify.masked import (
-    _outputs,
     _stage,
     compare_with_masked,
     expand_weights,
+    head_outputs,
     zero_removed_channels,
 )
 from tests.support import restored_config
@@ -84,7 +84,7 @@ def test_wrong_value_is_found_where_it_matters(build: Any, plan: Plan) -> None:
     zero_removed_channels(unpruned, plan, trace)
     image = np.random.default_rng(0).normal(size=(1, 3, *SIZE_HW)).astype("float32")
     names = [f"yolo_head.yolo_output.{i}" for i in range(3)]
-    left, right = (_outputs(net, names, image) for net in (model, unpruned))
+    left, right = (head_outputs(net, names, image) for net in (model, unpruned))
     assert [_stage(n, left[n], right[n]).passed for n in names] == [True, True, False]
 
 
@@ -122,7 +122,7 @@ def test_zeroed_channels_are_those_that_the_plan_removes(build: Any, plan: Plan)
 def test_limit_of_a_stage(error: float, passed: bool) -> None:
     """Relative to the largest value of the unpruned model's output."""
     unpruned = np.array([[1.0, -10.0]])
-    stage = _stage("x", unpruned + [[error * 10, 0.0]], unpruned)
+    stage = _stage("x", [unpruned + [[error * 10, 0.0]]], [unpruned])
     assert stage.passed is passed
     assert str(stage).startswith("pass" if passed else "FAIL")
     assert stage.as_dict()["name"] == "x"
@@ -130,5 +130,15 @@ def test_limit_of_a_stage(error: float, passed: bool) -> None:
 
 def test_outputs_of_zeros_are_equal_to_zeros_only() -> None:
     zeros = np.zeros((1, 2))
-    assert _stage("x", zeros, zeros).passed and _stage("x", zeros, zeros).cosine == 1.0
-    assert not _stage("x", zeros + 1e-3, zeros).passed
+    assert _stage("x", [zeros], [zeros]).passed and _stage("x", [zeros], [zeros]).cosine == 1.0
+    assert not _stage("x", [zeros + 1e-3], [zeros]).passed
+
+
+@pytest.mark.parametrize("wrong", range(3))
+def test_every_scale_of_a_shared_layer_is_compared(wrong: int) -> None:
+    """Not only the last one."""
+    scales = [np.ones((1, 2, side, side)) for side in (4, 2, 1)]
+    pruned = [scale + (0.1 if i == wrong else 0.0) for i, scale in enumerate(scales)]
+    stage = _stage("x", pruned, scales)
+    assert not stage.passed and _stage("x", scales, scales).passed
+    assert stage.note.endswith("[1, 2, 4, 4], [1, 2, 2, 2], [1, 2, 1, 1]")
