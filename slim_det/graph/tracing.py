@@ -19,6 +19,7 @@ from paddle.pir_utils import OldIrGuard
 from paddle.static import InputSpec, Variable
 from paddle.utils import unique_name
 
+from slim_det.graph.conversion_cache import methods_rewritten_once
 from slim_det.graph.stand_ins import FUNCTIONS, stand_in_for
 
 
@@ -48,7 +49,7 @@ def deployment_program(layer: paddle.nn.Layer | None = None) -> Iterator[None]:
     try:
         for module, name, original in saved:
             setattr(module, name, stand_in_for(name, original))
-        with _decided(layer), _for_deployment(layer), OldIrGuard():
+        with methods_rewritten_once(), _decided(layer), _for_deployment(layer), OldIrGuard():
             yield
     finally:
         for module, name, original in saved:
