@@ -14,7 +14,7 @@ from slim_det.compress.prune.plan import Plan
 from slim_det.compress.prune.pruner import Pruner
 from slim_det.graph.cost import Cost, macs_by_parameter, model_cost
 from slim_det.graph.operators import declared, weight_of
-from slim_det.graph.trace import trace_detector
+from slim_det.graph.trace import Trace, trace_detector
 
 GIBI = 2**30
 MEBI = 2**20
@@ -132,6 +132,17 @@ def inspect_model(
     trace = trace_detector(model, image_size_hw)
     groups = find_groups(model, trace)
     plan = pruner.plan_for_costs(model, trace, groups) if pruner else None
+    return inspection_of(model, trace, groups, image_size_hw, plan)
+
+
+def inspection_of(
+    model: paddle.nn.Layer,
+    trace: Trace,
+    groups: ModelGroups,
+    image_size_hw: tuple[int, int],
+    plan: Plan | None = None,
+) -> Inspection:
+    """What `inspect_model` says, for a detector that was traced at this size, and a plan."""
     after_shapes = plan.shapes_after() if plan else {}
     macs = macs_by_parameter(trace), macs_by_parameter(trace, after_shapes)
     sizes = {name: p.size for name, p in model.named_parameters()}
