@@ -1,0 +1,63 @@
+"""Every family is cut, trained for two steps, exported and compared, by the real commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Outcome, command, done
+from tests.configs.families import FILES, name_of
+from tests.support import ROOT
+
+pytestmark = pytest.mark.slow
+
+WITHOUT_MASKS = "mask_rcnn_r18_fpn"
+IMAGES = 4
+
+SLIM = """
+slim: Pruner
+
+Pruner:
+  criterion: l1_norm
+  pruned_params: all
+  pruned_ratios: 0.3
+"""
+
+
+@pytest.fixture
+def few(bccd: Path, tmp_path: Path) -> list[str]:
+    """Settings for the first images of the blood cells, and two steps of training."""
+    for name in ("train.txt", "val.txt"):
+        lines = (bccd / name).read_text(encoding="utf-8").splitlines()[:IMAGES]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [
+        *(f"{part}Dataset.dataset_dir={bccd}" for part in ("Train", "Eval", "Test")),
+        f"TrainDataset.anno_path={tmp_path / 'train.txt'}",
+        f"EvalDataset.anno_path={tmp_path / 'val.txt'}",
+        *("worker_num=0", f"TrainReader.batch_size={IMAGES // 2}", "epoch=1", "log_iter=1"),
+        *("LearningRate.base_lr=0.0001", f"save_dir={tmp_path / 'saved'}"),
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_cut_trained_exported_and_compared(path: Path, few: list[str], tmp_path: Path) -> None:
+    """The exported program finds the boxes of its model."""
+    slim = tmp_path / "prune.yml"
+    slim.write_text(SLIM, encoding="utf-8")
+
+    def run(name: str, *arguments: object, settings: tuple[str, ...] = ()) -> Outcome:
+        call = (name, "-c", path, *arguments, "-o", *few, *settings)
+        return command(*call, cwd=ROOT, timeout_s=900)
+
+    trained = run("train", "--slim_config", slim, "--seed", 0)
+    if path.stem == WITHOUT_MASKS:
+        assert trained.code == 2 and "Traceback" not in trained.err
+        return
+    done(trained)
+    weights = (f"weights={tmp_path / 'saved' / path.stem / 'model_final'}",)
+    done(run("verify", settings=weights))
+    done(run("export", "--output_dir", tmp_path / "float", settings=weights))
+    artifact = tmp_path / "float" / path.stem
+    compared = done(run("verify", "--artifact", artifact, "--no_eval", settings=weights))
+    assert "pass" in compared.out
