@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ from slim_files import SLIM_FILES, SlimFile
 from steps import STEPS, Tried
 
 SLIM_STEP = "train"
+
+PATHS = re.compile(r"^slim_det: error: |(?<!\S)/\S*/configs/slim/\S+\.yml: ")
+"""What a reason in the table leaves out."""
 
 TIMEOUT = 1200
 """Seconds after which a step has failed."""
@@ -152,7 +156,7 @@ def slim_table(work: Path) -> str:
     lines = ["", "| slim file | configuration | two steps | |", "|---|---|---|---|"]
     for slim_file in SLIM_FILES:
         tried = Tried.read(work / slim_file.name, SLIM_STEP)
-        reason = "" if tried.passed else tried.reason
+        reason = "" if tried.passed else PATHS.sub("", tried.reason)
         row = [f"`{slim_file.path}.yml`", f"`{slim_file.config}`", tried.cell, reason]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, ""])
