@@ -62,8 +62,9 @@ class Pruner(Strategy):
             YOLOv3 head) or `all` (every group that can be pruned, the default). Not given if
             ``pruned_ratios`` names the layers itself.
         pruned_ratios: Share of the output channels to remove, each between 0 and 1: one
-            number for all, a list as long as ``pruned_params``, a mapping of names to
-            numbers, or the name of a preset (`r578`, `sensity`).
+            number for all, a list as long as ``pruned_params`` (of two ratios for one group the
+            first counts, and a line says so), a mapping of names to numbers, or the name of a
+            preset (`r578`, `sensity`).
         align: The remaining channels of a layer are rounded to a multiple of this.
         seed: For the criterion `random`, for the positions at which images are sampled, and for
             the augmentation of those of `taylor`.
@@ -134,6 +135,7 @@ class Pruner(Strategy):
         self.again = again
         self.schedule = read_schedule(schedule)
         self.requests = read_requests(pruned_params, pruned_ratios)
+        self._is_list = isinstance(pruned_ratios, (list, tuple))
 
     def __call__(self, model: paddle.nn.Layer, context: Context) -> paddle.nn.Layer:
         """Prune the model in place and attach the plan to it (see `cut`).
@@ -179,9 +181,13 @@ class Pruner(Strategy):
             PlanError: Nothing was removed, or the pruned model does not cost what the plan says.
         """
         if ratios is None:
-            ratios = select_groups(self.requests, LayerFinder(model), groups)
+            ratios = self._asked(model, groups)
         (cut,) = cut_copies(self, model, trace, groups, [ratios], lambda: model, cfg)
         return cut
+
+    def _asked(self, model: paddle.nn.Layer, groups: ModelGroups) -> dict[str, float]:
+        """The ratio of each group that the slim file asks for."""
+        return select_groups(self.requests, LayerFinder(model), groups, self._is_list)
 
     def _cut_for(
         self, context: Context, model: paddle.nn.Layer, trace: Trace, groups: ModelGroups
@@ -194,7 +200,7 @@ class Pruner(Strategy):
                 f"'{context.weights}' has had no step of the schedule that {context.asked_by} asks "
                 f"for; expected -o pretrain_weights={context.weights} instead of -r"
             )
-        ratios = select_groups(self.requests, LayerFinder(model), groups)
+        ratios = self._asked(model, groups)
         steps = divided(self.schedule, ratios, self.align, model, trace, groups)
         check_epochs(steps, context.cfg)
         earlier, settings = plan_of(model), self._settings(ratios)
@@ -242,7 +248,7 @@ class Pruner(Strategy):
         """
         unpruned = context.build_detector()
         groups = find_groups(unpruned, trace_detector(unpruned, context.image_size_hw))
-        asked = self._settings(select_groups(self.requests, LayerFinder(unpruned), groups))
+        asked = self._settings(self._asked(unpruned, groups))
         is_done = all(
             step.settings.get(key, _IMPLIED.get(key)) == value
             for key, value in asked.items()
@@ -304,7 +310,7 @@ class Pruner(Strategy):
             PlanError: Nothing would be removed.
         """
         if ratios is None:
-            ratios = select_groups(self.requests, LayerFinder(model), groups)
+            ratios = self._asked(model, groups)
         removed = self._places_removed(groups, ratios, scores or self._weight_scores(model))
         if not removed:
             raise PlanError(

@@ -51,9 +51,19 @@ def read_requests(pruned_params: Any, pruned_ratios: Any) -> list[tuple[str, flo
 
 
 def select_groups(
-    requests: list[tuple[str, float]], finder: LayerFinder, groups: ModelGroups
+    requests: list[tuple[str, float]],
+    finder: LayerFinder,
+    groups: ModelGroups,
+    first_counts: bool = False,
 ) -> dict[str, float]:
     """Turn requests into one ratio per group, in execution order.
+
+    Args:
+        requests: Names with ratios.
+        finder: Finds the layers of a name.
+        groups: The groups of the model.
+        first_counts: Whether a group that is named with two ratios gets the first, as in
+            PaddleSlim, whose lists name every layer. A line says so.
 
     Raises:
         LayerError: A layer is unknown, cannot be pruned, or has two ratios.
@@ -63,10 +73,14 @@ def select_groups(
     for spelling, ratio in requests:
         for name in groups_named(spelling, finder, groups):
             if chosen.get(name, ratio) != ratio:
-                raise LayerError(
+                both = (
                     f"'{spelling}' ({ratio:g}) and '{asked_by[name]}' ({chosen[name]:g}) "
-                    f"are cut together as group '{name}'; give them one ratio"
+                    f"are cut together as group '{name}'"
                 )
+                if not first_counts:
+                    raise LayerError(f"{both}; give them one ratio")
+                logger.warning("%s; %g, which comes first, is used", both, chosen[name])
+                continue
             chosen[name] = ratio
             asked_by[name] = spelling
     return {name: chosen[name] for name in groups.groups if name in chosen}

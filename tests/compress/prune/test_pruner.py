@@ -274,6 +274,18 @@ MISTAKES = [
 ]
 
 
+def test_in_a_list_the_first_ratio_of_a_group_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """As in PaddleSlim, with a line that says so."""
+    names = ["stem", "outer", "inner"]
+    plan = plan_for(small_net(), pruned_params=names, pruned_ratios=[0.5, 0.25, 0.5])
+    same = plan_for(small_net(), pruned_params=["stem", "inner"], pruned_ratios=0.5)
+    assert plan.groups == same.groups
+    said = (
+        "'outer' (0.25) and 'stem' (0.5) are cut together as group 'stem'; 0.5, which comes first"
+    )
+    assert said in caplog.text
+
+
 @pytest.mark.parametrize(("ratios", "message"), MISTAKES)
 def test_mistakes_in_names(ratios: dict[str, float], message: str) -> None:
     with pytest.raises(LayerError) as caught:
