@@ -20,7 +20,7 @@ class FiniteTraining(Hook):
     """Checks losses before the optimizer uses them, and weights before they are saved.
 
     A distiller checks the losses itself, with its own terms. Some kernels of losses refuse NaN, and
-    say nothing of weights: such an error is one about the weights.
+    say nothing of weights (see `explain`).
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -32,7 +32,6 @@ class FiniteTraining(Hook):
     def before_training(self, status: dict[str, Any]) -> None:
         """Attach the checks of losses to the model."""
         self._status = status
-        self._guard_forward()
         if distiller_of(self._model) is not None:
             return
         self._handles = [self._model.register_forward_post_hook(self._check_losses)]
@@ -51,27 +50,21 @@ class FiniteTraining(Hook):
 
     def on_train_end(self, status: dict[str, Any]) -> None:
         """Called by ppdet; leaves the model as it was."""
-        vars(self._model).pop("forward", None)
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    def _guard_forward(self) -> None:
-        forward = self._model.forward
+    def explain(self, error: Exception) -> None:
+        """Turn an error of a step into one about the weights, if they are not finite.
 
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return forward(*args, **kwargs)
-            except SlimDetError:
-                raise
-            except Exception as error:
-                try:
-                    self._require_weights(self._where)
-                except TrainingError as cause:
-                    raise cause from error
-                raise
+        Args:
+            error: Any error that ended the training.
 
-        self._model.forward = guarded
+        Raises:
+            TrainingError: A tensor of the model holds values that are not finite.
+        """
+        if self._status and not isinstance(error, SlimDetError):
+            self._require_weights(self._where)
 
     def _require_weights(self, where: str) -> None:
         for name, value in self._model.state_dict().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import ppdet.data.transform as ppdet_transform
@@ -40,6 +41,7 @@ COMPONENTS = (
 
 _init_callbacks_of_ppdet = ppdet_trainer.Trainer._init_callbacks
 _init_metrics_of_ppdet = ppdet_trainer.Trainer._init_metrics
+_train_of_ppdet = ppdet_trainer.Trainer.train
 _resume_weights_of_ppdet = ppdet_trainer.Trainer.resume_weights
 
 
@@ -61,6 +63,7 @@ def register_components() -> None:
     ppdet_trainer.Trainer.resume_weights = _resume_weights
     ppdet_trainer.Trainer._init_callbacks = _init_callbacks
     ppdet_trainer.Trainer._init_metrics = _init_metrics
+    ppdet_trainer.Trainer.train = _train
     # ppdet's callback ends the process; here faces are evaluated in the loop like other data.
     ppdet_trainer.WiferFaceEval = Hook
 
@@ -129,6 +132,18 @@ def _add_hooks(trainer: Any) -> None:
         callbacks = [*ours, *trainer._callbacks]
         trainer._callbacks = []
         trainer.register_callbacks(callbacks)
+
+
+@functools.wraps(_train_of_ppdet)
+def _train(trainer: Any, *arguments: Any, **named: Any) -> Any:
+    """`Trainer.train`: ppdet's; an error that comes of NaN in the weights says so."""
+    try:
+        return _train_of_ppdet(trainer, *arguments, **named)
+    except Exception as error:
+        for callback in trainer._callbacks:
+            if isinstance(callback, FiniteTraining):
+                callback.explain(error)
+        raise
 
 
 def _init_metrics(trainer: Any, validate: bool = False) -> None:

@@ -301,7 +301,7 @@ def refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refuse
         ({"teacher": {"config": "x.yml"}}, "Distill.teacher.weights is missing"),
         ({"teacher": {"weights": "x"}}, "Distill.teacher.config is missing"),
         ({"teachr": {}}, "Distill: unknown key 'teachr'; did you mean 'teacher'?"),
-        ({"loss": "l3"}, "Distill: loss: unknown loss 'l3'; did you mean 'l2'?"),
+        ({"loss": "l_2"}, "Distill: loss: unknown loss 'l_2'; did you mean 'l2'?"),
         ({"weight": 0}, "Distill: weight: 0 is not valid; expected a number above 0"),
         ({"start_epoch": 3, "end_epoch": 2}, "end_epoch: expected more than start_epoch 3, got 2"),
         (

@@ -122,7 +122,7 @@ def test_weights_at_an_address(teacher: Path, tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"distill_loss": "DistillYOLOLoss"}, "distill_loss: 'DistillYOLOLoss' is not supported"),
+        ({"distill_loss": "DistillYOLOLoss"}, "distill_loss: unknown loss 'DistillYOLOLoss'; did"),
         ({"pretrain_weights": None}, "Distill.teacher.weights is missing"),
         ({"num_classes": 5}, "num_classes is 5"),
         ({"YOLOv3Head": {"anchors": [[9, 9]] * 9}}, "anchors: [[["),

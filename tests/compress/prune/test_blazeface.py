@@ -17,9 +17,9 @@ from slim_det.graph.trace import Trace, trace_detector
 from slim_det.training import session
 from slim_det.training.config import load_config
 from slim_det.verify.masked import (
-    _outputs,
     compare_with_masked,
     expand_weights,
+    head_outputs,
     zero_removed_channels,
 )
 from tests.blazeface import VARIANTS, write_blazeface
@@ -103,4 +103,5 @@ def _in_float64(model: paddle.nn.Layer, image: np.ndarray) -> dict[str, np.ndarr
     model.to(dtype="float64")
     model.post_process = lambda *_: (paddle.zeros([1, 6]), paddle.ones([1], "int32"), None)
     model.blaze_head.anchor_generator = lambda *_: []
-    return _outputs(model, HEADS, image)
+    outputs = head_outputs(model, HEADS, image)
+    return {name: output for name, (output,) in outputs.items()}
