@@ -249,8 +249,8 @@ def test_mistakes_with_prune(refused: Callable[..., str], tiny: Path, unpruned: 
 def test_threads_and_batches(tiny: Path, unpruned: Path, in_folder: Path) -> None:
     """The same channels are kept, and weights differ by the order of float32 sums at most.
 
-    By 1e-5 of the largest of their tensor (measured: 7e-7); the batch size of a reader changes
-    nothing.
+    By 5e-5 of the largest of their tensor (measured: 7e-7 and, on another CPU, 1.5e-5); the batch
+    size of a reader changes nothing.
     """
     states, kept = [], []
     for threads, batch_size in ((1, 1), (2, 4)):
@@ -268,7 +268,7 @@ def test_threads_and_batches(tiny: Path, unpruned: Path, in_folder: Path) -> Non
         kept.append(Plan.read(f"{stem}.plan.json").groups)
     assert kept[0] == kept[1]
     for name, value in states[0].items():
-        limit = 1e-5 * np.abs(value).max()
+        limit = 5e-5 * np.abs(value).max()
         np.testing.assert_allclose(states[1][name], value, rtol=0, atol=limit, err_msg=name)
 
 
