@@ -35,6 +35,7 @@ class StandIn:
         settings: The other arguments, in order, with their defaults.
         attributes: Makes the operator's attributes.
         result: Output slot.
+        only_numbers: It stands in only where the first argument alone is a tensor.
     """
 
     op_type: str
@@ -42,6 +43,7 @@ class StandIn:
     settings: Mapping[str, Any] = field(default_factory=dict)
     attributes: Attributes = _as_given
     result: str = "Out"
+    only_numbers: bool = False
 
     def append(self, *args: Any, **kwargs: Any) -> Variable:
         """Append the operator to the current program; arguments as those of the function."""
@@ -65,11 +67,12 @@ class StandIn:
 
 def stand_in_for(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """A function that appends the operator for variables of a program, else calls the original."""
+    stand_in = FUNCTIONS[name]
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, Variable) for value in (*args, *kwargs.values())):
-            return FUNCTIONS[name].append(*args, **kwargs)
-        return original(*args, **kwargs)
+        first, *others = (isinstance(value, Variable) for value in (*args, *kwargs.values()))
+        wanted = first and not any(others) if stand_in.only_numbers else first or any(others)
+        return (stand_in.append if wanted else original)(*args, **kwargs)
 
     # Otherwise Paddle would rewrite its source again at every call that it finds in a model's code.
     return paddle.jit.not_to_static(function)
@@ -141,6 +144,8 @@ FUNCTIONS: dict[str, StandIn] = {
     **{name: StandIn(f"{name}_v2", _X) for name in ("isfinite", "isinf", "isnan")},
     **{name: StandIn(kind, _XY) for name, kind in _BINARY.items()},
     "softplus": StandIn("softplus", _X, _SOFTPLUS),
+    # With a number, Paddle would make a constant without axes, which Paddle-Lite does not read.
+    "__pow__": StandIn("pow", _X, {"factor": 1.0}, only_numbers=True),
     "gelu": StandIn("gelu", _X, {"approximate": False}),
     "matmul": StandIn(
         "matmul_v2",

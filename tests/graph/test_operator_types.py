@@ -27,14 +27,12 @@ AWAY_FROM_CHANNELS = {
     "arranges coordinates, boxes or scores": (
         "broadcast_tensors expand_v2 flip stack tensor_array_to_tensor tile"
     ),
-    "makes boxes or scores of other boxes or scores": (
-        "elementwise_pow grid_sampler log matrix_nms sum"
-    ),
+    "makes boxes or scores of other boxes or scores": ("grid_sampler log matrix_nms pow reduce_min sum"),
     "counts, picks or sorts boxes or points": (
         "arg_max distribute_fpn_proposals elementwise_floordiv elementwise_mod size top_k_v2 "
         "where where_index"
     ),
-    "is a condition": "greater_than less_than logical_and logical_not",
+    "is a condition": "greater_than less_than logical_not",
 }
 """Why types need no entry: no family has one of them where channels are still followed."""
 
