@@ -34,7 +34,8 @@ def settle(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> None:
     """Give a model with random weights outputs of a usual size, which depend on the image.
 
     Batch norms get the statistics of noise: with those that they start with, features of a deep
-    model grow or vanish. Weights of heads that start at zero get small values.
+    model grow or vanish. Weights of convolutions that start at zero or near it, as those of heads
+    do, get the usual size: otherwise all boxes have the same score.
 
     Args:
         model: A ppdet architecture, which is in evaluation mode afterwards.
@@ -42,8 +43,9 @@ def settle(model: paddle.nn.Layer, image_size_hw: tuple[int, int]) -> None:
     """
     rng = np.random.default_rng(0)
     for param in model.parameters():
-        if param.ndim > 1 and not param.numpy().any():
-            param.set_value(rng.normal(0.0, 0.01, param.shape).astype("float32"))
+        usual = 1.0 / np.sqrt(np.prod(param.shape[1:])) if param.ndim == 4 else 0.0
+        if param.numpy().std() < 0.5 * usual:
+            param.set_value(rng.normal(0.0, usual, param.shape).astype("float32"))
     norms = [layer for layer in model.sublayers() if isinstance(layer, _BatchNormBase)]
     hooks = [layer.register_forward_pre_hook(_take_statistics) for layer in norms]
     model.eval()
