@@ -27,7 +27,9 @@ AWAY_FROM_CHANNELS = {
     "arranges coordinates, boxes or scores": (
         "broadcast_tensors expand_v2 flip stack tensor_array_to_tensor tile"
     ),
-    "makes boxes or scores of other boxes or scores": ("grid_sampler log matrix_nms pow reduce_min sum"),
+    "makes boxes or scores of other boxes or scores": (
+        "grid_sampler log matrix_nms pow reduce_min sum"
+    ),
     "counts, picks or sorts boxes or points": (
         "arg_max distribute_fpn_proposals elementwise_floordiv elementwise_mod size top_k_v2 "
         "where where_index"
