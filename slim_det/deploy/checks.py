@@ -196,6 +196,14 @@ def _turned(images: list[str]) -> Iterator[list[str]]:
 
 
 def _head_paths(model: paddle.nn.Layer, program: DeployProgram) -> list[str]:
-    """The module path of the layer that computes each raw output; one may compute several."""
+    """The module path of the layer that computes each raw output; one may compute several.
+
+    It is the convolution, or the batch norm behind it.
+    """
     paths = {param.name: name.rpartition(".")[0] for name, param in model.named_parameters()}
-    return [paths[program.stored_weight(op)] for op in head_convolutions(program.ops)]
+    heads = head_convolutions(program.ops)
+    norms = [program.normalization(op) for op in heads]
+    return [
+        paths[norm.input("Scale") if norm else program.stored_weight(op)]
+        for op, norm in zip(heads, norms)
+    ]
