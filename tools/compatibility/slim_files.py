@@ -86,7 +86,9 @@ class SlimFile:
             *("skip_teacher_eval=true", f"save_dir={folder}", *self.overrides),
         ]
         if self.path.endswith(("_qat", "_quant", "_qat_pact")):
-            settings.append("QAT.calibration_images=4")
+            # Rounded features of an untrained detector are often constant in two images, and batch
+            # norms of the batch would amplify their gradients.
+            settings += ["QAT.calibration_images=4", "QAT.freeze_bn_epoch=0"]
         if self.script == "post_quant":
             settings += ["PTQ.quant_batch_num=2", "EvalReader.batch_size=2"]
         if start:
