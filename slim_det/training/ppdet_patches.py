@@ -17,6 +17,7 @@ from slim_det.compress.prune.slimming import Slim
 from slim_det.compress.quantize.strategy import PTQ, QAT
 from slim_det.compress.strategy import hooks_of
 from slim_det.compress.tensors import stored_constants
+from slim_det.core.errors import DataError
 from slim_det.core.script_overrides import script_overrides
 from slim_det.detectors.blazeface.backbone import BlazeFaceNet
 from slim_det.detectors.blazeface.face_crop import CropWithDataAchorSampling
@@ -136,10 +137,17 @@ def _add_hooks(trainer: Any) -> None:
 
 @functools.wraps(_train_of_ppdet)
 def _train(trainer: Any, *arguments: Any, **named: Any) -> Any:
-    """`Trainer.train`: ppdet's; an error that comes of NaN in the weights says so."""
+    """`Trainer.train`: ppdet's; errors of NaN in the weights and of missing annotations say so."""
     try:
         return _train_of_ppdet(trainer, *arguments, **named)
     except Exception as error:
+        missing = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+        if missing.startswith("gt_"):
+            raise DataError(
+                f"TrainDataset gives no '{missing}', from which {type(trainer.model).__name__} "
+                "learns; expected annotations that have it (gt_poly: masks), and its name in "
+                "TrainDataset.data_fields"
+            ) from error
         for callback in trainer._callbacks:
             if isinstance(callback, FiniteTraining):
                 callback.explain(error)
