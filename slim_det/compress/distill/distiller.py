@@ -68,9 +68,10 @@ class Distiller(Step):
         step: Set by `DistillSchedule`; from 0.
 
     Raises:
-        ConfigError: Shapes do not fit, or a model has no raw YOLO outputs.
-        LayerError: A layer is unknown, ambiguous, or does not give one tensor.
-        TrainingError: A layer does not run, or runs more than once in a forward pass.
+        ConfigError: Shapes or numbers of tensors do not fit, or a model lacks the outputs or the
+            head that a loss reads.
+        LayerError: A layer is unknown, ambiguous, or gives something else than tensors.
+        TrainingError: A layer does not run in a forward pass.
     """
 
     suffix: ClassVar[str] = ".companions.pdparams"
