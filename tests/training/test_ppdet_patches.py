@@ -37,9 +37,7 @@ def test_an_error_of_nan_names_the_weight(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_annotations_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        DataError, match="^TrainDataset gives no 'gt_poly', from which Tiny"
-    ):
+    with pytest.raises(DataError, match="^TrainDataset gives no 'gt_poly', from which Tiny"):
         trained(monkeypatch, KeyError("gt_poly"))
 
 

@@ -21,7 +21,7 @@ class Family:
 
 
 # Matrix NMS compares every box with every other: an untrained detector would take minutes an image.
-_FEW_BOXES = ("BBoxPostProcess.nms.score_threshold=0.5",)
+FEW_BOXES = ("BBoxPostProcess.nms.score_threshold=0.5",)
 
 # Frozen batch norms of random weights do not normalise: activations reach thousands, and gradients
 # are NaN in the second step, with and without a quantizer.
@@ -37,10 +37,10 @@ FAMILIES = (
     Family("ppyoloe", "ppyoloe/ppyoloe_crn_s_300e_coco.yml"),
     Family("picodet", "picodet/picodet_s_320_coco_lcnet.yml"),
     Family("picodet-esnet", "picodet/legacy_model/picodet_s_320_coco.yml"),
-    Family("ppyolo", "ppyolo/ppyolo_r50vd_dcn_1x_coco.yml", _FEW_BOXES),
-    Family("ppyolo-mbv3", "ppyolo/ppyolo_mbv3_large_coco.yml", _FEW_BOXES),
-    Family("ppyolo-tiny", "ppyolo/ppyolo_tiny_650e_coco.yml", _FEW_BOXES),
-    Family("ppyolov2", "ppyolo/ppyolov2_r50vd_dcn_365e_coco.yml", _FEW_BOXES),
+    Family("ppyolo", "ppyolo/ppyolo_r50vd_dcn_1x_coco.yml", FEW_BOXES),
+    Family("ppyolo-mbv3", "ppyolo/ppyolo_mbv3_large_coco.yml", FEW_BOXES),
+    Family("ppyolo-tiny", "ppyolo/ppyolo_tiny_650e_coco.yml", FEW_BOXES),
+    Family("ppyolov2", "ppyolo/ppyolov2_r50vd_dcn_365e_coco.yml", FEW_BOXES),
     Family("yolox-nano", "yolox/yolox_nano_300e_coco.yml"),
     Family("yolox-s", "yolox/yolox_s_300e_coco.yml"),
     Family("ssd", "ssd/ssd_mobilenet_v1_300_120e_voc.yml"),

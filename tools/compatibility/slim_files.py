@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from families import FEW_BOXES
+
 HERE = Path(__file__).parent
 
 # Readers that keep the ratio make images of 800x1333, which take minutes a step here.
@@ -138,8 +140,8 @@ SLIM_FILES = (
         "mot/mcfairmot/mcfairmot_dla34_30e_1088x608_visdrone_vehicle_bytetracker.yml",
     ),
     SlimFile("post_quant/picodet_s_ptq", _PICODET_S),
-    SlimFile("post_quant/ppyolo_mbv3_large_ptq", _PPYOLO_MBV3),
-    SlimFile("post_quant/ppyolo_r50vd_dcn_ptq", _PPYOLO),
+    SlimFile("post_quant/ppyolo_mbv3_large_ptq", _PPYOLO_MBV3, FEW_BOXES),
+    SlimFile("post_quant/ppyolo_r50vd_dcn_ptq", _PPYOLO, FEW_BOXES),
     SlimFile("post_quant/ppyoloe_crn_s_300e_coco_ptq", "ppyoloe/ppyoloe_crn_s_300e_coco.yml"),
     SlimFile("post_quant/tinypose_128x96_ptq", _TINYPOSE),
     SlimFile("post_quant/yolov3_darknet53_ptq", _DARKNET),
