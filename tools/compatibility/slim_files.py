@@ -13,13 +13,11 @@ from families import FEW_BOXES
 HERE = Path(__file__).parent
 
 # Readers that keep the ratio make images of 800x1333, which take minutes a step here.
-_SMALL = (
-    "TrainReader.sample_transforms=[{Decode: {}}, {Resize: {target_size: [160, 224], keep_ratio: "
-    "true, interp: 1}}, {NormalizeImage: {is_scale: true, mean: [0.485, 0.456, 0.406], std: [0.229,"
-    " 0.224, 0.225]}}, {Permute: {}}]",
-    "TestReader.sample_transforms=[{Decode: {}}, {Resize: {target_size: [160, 224], keep_ratio: "
-    "true, interp: 1}}, {NormalizeImage: {is_scale: true, mean: [0.485, 0.456, 0.406], std: [0.229,"
-    " 0.224, 0.225]}}, {Permute: {}}]",
+_SMALL = tuple(
+    f"{reader}.sample_transforms=[{{Decode: {{}}}}, {{Resize: {{target_size: [160, 224], "
+    "keep_ratio: true, interp: 1}}, {NormalizeImage: {is_scale: true, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225]}}, {Permute: {}}]"
+    for reader in ("TrainReader", "TestReader")
 )
 
 

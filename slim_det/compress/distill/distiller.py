@@ -217,8 +217,6 @@ class Distiller(Step):
 
     def _before_forward(self, student: Layer, inputs: Any) -> None:
         """Run the teacher: some heads learn from what it gave, so it comes first."""
-        for heads in self.heads.values():
-            heads.clear()
         if self._is_teaching() and self.acting:
             self._given = self._run_teacher(inputs[0], self.acting)
             self._student_taps.open()
@@ -272,16 +270,16 @@ class Distiller(Step):
             self.teacher.train()
             batch = dict(batch) if isinstance(batch, dict) else batch
             loss = self.teacher(batch)["loss"]
-            return {**self._teacher_taps.take()}, loss
+            return self._teacher_taps.take(), loss
         self.teacher.eval()
         with paddle.no_grad():
             if any(heads.needs_labels for heads in self.heads.values()):
                 with labelled_mode(self.teacher):
                     self._teacher_taps.open()
                     self.teacher(dict(batch))
-                    given = {**self._teacher_taps.take()}
+                    given = self._teacher_taps.take()
             else:
-                given = {**self._teacher_taps.run(batch)}
+                given = self._teacher_taps.run(batch)
         for name, heads in self.heads.items():
             given[Place(name, "head")] = heads.give(given)
         return given, None

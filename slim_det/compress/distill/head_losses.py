@@ -12,7 +12,7 @@ from paddle import Tensor
 from paddle.nn import functional
 from ppdet.modeling.losses.iou_loss import GIoULoss
 
-from slim_det.compress.distill.loss import Options
+from slim_det.compress.distill.loss import Options, log_softmax
 
 _giou = GIoULoss()
 
@@ -43,7 +43,7 @@ def ppyoloe(
     boxes = _giou(student["pred_bboxes_pos"], teacher["pred_bboxes_pos"].detach())
     value += factors["iou"] * (boxes * weight).sum() / total
     target = functional.softmax(teacher["pred_dist_pos"].detach(), axis=-1)
-    distances = -(target * functional.log_softmax(student["pred_dist_pos"], axis=-1)).sum(axis=-1)
+    distances = -(target * log_softmax(student["pred_dist_pos"], axis=-1)).sum(axis=-1)
     value += factors["dfl"] * (distances.mean(axis=1, keepdim=True) * weight).sum() / total
     if factors["ld"]:
         assigned = student["mask_positive_select"]
@@ -63,6 +63,6 @@ def ld(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], options: Op
 
 def _softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2`` times the mean over all elements of KL(teacher || student), softmax over the last."""
-    log_guess = functional.log_softmax(student / temperature, axis=-1)
+    log_guess = log_softmax(student / temperature, axis=-1)
     target = functional.softmax(teacher / temperature, axis=-1)
     return temperature**2 * functional.kl_div(log_guess, target, reduction="mean")
